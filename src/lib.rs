@@ -1,5 +1,5 @@
-//! The program `windlass`, an OCI container runtime: its command line, its verbs, its log and `doctor`. The work is
-//! done by the crates below `src`; docs/architecture.md has the map.
+//! The program `windlass`, an OCI container runtime: its command line, its verbs, its log and `doctor`. The crates
+//! below `src` do the work; docs/architecture.md has the map.
 #![doc(hidden)]
 #![forbid(unsafe_code)]
 

@@ -26,7 +26,7 @@ use windlass_base::rfc3339;
 use windlass_sys::fd;
 use windlass_sys::poll::Deadline;
 
-/// How long a line waits for the reader of a FIFO that is full. Then it is lost.
+/// The time that a line waits for the reader of a full FIFO. Then it is lost.
 const READER_TIME: Duration = Duration::from_secs(10);
 
 /// The destination of messages.
@@ -51,7 +51,7 @@ impl Log {
             log.is_stderr = true;
             return Ok(log);
         }
-        // A FIFO that nobody reads is an error, and not waited for.
+        // A FIFO without a reader is an error: the open does not wait.
         let file = OpenOptions::new()
             .create(true)
             .append(true)
@@ -145,7 +145,7 @@ impl Log {
     /// Writes one line. An error is ignored: there is nowhere to report it, and the command itself can go on.
     fn line(&self, line: &str) {
         let _ = match &self.file {
-            // A reader that has not come for one line does not come for the next.
+            // If one line got no reader in time, the next lines do not wait.
             Some(_) if self.is_lost.load(Ordering::Relaxed) => false,
             Some(file) => fd::write_all(file.as_fd(), line.as_bytes(), Deadline::after(READER_TIME))
                 .inspect_err(|_| self.is_lost.store(true, Ordering::Relaxed))

@@ -1,4 +1,4 @@
-//! The architectures of the OCI runtime spec, and what a filter needs to know about each.
+//! The architectures of the OCI runtime spec, and the facts about each that a filter needs.
 
 use crate::table::column;
 
@@ -79,7 +79,7 @@ const fn facts(name: &'static str, audit: u32, column: usize, first: u32, narrow
     Facts { name, audit, column, first, narrow }
 }
 
-/// In the order of the variants of [`Arch`].
+/// The facts in the order of the variants of [`Arch`].
 #[rustfmt::skip]
 static FACTS: [Facts; 23] = [
     facts("SCMP_ARCH_X86_64",      0xc000_003e, column::X86_64,         0, false),
@@ -152,13 +152,13 @@ impl Arch {
 
     /// The `AUDIT_ARCH_*` value which the kernel puts into `seccomp_data.arch`.
     ///
-    /// x32 has that of x86_64: the two differ by a bit of the call number.
+    /// x32 has the value of x86_64: the two differ by a bit of the call number.
     pub fn audit(self) -> u32 {
         self.facts().audit
     }
 
-    /// The number of the call of this name in this ABI, as the kernel sees it, or `None`
-    /// where the call or the name does not exist.
+    /// The number of the call of this name in this ABI, as the kernel sees it, or `None` if the call or the name does
+    /// not exist.
     pub fn syscall(self, name: &str) -> Option<u32> {
         let call = crate::table::find(name)?;
         self.number(crate::table::numbers(self.column())[call])

@@ -97,7 +97,7 @@ pub fn compile(profile: &Profile<'_>, native: Arch) -> Result<Filter, Vec<Proble
     Ok(Filter { program, flags, needs_listener: reader.notifies, warnings: reader.warnings })
 }
 
-/// Reads a profile and collects what is found in it.
+/// Reads a profile and collects its problems and rules.
 #[derive(Default)]
 struct Reader {
     problems: Vec<Problem>,
@@ -115,7 +115,7 @@ impl Reader {
         self.warnings.push(Problem { pointer: pointer.into(), message: message.into() });
     }
 
-    /// The native architecture and those listed, each once.
+    /// The native architecture and the listed ones, each once.
     fn architectures(&mut self, profile: &Profile<'_>, native: Arch) -> Vec<Arch> {
         let mut archs = vec![native];
         for (at, name) in profile.architectures.iter().enumerate() {

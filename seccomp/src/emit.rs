@@ -44,9 +44,9 @@ pub(crate) struct Condition {
 /// The clauses to be tried in turn for a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Chain<'a> {
-    /// What to return under which conditions, all of which must hold.
+    /// The value to return under conditions, all of which must hold.
     pub(crate) clauses: Vec<(&'a [Condition], u32)>,
-    /// What to return if no clause applies.
+    /// The value to return if no clause applies.
     pub(crate) otherwise: u32,
     /// Whether only the low 32 bits of the arguments count.
     pub(crate) narrow: bool,
@@ -98,7 +98,7 @@ enum Target {
     Return(u32),
 }
 
-/// How many single numbers are tested one by one at a leaf of the tree.
+/// Most single numbers that are tested one by one at a leaf of the tree.
 const MAX_RUN: usize = 3;
 
 /// The longest distance of a conditional jump, in instructions.
@@ -257,12 +257,12 @@ impl Emitter<'_> {
         offset::half(index, high, self.little_endian)
     }
 
-    /// A load in front of a test that needs it.
+    /// Writes a load in front of a test that needs it.
     fn load(&mut self, at: u32, test: Target) -> Target {
         self.front(code::LOAD, at, test)
     }
 
-    /// An instruction before `next`. If `next` was not written last, no test was needed, and this is not written
+    /// Writes an instruction before `next`. If `next` was not written last, no test was needed, and this is not written
     /// either.
     fn front(&mut self, code: u16, k: u32, next: Target) -> Target {
         if next != Target::At(self.code.len().wrapping_sub(1)) {
@@ -363,7 +363,7 @@ fn groups(ranges: &[Range]) -> Vec<RangeGroup<'_>> {
             end += 1;
         }
         let ranges = &ranges[start..end];
-        // The leaf in common may be that of the range that did not fit.
+        // The range that did not fit may have the common leaf.
         if ranges.iter().all(|range| range.leaf != common) {
             common = ranges[0].leaf;
         }
@@ -373,8 +373,8 @@ fn groups(ranges: &[Range]) -> Vec<RangeGroup<'_>> {
     groups
 }
 
-/// What neighbouring clauses must have in common to share their loads: the argument, the
-/// mask and the high half of the value; `None` for clauses that are not one `==`.
+/// The part that neighbouring clauses must have in common to share their loads: the argument, the mask and the high
+/// half of the value; `None` for clauses that are not one `==`.
 fn equality(conditions: &[Condition], narrow: bool) -> Option<(u32, u64, u32)> {
     let [condition] = conditions else {
         return None;

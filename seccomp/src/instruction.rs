@@ -1,4 +1,4 @@
-//! The instructions of a program: seccompiler's types where that crate is built, and the same ones elsewhere.
+//! The instructions of a program: seccompiler's types if that crate is built, and the same types elsewhere.
 
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64"))]
 pub use seccompiler::{BpfProgram, sock_filter};
@@ -13,7 +13,7 @@ pub struct sock_filter {
     pub code: u16,
     /// How many instructions a jump skips if the comparison holds.
     pub jt: u8,
-    /// How many it skips if not.
+    /// How many instructions it skips otherwise.
     pub jf: u8,
     /// The operand.
     pub k: u32,

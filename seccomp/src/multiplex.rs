@@ -13,7 +13,7 @@ pub(crate) struct Call {
     pub(crate) inner: usize,
     /// The index of `socketcall` or `ipc`.
     pub(crate) outer: usize,
-    /// True for the arguments with which the outer call makes the inner one.
+    /// The condition on the arguments with which the outer call makes the inner one.
     pub(crate) condition: Condition,
 }
 

@@ -16,7 +16,7 @@ pub struct Profile<'a> {
     /// The action for calls that no rule matches, such as `SCMP_ACT_ERRNO`.
     #[serde(default, borrow, deserialize_with = "text")]
     pub default_action: Cow<'a, str>,
-    /// The errno of `defaultAction`; `EPERM` where absent.
+    /// The errno of `defaultAction`; `EPERM` if absent.
     #[serde(default)]
     pub default_errno_ret: Option<u32>,
     /// The ABIs allowed beside the native one, such as `SCMP_ARCH_X86`.
@@ -66,7 +66,7 @@ pub struct Rule<'a> {
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Arg<'a> {
-    /// Which argument, 0 to 5.
+    /// The index of the argument, 0 to 5.
     #[serde(default, deserialize_with = "or_default")]
     pub index: u32,
     /// The value to compare with; for `SCMP_CMP_MASKED_EQ` the mask.

@@ -151,8 +151,8 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    /// What the call of each slot leads to, and the newest call that the profile names, not
-    /// counting the private calls of ARM: new calls never get numbers beyond those.
+    /// The leaf for the call of each slot, and the newest call that the profile names, not counting the private calls
+    /// of ARM: new calls never get numbers beyond those.
     fn leaves(&mut self, arch: Arch) -> ([Leaf; SLOTS], Option<u16>) {
         let numbers = table::numbers(arch.column());
         let (always, mut newest) = self.unconditional(numbers);
@@ -166,7 +166,7 @@ impl<'a> Resolver<'a> {
         for same in candidates.chunk_by(|a, b| a.slot == b.slot) {
             let slot = same[0].slot;
             leaves[usize::from(slot)] = self.chain(same, arch.narrow());
-            // A profile that names such an inner call counts as one that knows socketcall(2).
+            // If a profile names such an inner call, it counts as knowing socketcall(2).
             if slot < ARM_PRIVATE_SLOT {
                 newest = newest.max(Some(slot));
             }
@@ -211,9 +211,8 @@ impl<'a> Resolver<'a> {
 
     /// Adds rules for calls which can also be made through socketcall(2) or ipc(2).
     ///
-    /// A rule without conditions applies there too. One with conditions cannot, as these
-    /// arguments are behind a pointer: if it takes something away from a profile that
-    /// lets calls pass, it applies to all such calls, otherwise to none.
+    /// A rule without conditions applies there, too. A rule with conditions cannot, since these arguments are behind a
+    /// pointer: if it restricts a profile that lets calls pass, it applies to all such calls, otherwise to none.
     fn multiplexed(&self, numbers: &[u16; CALLS], candidates: &mut Vec<Candidate>) {
         for (inner, outer) in multiplex::CALLS.iter().enumerate() {
             let slot = numbers[outer.outer];
@@ -237,7 +236,7 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    /// The chain of these clauses; the same chain if there was one like it.
+    /// The chain of these clauses, which is reused if there was the same before.
     fn chain(&mut self, candidates: &[Candidate], narrow: bool) -> Leaf {
         let rules = self.rules;
         let clauses = candidates.iter().map(|candidate| {
@@ -263,8 +262,7 @@ impl<'a> Resolver<'a> {
     }
 }
 
-/// Adds a range, unless it goes on like the one before; one from the same start replaces
-/// that.
+/// Adds a range, unless it has the leaf of the one before. A range from the same start replaces that one.
 fn push(ranges: &mut Vec<Range>, start: u32, leaf: Leaf) {
     if ranges.last().is_some_and(|last| last.start == start) {
         ranges.pop();

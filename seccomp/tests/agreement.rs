@@ -1,4 +1,4 @@
-//! The program answers every call as the profile says, for profiles made at random.
+//! The program answers every call according to the profile, for random profiles.
 
 mod support;
 
@@ -44,7 +44,7 @@ proptest! {
         repeat in 8_u64..24,
         args in prop::collection::vec(prop::array::uniform6(argument()), 2),
     ) {
-        // The same rules again and again with other values, until a jump is too far for one instruction.
+        // The same rules are repeated with other values, until a jump is too far for one instruction.
         let mut long = profile.clone();
         long.syscalls.clear();
         for round in 0..repeat {

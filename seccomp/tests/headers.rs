@@ -1,6 +1,7 @@
-//! The numbers of the table against the headers of the kernel, which know all architectures: those of Debian's package
-//! linux-libc-dev of trixie or later, below the directory that `WINDLASS_KERNEL_HEADERS` names
-//! (`tools/headers.sh`). Without that the headers of this machine, which are for its own architecture.
+//! Compares the numbers of the table with the headers of the kernel. Headers of all architectures are in Debian's
+//! package linux-libc-dev of trixie or later, below the directory that `WINDLASS_KERNEL_HEADERS` names
+//! (`tools/headers.sh`). Without the variable the headers of this machine are used, which have only its own
+//! architecture.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -69,7 +70,7 @@ fn every_call_of_the_headers_has_its_number() {
         }
         None => {
             let own = format!("/usr/include/{}-linux-gnu/asm/unistd_64.h", std::env::consts::ARCH);
-            // Where linux-libc-dev is not installed, `numbers.rs` alone compares.
+            // Without linux-libc-dev only `numbers.rs` compares.
             if Path::new(&own).exists() {
                 compare(Path::new(&own), 0, Arch::native(), &mut faults);
             }

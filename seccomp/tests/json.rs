@@ -1,4 +1,4 @@
-//! Reading profiles from JSON: what is tolerated, what borrows, and that nothing panics.
+//! Reading profiles from JSON: tolerated documents, borrowed strings, and no panics.
 
 mod support;
 

@@ -1,4 +1,4 @@
-//! The kernel takes the programs and does what the profile says.
+//! The kernel accepts the programs and follows the profile.
 #![cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")))]
 
 use std::io::ErrorKind;

@@ -1,9 +1,8 @@
 //! libseccomp as a second opinion, for profiles of the shape that engines write:
 //! `cargo test --features libseccomp-check` (needs libseccomp-dev).
 //!
-//! Random rules on several arguments are not compared: libseccomp 2.5.4 gets some of
-//! these wrong. Neither are calls that this libseccomp does not know, nor those newer than
-//! the profile, which runc and we treat in our own way.
+//! Random rules on several arguments are not compared: libseccomp 2.5.4 gets some of these wrong. Neither are calls
+//! that this libseccomp does not know, nor calls newer than the profile, which runc and we treat in our own way.
 #![cfg(feature = "libseccomp-check")]
 
 mod support;
@@ -45,7 +44,7 @@ fn scmp_condition(arg: &Arg<'_>) -> ScmpArgCompare {
     ScmpArgCompare::new(arg.index, op, datum)
 }
 
-/// The same profile by libseccomp; `None` where it refuses a rule.
+/// The same profile by libseccomp; `None` if it refuses a rule.
 fn theirs(profile: &Profile<'_>) -> Option<Program> {
     let default = scmp_action(&profile.default_action, profile.default_errno_ret);
     let mut context = ScmpFilterContext::new(default).unwrap();

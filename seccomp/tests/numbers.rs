@@ -1,5 +1,4 @@
-//! The numbers of the table against those of the crate `syscalls`, made from the kernel's
-//! own tables by others.
+//! Compares the numbers of the table with the crate `syscalls`, which others have made from the kernel's own tables.
 
 use windlass_seccomp::Arch;
 

@@ -1,4 +1,4 @@
-//! What single features of a profile do, and what is refused.
+//! The effects of single features of a profile, and refused profiles.
 
 mod support;
 

@@ -1,5 +1,5 @@
-//! seccompiler's own compiler as a second opinion, for what it can express: one
-//! architecture, one action beside the default, no call newer than the profile.
+//! seccompiler's own compiler as a second opinion, for profiles that it can express: one architecture, one action
+//! beside the default, no call newer than the profile.
 #![cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64"))]
 
 mod support;

@@ -1,4 +1,4 @@
-//! The default directories of both programs, and what they depend on.
+//! The default directories of both programs, and their inputs.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};

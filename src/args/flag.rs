@@ -3,7 +3,7 @@
 /// The value of a flag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Takes {
-    /// None: a switch. `=true` and `=false` may follow.
+    /// The flag is a switch. `=true` and `=false` may follow.
     Nothing,
     /// Any text. The string is its name in help.
     Text(&'static str),
@@ -32,19 +32,19 @@ pub struct Flag {
 }
 
 impl Flag {
-    /// Gives it a one-letter name.
+    /// Gives the flag a one-letter name.
     pub const fn short(mut self, letter: char) -> Flag {
         self.short = Some(letter);
         self
     }
 
-    /// Leaves it out of help.
+    /// Leaves the flag out of help.
     pub const fn hidden(mut self) -> Flag {
         self.hidden = true;
         self
     }
 
-    /// Lets all its values count.
+    /// Lets all values of the flag count.
     pub const fn many(mut self) -> Flag {
         self.many = true;
         self

@@ -1,9 +1,9 @@
 //! The parser: from words to flags and operands, by a table of flags.
 //!
 //! lexopt splits the words. This module adds what callers of Go programs expect: a long option may have one dash
-//! (`-no-subreaper`), a switch may have a value (`-flag=false`), and the value of a flag is the next word, whatever
-//! it looks like. The errors have the words of Go's flag package, because podman and CRI-O look for
-//! `flag needs an argument`.
+//! (`-no-subreaper`), a switch may have a value (`-flag=false`), and the value of a flag is the next word, even if it
+//! begins with a dash. The errors have the words of Go's flag package, because podman and CRI-O look for `flag needs an
+//! argument`.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -31,7 +31,7 @@ pub struct Words {
     current: OsString,
 }
 
-/// What a flag was given.
+/// The value of a flag on the command line.
 #[derive(Debug)]
 enum Given {
     Switch(bool),
@@ -43,7 +43,7 @@ enum Word {
     Operand(OsString),
 }
 
-/// How far to read.
+/// The point up to which words are read.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Until {
     End,
@@ -202,7 +202,7 @@ impl Given {
 }
 
 impl Matches {
-    /// What a flag was given last. The flag must be in the table.
+    /// The last value of a flag, if it was given. The flag must be in the table.
     fn last(&self, long: &str) -> Option<&Given> {
         debug_assert!(self.flags.is_empty() || self.flags.iter().any(|flag| flag.long == long), "no flag --{long}");
         self.given.iter().rev().find(|(flag, _)| flag.long == long).map(|(_, given)| given)
@@ -213,7 +213,7 @@ impl Matches {
         self.last(long).and_then(Given::value)
     }
 
-    /// Whether a switch is on, by the last that was given; `None` if it was not given.
+    /// Whether a switch is on, by its last occurrence; `None` if it was not given.
     pub fn maybe_switch(&self, long: &str) -> Option<bool> {
         match self.last(long) {
             Some(Given::Switch(on)) => Some(*on),
@@ -231,12 +231,12 @@ impl Matches {
         self.value(long).is_some_and(|value| value == word)
     }
 
-    /// A path. An empty one counts as not given.
+    /// The path of a flag. An empty path counts as not given.
     pub fn path(&self, long: &str) -> Option<PathBuf> {
         self.value(long).filter(|path| !path.is_empty()).map(PathBuf::from)
     }
 
-    /// A text. An empty one counts as not given.
+    /// The text of a flag. An empty text counts as not given.
     pub fn text(&self, long: &str) -> Result<Option<String>> {
         self.value(long).filter(|text| !text.is_empty()).map(|text| utf8(long, text)).transpose()
     }
@@ -247,13 +247,13 @@ impl Matches {
         given.filter_map(|(_, given)| given.value()).map(|text| utf8(long, text)).collect()
     }
 
-    /// A value that `read` converts. An empty one counts as not given.
+    /// The value of a flag, converted by `read`. An empty value counts as not given.
     pub fn parsed<T>(&self, long: &str, read: impl FnOnce(&str) -> Result<T>) -> Result<Option<T>> {
         let origin = || Origin::Flag(format!("--{long}").into());
         self.text(long)?.map(|text| read(&text).map_err(|error| error.origin(origin()))).transpose()
     }
 
-    /// A number.
+    /// The number of a flag.
     pub fn number<T: FromStr>(&self, long: &str) -> Result<Option<T>> {
         self.parsed(long, |text| number(long, text))
     }

@@ -41,8 +41,8 @@ pub fn signal(text: &str) -> Result<i32> {
     Signal::from_str(&format!("SIG{name}")).map(|signal| signal as i32).map_err(|_| unknown())
 }
 
-/// The number of a realtime signal. The outer `None` means that the name is not that of one, the inner that its
-/// offset is not valid.
+/// The number of a realtime signal. The outer `None` means that the name is none of a realtime signal, the inner that
+/// its offset is not valid.
 fn realtime(name: &str) -> Option<Option<i32>> {
     let (base, offset) = if let Some(offset) = name.strip_prefix("RTMIN") {
         (libc::SIGRTMIN(), offset)

@@ -15,11 +15,11 @@ pub struct Checkpoint {
     pub images: PathBuf,
     /// The directory of the log, if it is another one.
     pub work: Option<PathBuf>,
-    /// What CRIU is asked for.
+    /// The flags for CRIU.
     pub flags: Flags,
-    /// A descriptor that is told when the page server listens.
+    /// A descriptor that gets a byte when the page server listens.
     pub status_fd: Option<i32>,
-    /// Only say what a dump would not take.
+    /// Only list what a dump could not store.
     pub check: bool,
 }
 
@@ -57,18 +57,18 @@ impl Checkpoint {
     }
 }
 
-/// What `restore` has besides the options of `run`.
+/// The options of `restore` besides those of `run`.
 #[derive(Clone, Debug, Default)]
 pub struct RestoreOptions {
     /// The directory of the images.
     pub directory: PathBuf,
     /// The directory of the log, if it is another one.
     pub work: Option<PathBuf>,
-    /// What CRIU is asked for.
+    /// The flags for CRIU.
     pub flags: Flags,
     /// Do not compare the images with the configuration.
     pub trusted: bool,
-    /// Make init only: `start` has the processes restored.
+    /// Make only init: `start` restores the processes.
     pub hold: bool,
 }
 
@@ -98,7 +98,7 @@ fn lsm_profile(text: String) -> Result<String> {
     }
 }
 
-/// `./checkpoint`, unless another directory is given.
+/// The directory of the images: `./checkpoint`, unless another is given.
 pub(super) fn images(matches: &Matches) -> PathBuf {
     matches.path("image-path").filter(|path| !path.as_os_str().is_empty()).unwrap_or_else(|| "checkpoint".into())
 }

@@ -1,7 +1,7 @@
 //! The `features` document (runtime-spec features.md and features-linux.md).
 //!
-//! Engines switch things on by it: recursive read-only and idmapped mounts are used only by
-//! runtimes that list them. So the lists come from the tables by which config.json is read.
+//! Engines use recursive read-only and idmapped mounts only with runtimes that list them here. So the lists come from
+//! the tables by which config.json is read.
 
 use std::collections::BTreeMap;
 
@@ -101,7 +101,7 @@ struct MountExtensions {
     idmap: Enabled,
 }
 
-/// The document, pretty, with a line feed at its end.
+/// The document as indented JSON, with a line feed at its end.
 pub fn document(supported: &Supported<'_>) -> String {
     let features = Features {
         oci_version_min: OCI_VERSION_MIN,

@@ -1,7 +1,7 @@
 //! The command line: from words to one [`Command`], or to one error.
 //!
-//! [`table`] has all verbs and flags. This module reads the words by that table and makes the types of
-//! [`options`] of them. It carries nothing out.
+//! [`table`] has all verbs and flags. This module reads the words by that table and makes the types of [`options`] of
+//! them. It executes nothing.
 
 pub mod checkpoint;
 pub mod completions;
@@ -34,7 +34,7 @@ pub const EXIT_UNKNOWN_VERB: u8 = 3;
 /// A command line that was refused.
 #[derive(Debug)]
 pub struct Rejected {
-    /// The global flags that were read before the error. They say where the message goes.
+    /// The global flags that were read before the error. They decide where the message goes.
     pub global: Global,
     pub error: Error,
     /// The exit code.
@@ -46,7 +46,7 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Result<(Global, Command), 
     parse_in(args, &Environment::current())
 }
 
-/// As [`parse`], with the defaults of another environment.
+/// Like [`parse`], with the defaults of another environment.
 pub fn parse_in(
     mut args: impl Iterator<Item = OsString>,
     environment: &Environment,

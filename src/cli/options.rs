@@ -31,9 +31,9 @@ pub struct Global {
     /// Treat warnings as errors.
     pub strict: bool,
     pub cgroup_manager: CgroupManager,
-    /// Whether to do without cgroups that are not delegated. `None`: if the user has no privileges.
+    /// Whether to use only delegated cgroups. `None`: only if the user has no privileges.
     pub rootless: Option<bool>,
-    /// The program of CRIU, or its name; `None`: `criu`.
+    /// The path or name of CRIU; `None` for `criu`.
     pub criu: Option<OsString>,
     /// The name in messages: `runc` if the program is called by that name, else `windlass`.
     pub name: &'static str,
@@ -49,7 +49,7 @@ pub enum LogFormat {
     Json,
 }
 
-/// What makes the container's cgroup.
+/// The creator of the container's cgroup.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CgroupManager {
     /// The runtime writes to the cgroup filesystem.
@@ -57,7 +57,7 @@ pub enum CgroupManager {
     Cgroupfs,
     /// systemd makes a scope; it is asked over D-Bus.
     Systemd,
-    /// Nothing: the container stays in the caller's cgroup.
+    /// The container stays in the caller's cgroup.
     Disabled,
 }
 
@@ -132,7 +132,7 @@ pub enum Command {
     },
     /// Write the processes to disk.
     Checkpoint(Box<Checkpoint>),
-    /// Make a container of them again.
+    /// Make a container from them again.
     Restore(Box<Restore>),
     /// Print what the runtime can do.
     Features,
@@ -185,7 +185,7 @@ pub struct Run {
 pub struct Restore {
     /// The options that it shares with `run`.
     pub run: Run,
-    /// Where its processes come from.
+    /// The images and how they are restored.
     pub images: RestoreOptions,
 }
 
@@ -216,7 +216,7 @@ pub struct Exec {
 /// Options of `explain`.
 #[derive(Clone, Debug, Default)]
 pub struct Explain {
-    /// The id to plan for. `None`: the name of the bundle's directory.
+    /// The id to plan for; `None` for the name of the bundle's directory.
     pub id: Option<String>,
     pub bundle: PathBuf,
     /// A file to read in place of the bundle's config.json.
@@ -245,7 +245,7 @@ impl Global {
         }
     }
 
-    /// Sets what the flags give.
+    /// Sets the options that flags give.
     pub(super) fn read(&mut self, matches: &Matches) {
         if let Some(root) = matches.path("root") {
             self.root = root;
@@ -294,7 +294,7 @@ pub(super) fn command(verb: &str, matches: &Matches) -> Result<Command, (Error, 
     options_of(verb, matches).map_err(|error| (error, exit))
 }
 
-/// For a verb that the table has and [`options_of`] does not read, which a test excludes.
+/// The panic message for a verb that [`options_of`] does not read. A test makes sure that there is none.
 const UNREAD: &str = "no options are read for the verb ";
 
 fn options_of(verb: &str, matches: &Matches) -> Result<Command> {

@@ -22,7 +22,7 @@ pub struct ContainerState {
     pub bundle: String,
     /// Absolute path of its root filesystem.
     pub rootfs: String,
-    /// When it was created, RFC 3339.
+    /// The time of its creation, in RFC 3339.
     pub created: String,
     /// Annotations of its config.json.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -46,7 +46,7 @@ pub struct ExitState {
     pub signal: Option<String>,
     /// Whether there was an OOM kill in its cgroup.
     pub oom_killed: bool,
-    /// When, RFC 3339.
+    /// The time of the end, in RFC 3339.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub time: Option<String>,
 }
@@ -62,7 +62,7 @@ pub fn list(containers: &[ContainerState], format: Format, quiet: bool) -> Strin
         return containers.iter().map(|container| format!("{}\n", container.id)).collect();
     }
     match format {
-        // As runc prints Go's nil slice.
+        // runc prints Go's nil slice so.
         Format::Json if containers.is_empty() => "null\n".into(),
         Format::Json => serde_json::to_string(containers).expect("structs of strings always serialise") + "\n",
         Format::Table => list_table(containers),

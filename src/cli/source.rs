@@ -1,4 +1,4 @@
-//! The document of `update --resources`: where it is, and its text.
+//! The document of `update --resources`: its place and its text.
 
 use std::os::fd::AsFd;
 use std::path::PathBuf;

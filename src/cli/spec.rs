@@ -27,7 +27,7 @@ pub fn text(name: &str, user: For) -> String {
     }
 }
 
-/// Writes config.json into `bundle`. It is an error if there is one.
+/// Writes config.json into `bundle`. Fails if there is one.
 pub fn write(bundle: &Path, text: &str) -> Result<()> {
     let path = bundle.join("config.json");
     let opened = OpenOptions::new().write(true).create_new(true).mode(0o666).open(&path);

@@ -10,7 +10,7 @@ pub fn verb(name: &str) -> Option<&'static Verb> {
     VERBS.iter().find(|verb| verb.name == name)
 }
 
-/// `--debug` also stands after the verbs that have steps, because that is where it is added to a slow command.
+/// `--debug` may also stand after verbs that have steps, because users add it at the end of a slow command.
 const DEBUG: Flag = flag("debug", Takes::Nothing, "log every step with its duration");
 const TABLE_OR_JSON: Takes = Takes::Word(&["table", "json"]);
 const TEXT_OR_JSON: Takes = Takes::Word(&["text", "json"]);
@@ -31,7 +31,7 @@ pub const GLOBAL: &[Flag] = &[
     flag("version", Takes::Nothing, "print the version").short('v'),
 ];
 
-/// What `--log-level` takes.
+/// The values of `--log-level`.
 pub const LEVELS: &[&str] = &["error", "warning", "info", "debug"];
 
 const BUNDLE: Flag = flag("bundle", Takes::Dir("DIR"), "bundle directory (default: working directory)").short('b');
@@ -253,8 +253,8 @@ pub const VERBS: &[Verb] = &[
         operands: Operands::Count(0, 1),
         summary: "print what create would do, and do nothing",
         about: &["Prints the processes, the cgroup and each step in order, with the element of config.json that asks \
-             for it. It needs no privileges. With --restore, where each mount and namespace of a container from images \
-             comes from, and what in the images contradicts config.json."],
+             for it. It needs no privileges. With --restore it prints where each mount and namespace of a restored \
+             container comes from, and what in the images contradicts config.json."],
         flags: &[
             BUNDLE,
             CONFIG,
@@ -311,7 +311,10 @@ pub const VERBS: &[Verb] = &[
         name: "checkpoint",
         brief: "checkpoint a running container",
         summary: "checkpoint a running container",
-        about: &["The container ends and is deleted, unless --leave-running is given. Needs criu 4.1 or later."],
+        about: &[
+            "The container ends and is deleted, unless --leave-running is given. Needs criu 4.1 or later, from PATH \
+             or the global flag --criu.",
+        ],
         flags: &[
             flag("check", Takes::Nothing, "only list what cannot be checkpointed"),
             IMAGE_PATH,
@@ -341,7 +344,10 @@ pub const VERBS: &[Verb] = &[
         name: "restore",
         brief: "restore a container",
         summary: "restore a container from a checkpoint",
-        about: &["Without --detach, restore stays in the foreground, as run does. Needs criu 4.1 or later."],
+        about: &[
+            "Without --detach, restore stays in the foreground, as run does. Needs criu 4.1 or later, from PATH or \
+             the global flag --criu.",
+        ],
         flags: &[
             BUNDLE,
             IMAGE_PATH,

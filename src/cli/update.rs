@@ -7,7 +7,7 @@ use windlass_args::{Matches, values};
 use windlass_base::error::{Diagnostic, Error, Result};
 use windlass_base::spec::{BlockIo, Cpu, Memory, Pids, Resources};
 
-/// Options of `update`. `None`: the flag was not given.
+/// Options of `update`; `None` for a flag that was not given.
 #[derive(Clone, Debug, Default)]
 pub struct Update {
     pub id: String,
@@ -80,8 +80,7 @@ impl Update {
         })
     }
 
-    /// The limits to set: those of the document, overridden by the flags. A limit that is absent in the result stays
-    /// as it is.
+    /// The limits to set: the document's, overridden by the flags. A limit that is absent in the result is not changed.
     ///
     /// `document` is the text of [`Update::resources`]. Warnings about it are added to `warnings`.
     pub fn to_resources(&self, document: Option<&[u8]>, warnings: &mut Vec<Diagnostic>) -> Result<Resources> {

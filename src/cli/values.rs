@@ -6,14 +6,14 @@ use windlass_plan::exec::User;
 /// One `--cgroup` of `exec`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SubCgroup {
-    /// The controllers of cgroup v1 that it is for; empty for all of them and for cgroup v2.
+    /// The controllers of cgroup v1 that it applies to; empty for all of them and for cgroup v2.
     pub controllers: Vec<String>,
     /// Path below the container's cgroup, without a leading slash.
     pub path: String,
 }
 
-/// `UID[:GID]`, in decimal. Any other text is an error, and never becomes 0 (CVE-2026-30892). 4294967295 is not an
-/// id: the kernel takes it for "none".
+/// `UID[:GID]`, in decimal. Any other text is an error, and never becomes 0 (CVE-2026-30892). 4294967295 is not an id:
+/// for the kernel it means "none".
 pub fn user(text: &str) -> Result<User> {
     let invalid = || Error::usage(format!("invalid user {text:?}: it must be UID[:GID] in decimal, below 4294967295"));
     let (uid, gid) = match text.split_once(':') {

@@ -53,8 +53,8 @@ const BUS: &str = "org.freedesktop.DBus";
 impl Connection {
     /// Connects to the socket `path`, and waits for the authentication. All replies must arrive `within` this time.
     ///
-    /// The server takes the user id from the socket (`SO_PEERCRED`). The client does not send its own (SASL EXTERNAL
-    /// without an identity), since it may be another one in the server's user namespace.
+    /// The server takes the user id from the socket (`SO_PEERCRED`). The client does not send its own id (SASL EXTERNAL
+    /// without an identity), since it may differ in the server's user namespace.
     pub fn open(path: &Path, peer: Peer, within: Duration) -> Result<Connection> {
         let mut connection = Connection::begin(path, peer, within)?;
         connection.authenticate()?;
@@ -68,7 +68,7 @@ impl Connection {
         let deadline = Instant::now() + within;
         let (received, queued) = (Vec::new(), VecDeque::new());
         let mut connection = Connection { socket, peer, serial: 0, authenticated: false, received, queued, deadline };
-        // Nothing may follow yet: sd-bus, as a server, ignores a message that arrives together with this.
+        // No message may follow yet: sd-bus, as a server, ignores a message that arrives together with these lines.
         connection.write(b"\0AUTH EXTERNAL\r\nDATA\r\nNEGOTIATE_UNIX_FD\r\nBEGIN\r\n", &[])?;
         Ok(connection)
     }

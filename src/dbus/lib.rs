@@ -1,4 +1,4 @@
-//! A D-Bus client with what a caller of systemd needs: one connection, no threads, calls that wait for their reply
+//! A D-Bus client for a caller of systemd: one connection, no threads, calls that wait for their reply
 //! (<https://dbus.freedesktop.org/doc/dbus-specification.html>).
 //!
 //! No existing library fits. zbus starts threads, and the runtime may neither clone nor unshare with several threads.

@@ -21,7 +21,7 @@ pub struct Call<'a> {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Message {
     pub kind: MessageType,
-    /// The serial of the call that it replies to.
+    /// The serial of the call that the message replies to.
     pub reply_serial: u32,
     /// The name of a signal.
     pub member: String,
@@ -57,7 +57,7 @@ impl MessageType {
 
 const METHOD_CALL: u8 = 1;
 
-/// The longest message that is accepted, in bytes. Those of systemd are far shorter.
+/// The longest message that is accepted, in bytes. Messages of systemd are far shorter.
 const MAX_LENGTH: usize = 1 << 20;
 
 const ENDIAN: u8 = if cfg!(target_endian = "little") { b'l' } else { b'B' };
@@ -108,15 +108,15 @@ pub fn encode(call: &Call<'_>, serial: u32) -> Vec<u8> {
     out.bytes
 }
 
-/// The length in bytes of the message that begins with these 16 bytes. `None`: its byte order, version or length is
-/// not accepted.
+/// The length in bytes of the message that begins with these 16 bytes. Returns `None` if its byte order, version or
+/// length is not accepted.
 pub fn length(start: &[u8; 16]) -> Option<usize> {
     let number = |at: usize| u32::from_ne_bytes([start[at], start[at + 1], start[at + 2], start[at + 3]]) as usize;
     let whole = 16 + number(12).next_multiple_of(8) + number(4);
     (start[0] == ENDIAN && start[3] == VERSION && whole <= MAX_LENGTH).then_some(whole)
 }
 
-/// Decodes a whole message. `None`: it is malformed.
+/// Decodes a whole message. Returns `None` if it is malformed.
 pub fn decode(bytes: &[u8]) -> Option<Message> {
     let whole = length(bytes.get(..16)?.try_into().ok()?)?;
     if whole != bytes.len() {
@@ -210,7 +210,7 @@ impl Writer {
     }
 }
 
-/// How deep containers may be nested. The specification allows 64; systemd sends none deeper than a few.
+/// Most levels of nested containers. The specification allows 64; systemd's messages have a few.
 const MAX_DEPTH: usize = 16;
 
 struct Reader<'a> {

@@ -1,4 +1,4 @@
-//! Collects the facts. What cannot be found out counts as missing.
+//! Collects the facts. A fact that cannot be found out counts as missing.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -141,8 +141,8 @@ fn user_namespaces(host: &Host, proof: &SingleThreaded) -> UserNamespaces {
     }
 }
 
-/// Why a user namespace cannot be used. A child makes one with a mount namespace and mounts in it, because some
-/// hosts allow the first and refuse the second.
+/// The reason why a user namespace cannot be used. A child makes one with a mount namespace and mounts in it, because
+/// some hosts allow the first and refuse the second.
 fn refused(host: &Host, proof: &SingleThreaded) -> Option<String> {
     let child = match process::fork(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS, None, proof) {
         Err(failed) => return Some(describe(failed.errno)),

@@ -28,9 +28,9 @@ pub struct Kernel {
     pub seccomp: bool,
     /// Whether a seccomp filter can have a listener.
     pub seccomp_listener: bool,
-    /// Why a device filter cannot be loaded. `None`: it can, or the user needs none.
+    /// The reason why a device filter cannot be loaded; `None` if it can be, or if the user needs none.
     pub device_filter: Option<String>,
-    /// Why the kernel does not keep how a container ended. `None`: it does.
+    /// The reason why the kernel does not keep the exit of a container; `None` if it does.
     pub exit_not_kept: Option<String>,
 }
 
@@ -74,7 +74,7 @@ pub struct UserNamespaces {
     pub max: Option<u64>,
     /// `kernel.unprivileged_userns_clone`, of Debian's kernels.
     pub debian_switch: Option<u64>,
-    /// `kernel.apparmor_restrict_unprivileged_userns`, of Ubuntu's.
+    /// `kernel.apparmor_restrict_unprivileged_userns`, of Ubuntu's kernels.
     pub apparmor_switch: Option<u64>,
 }
 
@@ -100,16 +100,16 @@ pub struct Cgroups {
 pub struct SecurityModules {
     /// Whether AppArmor is enabled.
     pub apparmor: bool,
-    /// Whether SELinux enforces. `None`: it is not enabled.
+    /// Whether SELinux enforces; `None` if it is not enabled.
     pub selinux: Option<bool>,
 }
 
-/// The instance of systemd that would make the cgroups: the system's, or that of the user.
+/// The instance of systemd that would make the cgroups: the system's or the user's.
 #[derive(Clone, Debug)]
 pub struct SystemdInstance {
     /// Whether systemd has booted this host.
     pub booted: bool,
-    /// Its version, or why it cannot be reached.
+    /// Its version, or the reason why it cannot be reached.
     pub reached: Result<u32, String>,
     /// Controllers that are delegated to it.
     pub controllers: Vec<String>,

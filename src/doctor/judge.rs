@@ -1,4 +1,4 @@
-//! Makes findings of facts.
+//! Derives findings from facts.
 
 use serde::Serialize;
 
@@ -35,7 +35,7 @@ pub struct Finding {
     pub level: Level,
     /// What was found.
     pub says: String,
-    /// How to get what is missing.
+    /// The remedy for what is missing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub remedy: Option<String>,
 }
@@ -245,7 +245,7 @@ fn controllers(facts: &Facts) -> Option<Finding> {
             delegate.join(" ")
         )
     } else {
-        "an ancestor does not give them on: see cgroup.subtree_control there".to_owned()
+        "an ancestor does not delegate them: see cgroup.subtree_control there".to_owned()
     };
     Some(limited("controllers", format!("no limits of {} {whose}", here.join(", ")), remedy))
 }

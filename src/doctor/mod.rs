@@ -1,4 +1,4 @@
-//! `doctor`: what this host and this user can do with containers, and how to get what is missing.
+//! `doctor` reports what this host and this user can do with containers, and how to get what is missing.
 //!
 //! [`collect()`] collects facts. [`judge()`] is a pure function from facts to findings, so its tests need no special
 //! hosts.

@@ -16,7 +16,7 @@ pub fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<()> {
     };
     for name in names {
         let value = match get(from, &name) {
-            // It was removed meanwhile.
+            // The attribute was removed meanwhile.
             Err(failed) if failed.errno == Errno::ENODATA => continue,
             other => other?,
         };
@@ -33,7 +33,7 @@ pub fn set_selinux_label(file: BorrowedFd<'_>, label: &str) -> Result<()> {
     set(file, c"security.selinux", label.as_bytes())
 }
 
-/// An extended attribute of a file of the host, up to 64 bytes; `None` where it has none.
+/// An extended attribute of a file of the host, up to 64 bytes; `None` if it has none.
 pub fn read(path: &str, name: &str) -> Option<Vec<u8>> {
     let (path, name) = (CString::new(path).ok()?, CString::new(name).ok()?);
     let mut value = vec![0u8; 64];
@@ -99,8 +99,8 @@ fn set(file: BorrowedFd<'_>, name: &CStr, value: &[u8]) -> Result<()> {
     check(returned.into(), || format!("fsetxattr({}, {name:?})", fd_name(file))).map(drop)
 }
 
-/// All that `call` returns. The first call has no buffer, since most files have no attributes. The second has one
-/// for the most that the kernel returns (`XATTR_SIZE_MAX`, `XATTR_LIST_MAX`: 64 KiB).
+/// All bytes that `call` returns. The first call has no buffer, since most files have no attributes. The second has
+/// room for the most that the kernel returns (`XATTR_SIZE_MAX`, `XATTR_LIST_MAX`: 64 KiB).
 fn whole(call: impl Fn(&mut [u8]) -> isize, text: impl Fn() -> String) -> Result<Vec<u8>> {
     let needed = check(call(&mut []) as libc::c_long, &text)?;
     if needed == 0 {

@@ -21,7 +21,7 @@ static KEPT: [AtomicPtr<u8>; KINDS] = [const { AtomicPtr::new(null_mut()) }; KIN
 /// The allocator, for `#[global_allocator]`.
 pub struct BlockCache;
 
-/// Gives the kept blocks back.
+/// Returns the kept blocks to the system's allocator.
 pub fn release() {
     for (kind, kept) in KEPT.iter().enumerate() {
         let block = kept.swap(null_mut(), Ordering::Acquire);
@@ -33,7 +33,7 @@ pub fn release() {
 }
 
 impl BlockCache {
-    /// Which of the kept sizes serves a layout, if one does.
+    /// The kept size that serves a layout, if one does.
     fn kind(layout: Layout) -> Option<usize> {
         let fits = layout.size() > SHORT && layout.size() <= LARGEST && layout.align() <= 16;
         fits.then(|| layout.size().next_power_of_two().max(SMALLEST).ilog2() as usize - SMALLEST.ilog2() as usize)

@@ -23,10 +23,10 @@ const CGROUP_DEVICE: u32 = 6;
 const F_ALLOW_MULTI: u32 = 1 << 1;
 const F_REPLACE: u32 = 1 << 2;
 
-/// How many programs the kernel allows at one cgroup and hook (`BPF_CGROUP_MAX_PROGS`).
+/// Most programs that the kernel allows at one cgroup and hook (`BPF_CGROUP_MAX_PROGS`).
 const MAX_PROGRAMS: usize = 64;
 
-/// How often loading is tried again: a signal ends the verifier with EAGAIN.
+/// Most repetitions of loading: a signal ends the verifier with EAGAIN.
 const INTERRUPTIONS: u32 = 30;
 
 /// Loads a CGROUP_DEVICE program.
@@ -48,7 +48,7 @@ pub fn attach_device_program(cgroup: impl AsFd, program: impl AsFd) -> Result<()
 
 /// Replaces a program by another in one step, so that one of them judges each access.
 ///
-/// EINVAL: the kernel is older than 5.6.
+/// Fails with EINVAL before Linux 5.6.
 pub fn replace_device_program(cgroup: impl AsFd, program: impl AsFd, replaced: impl AsFd) -> Result<()> {
     let (cgroup, program) = (cgroup.as_fd().as_raw_fd(), program.as_fd().as_raw_fd());
     attach(cgroup, program, F_ALLOW_MULTI | F_REPLACE, replaced.as_fd().as_raw_fd())
@@ -162,7 +162,7 @@ struct ById {
     open_flags: u32,
 }
 
-/// The part of `union bpf_attr` that a command uses. The kernel takes the rest as zero.
+/// The part of `union bpf_attr` that a command uses. For the kernel the rest is zero.
 ///
 /// # Safety
 /// The type is `repr(C)`, has no padding, and every pointer in it is valid during the call.
@@ -224,7 +224,7 @@ fn bpf<A: Attr>(command: libc::c_int, attr: &mut A, call: impl FnOnce() -> Strin
     check(returned, call)
 }
 
-/// Whether this kernel charges programs to RLIMIT_MEMLOCK, as those before 5.11 do.
+/// Whether this kernel charges programs to RLIMIT_MEMLOCK, as kernels before 5.11 do.
 fn charges_memlock() -> bool {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse::<u32>().unwrap_or(0));

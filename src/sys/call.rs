@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use nix::errno::Errno;
 use windlass_base::error::SyscallError;
 
-/// What every call here returns.
+/// The result of every call of this crate.
 pub type Result<T> = std::result::Result<T, SyscallError>;
 
 /// The raw return value of a system call made through libc as a result.
@@ -17,7 +17,7 @@ pub(crate) fn check(returned: libc::c_long, call: impl FnOnce() -> String) -> Re
     if returned != -1 {
         return Ok(returned);
     }
-    // Before the text: naming a descriptor makes a call of its own.
+    // The errno is read before the text is made: naming a descriptor makes a call of its own.
     let errno = Errno::last();
     Err(SyscallError { call: call().into(), errno })
 }
@@ -28,7 +28,7 @@ pub trait Called<T> {
     fn called(self, call: impl FnOnce() -> String) -> Result<T>;
 }
 
-/// `None` where nothing is at the path. An error would name its descriptor, which costs a call of its own.
+/// Returns `None` if nothing is at the path. An error would name its descriptor, which costs a call of its own.
 pub(crate) fn unless_missing<T>(found: nix::Result<T>, call: impl FnOnce() -> String) -> Result<Option<T>> {
     match found {
         Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(None),
@@ -51,7 +51,7 @@ impl<T> Called<T> for std::io::Result<T> {
     }
 }
 
-/// Flags as strace prints them: `O_CREAT|O_WRONLY`, and 0 where there are none.
+/// Flags as strace prints them: `O_CREAT|O_WRONLY`, and 0 for no flag.
 pub(crate) fn flag_names(flags: &dyn Debug) -> String {
     let shown = format!("{flags:?}");
     let inner = shown.split_once('(').map_or(shown.as_str(), |(_, rest)| rest.trim_end_matches(')'));
@@ -68,8 +68,8 @@ pub fn hide_fd_paths() {
     PATHS.store(false, Ordering::Relaxed);
 }
 
-/// A descriptor as strace -y prints it, `[5]</rootfs/proc>`, or its number where it stands for no path. Costs
-/// a call, so only for the text of an error.
+/// A descriptor as strace -y prints it, `[5]</rootfs/proc>`, or its number if it has no path. This costs a call, so it
+/// is only for the text of an error.
 pub(crate) fn fd_name(fd: impl AsFd) -> String {
     raw_fd_name(fd.as_fd().as_raw_fd())
 }

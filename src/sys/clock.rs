@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-/// The moment by the clock of [`monotonic`].
+/// The present moment by the clock of [`monotonic`].
 pub fn now() -> Instant {
     Instant::now()
 }

@@ -16,7 +16,7 @@ pub fn set_groups(groups: &[u32]) -> Result<()> {
 }
 
 /// setresgid(2) and then setresuid(2), on this thread: after the second, the first might no longer be allowed. These
-/// are the kernel's calls. The C library's would first stop all other threads, and there are none.
+/// are the kernel's calls. The C library would first stop all other threads, and there are none.
 pub fn set_ids(uid: u32, gid: u32) -> Result<()> {
     // SAFETY: the call takes numbers.
     let returned = unsafe { libc::syscall(libc::SYS_setresgid, gid, gid, gid) };
@@ -43,7 +43,8 @@ pub fn no_new_privileges() -> Result<()> {
     prctl("PR_SET_NO_NEW_PRIVS", libc::PR_SET_NO_NEW_PRIVS, 1, 0).map(drop)
 }
 
-/// Drops from the bounding set every capability that is not in `keep`, also those newer than any table: the kernel says where its list ends.
+/// Drops from the bounding set every capability that is not in `keep`, including those newer than any table: the kernel
+/// tells where its list ends.
 pub fn bound_capabilities(keep: CapabilitySet) -> Result<()> {
     for capability in 0..64 {
         if keep.bits() >> capability & 1 == 1 {
@@ -51,7 +52,7 @@ pub fn bound_capabilities(keep: CapabilitySet) -> Result<()> {
         }
         match prctl("PR_CAPBSET_DROP", libc::PR_CAPBSET_DROP, capability, 0) {
             Err(failed) if failed.errno == Errno::EINVAL => break,
-            // Without CAP_SETPCAP nothing can be dropped; what is not in the set need not be.
+            // Without CAP_SETPCAP nothing can be dropped, but a capability that is not in the set need not be.
             Err(failed) if failed.errno == Errno::EPERM && !is_bounding(capability) => {}
             other => drop(other?),
         }
@@ -67,11 +68,11 @@ pub fn is_bounding(capability: u64) -> bool {
 /// The sets that capget(2) and capset(2) know.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CapabilitySets {
-    /// In force.
+    /// The capabilities in force.
     pub effective: CapabilitySet,
-    /// May be put in force.
+    /// The capabilities that may be put in force.
     pub permitted: CapabilitySet,
-    /// Kept over execve(2) where the file allows.
+    /// The capabilities that execve(2) keeps if the file allows it.
     pub inheritable: CapabilitySet,
 }
 
@@ -127,7 +128,7 @@ pub fn set_capabilities(sets: CapabilitySets) -> Result<()> {
     .map(drop)
 }
 
-/// Makes the ambient set exactly `set`; what cannot be raised is returned.
+/// Makes the ambient set exactly `set`; returns the capabilities that cannot be raised.
 pub fn set_ambient(set: CapabilitySet) -> Result<CapabilitySet> {
     let clear = libc::PR_CAP_AMBIENT_CLEAR_ALL as u64;
     match prctl("PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL", libc::PR_CAP_AMBIENT, clear, 0) {
@@ -165,17 +166,17 @@ pub fn install_filter(program: &[Instruction], flags: u32, listener: bool) -> Re
     Ok(listener.then(|| super::owned::from_raw(returned)))
 }
 
-/// A new session keyring named `name`, which the caller may change (keyctl(2)). `ENOSYS` where
-/// the kernel has none.
+/// Makes a session keyring named `name`, which the caller may change (keyctl(2)). Fails with `ENOSYS` if the kernel has
+/// no keyrings.
 pub fn join_session_keyring(name: &str) -> Result<()> {
     let name =
         std::ffi::CString::new(name).map_err(|_| SyscallError { call: "keyctl".into(), errno: Errno::EINVAL })?;
     // SAFETY: `name` is NUL-terminated and outlives the call.
     let ring = unsafe { libc::syscall(libc::SYS_keyctl, libc::KEYCTL_JOIN_SESSION_KEYRING, name.as_ptr()) };
     let ring = check(ring, || format!("keyctl(KEYCTL_JOIN_SESSION_KEYRING, {name:?})"))?;
-    // All rights of the possessor, so that the container's processes, whatever their user, can work with their keyring.
-    // Its owner may see, read, search and link it, which exec needs to join it by name. It may not write to it: the
-    // same user may be in another container, and find out the number.
+    // The possessor has all rights, so that the container's processes, whatever their user, can work with their
+    // keyring. Its owner may see, read, search and link it, which exec needs to join it by name. It may not write to
+    // it: the same user may be in another container, and find out the number.
     const RIGHTS: u64 = 0x3f1b_0000;
     // SAFETY: KEYCTL_SETPERM takes numbers and no pointers.
     let returned = unsafe { libc::syscall(libc::SYS_keyctl, libc::KEYCTL_SETPERM, ring, RIGHTS) };

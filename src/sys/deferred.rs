@@ -1,23 +1,24 @@
-//! Closing a file without waiting until the kernel has freed what it has.
+//! Closing a file without waiting until the kernel has freed its content.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::{Result, socket};
 
-/// A reference to a file. Once it is dropped, a thread of the kernel drops the reference, and not this process. Where
-/// it is the last one to a file without a name, that thread frees the content, which takes 2 ms for 16 MiB. The last
+/// A reference to a file. Once it is dropped, a thread of the kernel drops the reference, and not this process. If it
+/// is the last reference to a file without a name, that thread frees the content, which takes 2 ms for 16 MiB. The last
 /// close of an inotify instance waits for a grace period of the kernel, which takes 8 to 16 ms.
 ///
 /// The file is in a message in the queue of a socket that is itself in that message. Nobody can receive it, so the
 /// kernel collects both as garbage (unix(7), `SCM_RIGHTS`), in a work queue; older kernels do it in close(2).
 pub struct DeferredClose {
     _socket: OwnedFd,
-    /// The kernel looks for garbage as a socket is closed. So this one is closed after the other has become garbage.
+    /// The kernel looks for garbage when a socket is closed. So this socket is closed after the other has become
+    /// garbage.
     _sender: OwnedFd,
 }
 
 impl DeferredClose {
-    /// Of an open file, by one of its descriptors.
+    /// Takes a reference to an open file, by one of its descriptors.
     pub fn of(file: BorrowedFd<'_>) -> Result<DeferredClose> {
         // execve(2) closes descriptors in the order of their numbers.
         let (socket, sender) = socket::pair()?;

@@ -37,11 +37,11 @@ pub fn close_all_but(first: RawFd, kept: &[BorrowedFd<'_>]) {
     }
 }
 
-/// The highest number that is tried where the kernel refuses to close a range at once.
+/// The highest number that is tried if the kernel refuses to close a range at once.
 const HIGHEST: RawFd = 1 << 16;
 
-/// Closes the descriptors from `first` to `last`. Whatever refuses the call, they must not stay open: one of them may be
-/// the lock for which another command waits.
+/// Closes the descriptors from `first` to `last`. Even if a filter refuses the call, they must not stay open: one of
+/// them may be the lock for which another command waits.
 ///
 /// # Safety
 ///

@@ -1,4 +1,4 @@
-//! Which unix sockets are connected to which, over sock_diag(7).
+//! The connections between unix sockets, over sock_diag(7).
 
 use std::collections::BTreeMap;
 use std::os::fd::AsRawFd;
@@ -68,7 +68,7 @@ fn request() -> Vec<u8> {
     out
 }
 
-/// Reads one datagram. True: it was the last.
+/// Reads one datagram. Returns true if it was the last.
 fn read(mut bytes: &[u8], peers: &mut BTreeMap<u32, u32>) -> nix::Result<bool> {
     let word = |bytes: &[u8], at: usize| {
         bytes.get(at..at + 4).map(|it| u32::from_ne_bytes(it.try_into().expect("four bytes")))

@@ -14,7 +14,7 @@ use super::{Called, Result, check, fd, fd_name};
 pub struct Entry {
     /// Its name.
     pub name: OsString,
-    /// Whether it is a directory; `None` where the file system does not say (`DT_UNKNOWN`).
+    /// Whether it is a directory; `None` if the file system does not tell (`DT_UNKNOWN`).
     pub is_dir: Option<bool>,
     /// The position after it (`d_off`), for [`Entries::seek`].
     pub next: i64,
@@ -32,7 +32,7 @@ pub struct Entries<D> {
     ended: bool,
 }
 
-/// The entries of `dir` from the first one on. The position of `dir` itself stays as it is.
+/// The entries of `dir` from the first one on. The position of `dir` itself does not change.
 pub fn entries(dir: BorrowedFd<'_>) -> Result<Entries<OwnedFd>> {
     fd::openat(dir, ".", OFlag::O_RDONLY | OFlag::O_DIRECTORY, 0).map(Entries::of)
 }
@@ -53,7 +53,7 @@ impl<D: AsFd> Entries<D> {
         self.dir.as_fd()
     }
 
-    /// Goes on at a position that [`Entry::next`] gave, or at the beginning: 0.
+    /// Continues at a position of [`Entry::next`], or at the beginning: 0.
     pub fn seek(&mut self, position: i64) -> Result<()> {
         let fd = self.dir.as_fd();
         nix::unistd::lseek(fd, position, Whence::SeekSet).called(|| format!("lseek({}, {position})", fd_name(fd)))?;

@@ -7,12 +7,12 @@ use nix::sys::epoll::{Epoll, EpollEvent, EpollTimeout};
 
 use super::clock;
 
-/// Waits until a descriptor is ready or the deadline has passed. Returns how many events there are; none also after a
-/// signal.
+/// Waits until a descriptor is ready or the deadline has passed. Returns the number of events, which is 0 after a
+/// signal, too.
 pub fn wait(epoll: &Epoll, events: &mut [EpollEvent], deadline: Option<Instant>) -> nix::Result<usize> {
     let timeout = match deadline {
         None => EpollTimeout::NONE,
-        // Rounded up: a deadline within a millisecond must not become a busy loop.
+        // The time is rounded up: a deadline within a millisecond must not become a busy loop.
         Some(at) => {
             let left = at.saturating_duration_since(clock::now());
             let milliseconds = if left.is_zero() { 0 } else { left.as_millis().min(3_600_000) as i32 + 1 };

@@ -104,8 +104,8 @@ pub fn exists_at(dir: BorrowedFd<'_>, name: &Path) -> Result<bool> {
     Ok(unless_missing(found, || format!("fstatat({}, {name:?})", fd_name(dir)))?.is_some())
 }
 
-/// Why the content of a file or directory is not to be trusted: its owner is neither this process's user nor root, or
-/// others may write to it. `None`: it can be trusted.
+/// The reason not to trust the content of a file or directory: its owner is neither this process's user nor root, or
+/// others may write to it. Returns `None` if it can be trusted.
 pub fn distrust(stat: &FileStat) -> Option<String> {
     let user = nix::unistd::geteuid().as_raw();
     if stat.st_uid != user && stat.st_uid != 0 {
@@ -117,7 +117,7 @@ pub fn distrust(stat: &FileStat) -> Option<String> {
     }
 }
 
-/// The path of what `fd` refers to, as this process sees it (proc_pid_fd(5)).
+/// The path of the file that `fd` refers to, as this process sees it (proc_pid_fd(5)).
 pub fn path_of(fd: BorrowedFd<'_>) -> Result<std::path::PathBuf> {
     nix::fcntl::readlink(format!("/proc/self/fd/{}", fd.as_raw_fd()).as_str())
         .called(|| format!("readlink({})", fd_name(fd)))
@@ -148,8 +148,8 @@ pub fn filesystem(fd: BorrowedFd<'_>) -> Result<i64> {
 /// The longest document that is read (a configuration, a process, limits), in bytes. Other runtimes have no bound.
 pub const DOCUMENT: usize = 64 << 20;
 
-/// Reads a file from its position to its end, with one read(2) if it is a regular file of the size that it
-/// reports. More than `limit` bytes, as from a device without an end, are EFBIG.
+/// Reads a file from its position to its end, with one read(2) if it is a regular file of the size that it reports.
+/// Fails with EFBIG for more than `limit` bytes, as from a device without an end.
 pub fn read_all(fd: OwnedFd, limit: usize) -> Result<Vec<u8>> {
     let stat = stat(fd.as_fd())?;
     let regular = stat.st_mode & libc::S_IFMT == libc::S_IFREG;
@@ -168,7 +168,7 @@ pub fn read_all(fd: OwnedFd, limit: usize) -> Result<Vec<u8>> {
             Ok(0) => break,
             other => length += other.called(|| format!("read({})", fd_name(&fd)))?,
         }
-        // There was room for one more. Files of procfs have no size and are read on.
+        // There was room for one more byte. Files of procfs have no size and are read on.
         if regular && size > 0 && length == size {
             break;
         }
@@ -195,7 +195,7 @@ fn document_at(path: &Path) -> Result<Vec<u8>> {
 /// How much of a file without a size is read at once, in bytes.
 const READ: usize = 16 * 1024;
 
-/// Reads a small file of the kernel or of our own, usually with one read(2): for these, a read that fills less than
+/// Reads a small file of the kernel or of our own, usually with one read(2): a read of such a file that fills less than
 /// the buffer has reached the end. A final link is not followed.
 pub fn read_small(dir: BorrowedFd<'_>, name: impl AsRef<Path>) -> Result<Vec<u8>> {
     read_small_at(dir, name.as_ref())
@@ -205,7 +205,7 @@ fn read_small_at(dir: BorrowedFd<'_>, name: &Path) -> Result<Vec<u8>> {
     let fd = openat(dir, name, OFlag::O_RDONLY | OFlag::O_NOFOLLOW, 0)?;
     let mut text = Vec::new();
     loop {
-        // On the stack, because most of it is not used, and `list` reads hundreds of files.
+        // The buffer is on the stack, because most of it is not used, and `list` reads hundreds of files.
         let mut buffer = [0; 4096];
         let n = nix::unistd::read(&fd, &mut buffer).called(|| format!("read({name:?})"))?;
         text.extend_from_slice(&buffer[..n]);
@@ -263,7 +263,7 @@ pub fn reopen(fd: BorrowedFd<'_>, flags: OFlag) -> Result<OwnedFd> {
     open(format!("/proc/self/fd/{}", fd.as_raw_fd()), flags)
 }
 
-/// One write(2). A short write is an error, because the kernel's files take a value whole or not at all.
+/// Makes one write(2). A short write is an error, because the kernel's files accept a value whole or not at all.
 pub fn write_once(fd: BorrowedFd<'_>, bytes: &[u8]) -> Result<()> {
     let shown = || format!("write({}, {:?})", fd_name(fd), String::from_utf8_lossy(&bytes[..bytes.len().min(80)]));
     match nix::unistd::write(fd, bytes).called(shown)? {
@@ -312,18 +312,18 @@ pub fn write_at(fd: BorrowedFd<'_>, bytes: &[u8], offset: usize) -> Result<()> {
     Ok(())
 }
 
-/// What [`replace`] guarantees when the power fails.
+/// The guarantee of [`replace`] when the power fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
-    /// Nothing: after a crash of the machine the file may be old, new or empty.
+    /// There is none: after a crash of the machine the file may be old, new or empty.
     Cached,
     /// The file and its directory are on the disk when the call returns.
     Synced,
 }
 
-/// Replaces the file `name` by one with `text` in it, so that a reader sees the old or the new. It is
-/// written beside its name, as `.NAME.PID`, and renamed; on failure nothing of it stays. Where somebody else has
-/// taken that name and keeps it, which a sticky directory allows, the name ends in a random number.
+/// Replaces the file `name` by one with `text` in it, so that a reader sees the old or the new. The new file is written
+/// beside its name, as `.NAME.PID`, and renamed; on failure nothing of it stays. If another user has taken that name
+/// and keeps it, which a sticky directory allows, the name ends in a random number.
 pub fn replace(dir: BorrowedFd<'_>, name: &Path, mode: u32, text: &[u8], durability: Durability) -> Result<()> {
     replace_open(dir, name, mode, text, durability).map(drop)
 }
@@ -347,7 +347,7 @@ pub fn replace_open(
     let mut temporary = beside(&format!(".{}", std::process::id()));
     let file = match make_new(dir, &temporary, mode) {
         Err(failed) if failed.errno == nix::errno::Errno::EEXIST => {
-            // It was left behind by a killed process with our number, or is another user's.
+            // A killed process with our number left the file behind, or it is another user's.
             if unlinkat(dir, &temporary).is_err() {
                 temporary = beside(&super::random::random_suffix()?);
             }
@@ -459,7 +459,7 @@ pub fn chmod(fd: BorrowedFd<'_>, mode: u32) -> Result<()> {
     nix::sys::stat::fchmod(fd, Mode::from_bits_truncate(mode)).called(|| format!("fchmod({}, {mode:#o})", fd_name(fd)))
 }
 
-/// fchownat(2) on the name itself, and not on what a link points to.
+/// fchownat(2) on the name itself, and not on the target of a link.
 pub fn chown_at(dir: BorrowedFd<'_>, name: impl AsRef<Path>, uid: u32, gid: u32) -> Result<()> {
     fn inner(dir: BorrowedFd<'_>, name: &Path, uid: u32, gid: u32) -> Result<()> {
         let flags = if name.as_os_str().is_empty() { AtFlags::AT_EMPTY_PATH } else { AtFlags::AT_SYMLINK_NOFOLLOW };

@@ -1,7 +1,7 @@
 //! Descriptors that stay open while this process executes another program in its own place (execve(2)).
 //!
-//! Every descriptor of ours is close-on-exec. Those that the next program goes on with are listed by their
-//! numbers, which it finds them under.
+//! Every descriptor of ours is close-on-exec. Those that the next program continues to use are listed by their numbers,
+//! which stay the same.
 
 use std::ffi::{CString, c_char};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -43,12 +43,12 @@ pub fn execute(program: BorrowedFd<'_>, arguments: &[CString], environment: &[CS
                 let empty = c"".as_ptr();
                 libc::syscall(libc::SYS_execveat, program.as_raw_fd(), empty, argv.as_ptr(), envp.as_ptr(), flags)
             };
-            // Before the text: naming a descriptor makes a call of its own.
+            // The errno is read before the text is made: naming a descriptor makes a call of its own.
             let errno = Errno::last();
             SyscallError { call: format!("execveat({}, AT_EMPTY_PATH)", fd_name(program)).into(), errno }
         }
     };
-    // It cannot fail for those that it has worked for before.
+    // The call cannot fail for descriptors that it has worked for before.
     kept.iter().for_each(|fd| drop(set(*fd, FdFlag::FD_CLOEXEC)));
     failed
 }
@@ -70,8 +70,8 @@ pub struct Inherited {
 }
 
 impl Inherited {
-    /// The listed descriptors, which are close-on-exec from now on. Every other from 3 on is closed. Returns also
-    /// the listed ones that are not open.
+    /// Takes the listed descriptors, which are close-on-exec from now on, and closes every other one from 3 on. Also
+    /// returns the listed descriptors that are not open.
     ///
     /// Only for the beginning of a program, when no descriptor has an owner yet.
     pub fn new(listed: &[u32]) -> (Inherited, Vec<u32>) {
@@ -90,7 +90,7 @@ impl Inherited {
         (Inherited { numbers }, missing)
     }
 
-    /// Takes one out.
+    /// Takes a descriptor out.
     pub fn take(&mut self, number: u32) -> Option<OwnedFd> {
         let at = self.numbers.binary_search(&number).ok()?;
         self.numbers.remove(at);
@@ -99,7 +99,7 @@ impl Inherited {
         Some(unsafe { OwnedFd::from_raw_fd(number as RawFd) })
     }
 
-    /// Closes those that nobody has taken, and returns their numbers.
+    /// Closes the descriptors that nobody has taken, and returns their numbers.
     pub fn close_rest(&mut self) -> Vec<u32> {
         let rest = std::mem::take(&mut self.numbers);
         // SAFETY: as in `take`.

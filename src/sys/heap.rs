@@ -29,7 +29,7 @@ const LEAST: usize = 8;
 #[repr(C, align(4096))]
 pub struct Heap {
     block: UnsafeCell<[MaybeUninit<u8>; SIZE]>,
-    /// How much of it is taken.
+    /// The number of bytes in use.
     used: AtomicUsize,
 }
 
@@ -48,12 +48,12 @@ impl Heap {
         self.block.get().cast()
     }
 
-    /// Where `pointer` is in the block; `None` if it is not of the block.
+    /// The offset of `pointer` in the block; `None` if it is outside.
     fn place(&self, pointer: *mut u8) -> Option<usize> {
         pointer.addr().checked_sub(self.start().addr()).filter(|place| *place < SIZE)
     }
 
-    /// Moves the end of what is taken, if it is where the caller believes it to be.
+    /// Moves the end of the used bytes, if it is where the caller expects it.
     fn shift(&self, from: usize, to: usize) -> bool {
         self.used.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
@@ -165,7 +165,7 @@ mod tests {
             assert_eq!(heap.realloc(b, layout(16, 16), 64), b);
             heap.dealloc(b, layout(64, 16));
             assert_eq!(heap.alloc(layout(8, 16)), b);
-            // An older one moves, with what is in it.
+            // An older piece moves, with its content.
             a.write_bytes(5, 3);
             let moved = heap.realloc(a, layout(3, 1), 5000);
             assert_ne!(moved, a);
@@ -188,7 +188,7 @@ mod tests {
             let more = heap.realloc(more, layout(100, 8), 10_000);
             assert_eq!(*more.add(99), 9);
             heap.dealloc(more, layout(10_000, 8));
-            // The block's own, when it outgrows the block.
+            // A piece of the block outgrows the block.
             let grown = heap.realloc(last, layout(LARGE / 2, 1), LARGE / 2 + 1);
             assert_eq!(heap.place(grown), None);
             heap.dealloc(grown, layout(LARGE / 2 + 1, 1));
@@ -203,7 +203,7 @@ mod tests {
             let large = heap.alloc_zeroed(layout(LARGE, 8));
             assert!(std::slice::from_raw_parts(large, LARGE).iter().all(|byte| *byte == 0));
             heap.dealloc(large, layout(LARGE, 8));
-            // One that grows to be large leaves its place in the block to the next.
+            // A piece that grows to be large leaves its place in the block to the next piece.
             let small = heap.alloc(layout(100, 8));
             small.write_bytes(3, 100);
             let grown = heap.realloc(small, layout(100, 8), LARGE);

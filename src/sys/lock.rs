@@ -12,8 +12,8 @@ pub fn exclusive(fd: BorrowedFd<'_>, wait: bool) -> Result<()> {
     check(returned.into(), || format!("flock({}, LOCK_EX)", fd_name(fd))).map(drop)
 }
 
-/// Whether another open file description holds the lock. Where this one holds it, the answer is wrong and the lock
-/// is lost.
+/// Whether another open file description holds the lock. If this one holds it, the answer is wrong and the lock is
+/// lost.
 pub fn is_held(fd: BorrowedFd<'_>) -> bool {
     // A shared lock, so that two processes that ask at once do not see each other's.
     // SAFETY: flock takes no pointers; the descriptor is borrowed and so open.
@@ -24,7 +24,7 @@ pub fn is_held(fd: BorrowedFd<'_>) -> bool {
     taken != 0
 }
 
-/// Gives up the lock of [`exclusive`].
+/// Releases the lock of [`exclusive`].
 pub fn release(fd: BorrowedFd<'_>) {
     // SAFETY: flock takes no pointers; the descriptor is borrowed and so open. Giving up a lock
     // that is not held is no error.

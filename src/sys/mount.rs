@@ -42,8 +42,7 @@ pub fn id_in(fdinfo: &[u8]) -> Option<u32> {
     text.lines().find_map(|line| line.strip_prefix("mnt_id:"))?.trim().parse().ok()
 }
 
-/// The flags of the mount that `fd` is on (statfs(2), `f_flags`): of them only the restrictions that [`MountAttributes`]
-/// has.
+/// The flags of the mount that `fd` is on (statfs(2), `f_flags`), but only the restrictions among [`MountAttributes`].
 pub fn flags_of(fd: BorrowedFd<'_>) -> Result<MountAttributes> {
     nix::sys::statfs::fstatfs(fd)
         .map(|s| {
@@ -109,7 +108,7 @@ fn attach_by_path(mount: BorrowedFd<'_>, dir: BorrowedFd<'_>, path: &Path, flags
     check(returned, || format!("move_mount({}, \"\", {}, {path:?})", fd_name(mount), fd_name(dir))).map(drop)
 }
 
-/// What mount_setattr(2) is to change.
+/// The changes for mount_setattr(2).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Attributes {
     /// Attributes to set.
@@ -158,7 +157,7 @@ pub fn set_attributes(
     .map(drop)
 }
 
-/// A filesystem being configured; fsopen(2).
+/// A filesystem that is being configured; fsopen(2).
 pub struct Filesystem {
     context: OwnedFd,
     kind: String,
@@ -227,8 +226,8 @@ pub fn mount_old(source: &str, target: BorrowedFd<'_>, kind: &str, flags: MsFlag
         .called(|| format!("mount({source:?}, {path:?}, {kind:?}, {flags:#x}, {data:?})"))
 }
 
-/// A block device of the file `source`, by the loop driver (loop(4); `LOOP_CONFIGURE`, Linux 5.8):
-/// its path, and the descriptor that keeps it until it is mounted. The last unmounting frees it.
+/// Makes a block device of the file `source` by the loop driver (loop(4); `LOOP_CONFIGURE`, Linux 5.8). Returns its
+/// path, and the descriptor that keeps it until it is mounted. The last unmounting frees it.
 pub fn loop_device(source: &Path, read_only: bool) -> Result<(String, OwnedFd)> {
     use nix::fcntl::OFlag;
     let mode = if read_only { OFlag::O_RDONLY } else { OFlag::O_RDWR };

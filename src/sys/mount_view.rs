@@ -1,4 +1,4 @@
-//! Going into another mount namespace and back.
+//! Entering another mount namespace and returning.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -13,19 +13,19 @@ use windlass_base::namespaces::Namespaces;
 pub struct MountView {
     namespace: OwnedFd,
     root: OwnedFd,
-    /// `None`: no path that begins here can be looked up anyway.
+    /// `None` if no path that begins here can be looked up anyway.
     directory: Option<OwnedFd>,
 }
 
 impl MountView {
-    /// Holds the present ones.
+    /// Holds the present namespace, root and directory.
     pub fn hold() -> Result<MountView> {
         let directory = fd::open(".", OFlag::O_PATH)?;
         Ok(MountView { directory: Some(directory), ..MountView::without_directory()? })
     }
 
-    /// Holds them for a caller that uses no relative path afterwards. If the current directory is one that this user may
-    /// not search, such as one in a FUSE mount of another user, it is the root after the return.
+    /// Like [`MountView::hold`], for a caller that uses no relative path afterwards. If this user may not search the
+    /// current directory, such as one in a FUSE mount of another user, it is the root after the return.
     pub fn hold_for_absolute_paths() -> Result<MountView> {
         let directory = match fd::open(".", OFlag::O_PATH) {
             Err(failed) if failed.errno == Errno::EACCES => None,
@@ -42,8 +42,8 @@ impl MountView {
         })
     }
 
-    /// Returns to them. If that fails, ends this process, which would otherwise go on in a file system that it must
-    /// not trust. `other`: whose mount namespace it is in, for the message.
+    /// Returns to them. If that fails, ends this process, which would otherwise go on in a file system that it must not
+    /// trust. `other` names the mount namespace that it is in, for the message.
     pub fn restore(&self, other: &str) {
         let back = process::setns(self.namespace.as_fd(), Namespaces::MOUNT)
             .and_then(|()| mount::change_directory(self.root.as_fd()))

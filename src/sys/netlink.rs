@@ -18,12 +18,11 @@ use super::{Called, Result, SyscallError, check, fd_name};
 pub use message::{Address, Link};
 use message::{Malformed, Message, Request};
 
-/// How long to wait for the kernel, in seconds. In fact it answers before sending the request returns.
+/// The time to wait for the kernel, in seconds. In fact it answers before the sending of the request returns.
 const REPLY_TIMEOUT: i64 = 10;
-/// A datagram of a dump is at most this long (the kernel's `NLMSG_GOODSIZE` and what it grows to
-/// for larger buffers).
+/// The longest datagram of a dump (the kernel's `NLMSG_GOODSIZE`, and its growth for larger buffers).
 const BUFFER: usize = 64 * 1024;
-/// How often a dump is requested again because it changed while it was read.
+/// Most requests of a dump that changes while it is read.
 const DUMPS: usize = 16;
 
 /// A connection to one network namespace.
@@ -48,13 +47,13 @@ impl Netlink {
         Ok(Netlink { socket, sequence: 0 })
     }
 
-    /// The interface with this name or alternative name. `ENODEV`: there is none.
+    /// The interface with this name or alternative name. Fails with `ENODEV` if there is none.
     pub fn link_by_name(&mut self, name: &str) -> Result<Link> {
         let request = Request::link(libc::RTM_GETLINK, libc::NLM_F_REQUEST | libc::NLM_F_ACK, 0, 0, 0);
         self.link(request.text(libc::IFLA_IFNAME, name), &|| format!("RTM_GETLINK {name:?}"))
     }
 
-    /// The interface of this number. `ENODEV`: there is none.
+    /// The interface of this number. Fails with `ENODEV` if there is none.
     pub fn link_by_index(&mut self, index: u32) -> Result<Link> {
         let request = Request::link(libc::RTM_GETLINK, libc::NLM_F_REQUEST | libc::NLM_F_ACK, index, 0, 0);
         self.link(request, &|| format!("RTM_GETLINK {index}"))
@@ -96,8 +95,8 @@ impl Netlink {
     /// Moves an interface to another network namespace, where it is called `name`. The kernel
     /// takes it down and drops its addresses.
     ///
-    /// `EEXIST`: the name is taken there. `EINVAL`: the interface may not leave its namespace. A
-    /// failure may leave it in the other namespace under its old name.
+    /// Fails with `EEXIST` if the name is taken there, and with `EINVAL` if the interface may not leave its namespace.
+    /// A failure may leave it in the other namespace under its old name.
     pub fn move_link(&mut self, index: u32, namespace: BorrowedFd<'_>, name: &str) -> Result<()> {
         let fd = namespace.as_raw_fd();
         let request = Request::link(libc::RTM_SETLINK, libc::NLM_F_REQUEST | libc::NLM_F_ACK, index, 0, 0)
@@ -136,7 +135,7 @@ impl Netlink {
     }
 
     /// Sends a request and gives every message of the answer to `each`. Returns whether the answer is consistent: a
-    /// dump is not if its subject changed meanwhile.
+    /// dump is inconsistent if its subject changed meanwhile.
     fn ask(
         &mut self,
         request: Request,
@@ -158,7 +157,7 @@ impl Netlink {
                 return Err(malformed(Malformed));
             }
             while let Some(message) = message::next_message(&mut rest).map_err(malformed)? {
-                // It belongs to an earlier answer that was not read to its end.
+                // The message belongs to an earlier answer that was not read to its end.
                 if message.sequence != self.sequence {
                     continue;
                 }

@@ -4,11 +4,11 @@ use nix::errno::Errno;
 
 use super::{Result, SyscallError, fd};
 
-/// What this process is by its own procfs.
+/// The status of this process in its own procfs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OwnStatus {
-    /// Its process id (`Pid`). It differs from that of getpid(2) where the procfs is of another PID namespace:
-    /// the numbers in it are then those of other processes.
+    /// Its process id (`Pid`). It differs from getpid(2) if the procfs is of another PID namespace: then its numbers
+    /// mean other processes.
     pub pid: i32,
     /// The signals that it ignores (`SigIgn`), bit n - 1 for signal n. The parent may have ignored some, and children
     /// inherit that.
@@ -16,7 +16,7 @@ pub struct OwnStatus {
 }
 
 impl OwnStatus {
-    /// Reads it.
+    /// Reads the status.
     pub fn read() -> Result<OwnStatus> {
         let text = fd::read_small(fd::CWD, "/proc/self/status")?;
         OwnStatus::parse(&String::from_utf8_lossy(&text))

@@ -1,7 +1,7 @@
-//! A pidfd that is mounted on a file (Linux 6.14). It tells how its process ended when that was reaped and every
-//! descriptor of it is closed (Linux 6.15).
+//! A pidfd that is mounted on a file (Linux 6.14). It tells how its process ended, even after the process was reaped
+//! and every descriptor of it is closed (Linux 6.15).
 //!
-//! Names are those of files in the current directory.
+//! Names are names of files in the current directory.
 
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -18,7 +18,7 @@ pub fn add(name: &str, pidfd: BorrowedFd<'_>) -> Result<()> {
     mount::attach_at(tree.as_fd(), fd::CWD, name)
 }
 
-/// How the process ended. `None`: it was not reaped yet, or there is no such mount.
+/// How the process ended. Returns `None` if it was not reaped yet, or if there is no such mount.
 ///
 /// # Errors
 ///
@@ -32,13 +32,13 @@ pub fn exit(name: &str) -> Result<Option<Exit>> {
     }
 }
 
-/// Removes mount and file, as far as they are there.
+/// Removes mount and file, as far as they exist.
 pub fn remove(name: &str) -> Result<()> {
     let unless = |done: Result<()>, absent: &[Errno]| match done {
         Err(failed) if absent.contains(&failed.errno) => Ok(()),
         other => other,
     };
-    // EINVAL: no mount.
+    // EINVAL means that there is no mount.
     unless(mount::detach(name), &[Errno::EINVAL, Errno::ENOENT])?;
     unless(fd::unlinkat(fd::CWD, name), &[Errno::ENOENT])
 }

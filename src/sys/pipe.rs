@@ -11,7 +11,7 @@ pub fn new() -> Result<(OwnedFd, OwnedFd)> {
     nix::unistd::pipe2(OFlag::O_CLOEXEC).called(|| "pipe2(O_CLOEXEC)".into())
 }
 
-/// `O_NONBLOCK` on, for an end of a pipe that was just made, which has no other such flag.
+/// Sets `O_NONBLOCK` on an end of a new pipe, which has no other such flag.
 pub fn never_block(pipe: BorrowedFd<'_>) -> Result<()> {
     nix::fcntl::fcntl(pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))
         .called(|| format!("fcntl({}, F_SETFL, O_NONBLOCK)", fd_name(pipe)))
@@ -20,7 +20,8 @@ pub fn never_block(pipe: BorrowedFd<'_>) -> Result<()> {
 
 /// Sets the capacity of a pipe (`F_SETPIPE_SZ`, fcntl(2)). The pipe takes memory only as it is filled.
 pub fn set_capacity(pipe: BorrowedFd<'_>, bytes: usize) {
-    // The kernel refuses a capacity beyond its limits, or below what is in the pipe, which then stays as it is.
+    // The kernel refuses a capacity beyond its limits, or below the content of the pipe. Then the capacity does not
+    // change.
     let _ = nix::fcntl::fcntl(pipe, FcntlArg::F_SETPIPE_SZ(bytes as libc::c_int));
 }
 
@@ -29,7 +30,7 @@ pub fn capacity(pipe: BorrowedFd<'_>) -> usize {
     nix::fcntl::fcntl(pipe, FcntlArg::F_GETPIPE_SZ).map_or(0, |bytes| bytes.max(0) as usize)
 }
 
-/// Whether the pipe that `write_end` belongs to has a reader: poll(2) says `POLLERR` without one.
+/// Whether the pipe of `write_end` has a reader: poll(2) reports `POLLERR` without one.
 pub fn has_reader(write_end: BorrowedFd<'_>) -> bool {
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
     let mut ends = [PollFd::new(write_end, PollFlags::empty())];
@@ -37,7 +38,7 @@ pub fn has_reader(write_end: BorrowedFd<'_>) -> bool {
     !(ready == Ok(1) && ends[0].revents().is_some_and(|events| events.contains(PollFlags::POLLERR)))
 }
 
-/// Whether a pipe has no writer and nothing in it (poll(2): `POLLHUP` without `POLLIN`).
+/// Whether a pipe has no writer and is empty (poll(2): `POLLHUP` without `POLLIN`).
 pub fn has_ended(read_end: BorrowedFd<'_>) -> bool {
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
     let mut ends = [PollFd::new(read_end, PollFlags::POLLIN)];

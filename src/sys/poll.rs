@@ -18,28 +18,28 @@ impl Deadline {
     /// No deadline: the wait ends only with an event.
     pub const NEVER: Deadline = Deadline(None);
 
-    /// This long from now.
+    /// The deadline after this time from now.
     pub fn after(time: Duration) -> Deadline {
         // A time beyond what the clock can count never comes.
         Deadline(Instant::now().checked_add(time))
     }
 
-    /// At this moment.
+    /// The deadline at this moment.
     pub fn at(moment: Instant) -> Deadline {
         Deadline(Some(moment))
     }
 
-    /// Whether it has come.
+    /// Whether the deadline has passed.
     pub fn has_passed(self) -> bool {
         self.left().is_some_and(|left| left.is_zero())
     }
 
-    /// The time until then; `None` without a deadline.
+    /// The time until the deadline; `None` if there is none.
     pub fn left(self) -> Option<Duration> {
         self.0.map(|moment| moment.saturating_duration_since(Instant::now()))
     }
 
-    /// For poll(2): in milliseconds, rounded up so that poll(2) does not return before the deadline.
+    /// The time for poll(2): in milliseconds, rounded up so that poll(2) does not return before the deadline.
     fn timeout(self) -> PollTimeout {
         self.left().map_or(PollTimeout::NONE, |left| {
             PollTimeout::try_from(left + Duration::from_nanos(999_999)).unwrap_or(PollTimeout::MAX)
@@ -47,13 +47,13 @@ impl Deadline {
     }
 }
 
-/// poll(2) until one of `fds` has an event, which it then holds (`PollFd::revents`), or the deadline has
-/// passed: `false`. The descriptors are looked at at least once, also after the deadline.
+/// Polls until one of `fds` has an event, which it then holds (`PollFd::revents`). Returns false if the deadline has
+/// passed. The descriptors are polled at least once, also after the deadline.
 pub fn poll(fds: &mut [PollFd<'_>], deadline: Deadline) -> Result<bool> {
     loop {
         match nix::poll::poll(fds, deadline.timeout()) {
             Ok(0) if deadline.has_passed() => return Ok(false),
-            // Interrupted, or the deadline is further away than one call can wait.
+            // A signal has interrupted the call, or the deadline is further away than one call can wait.
             Ok(0) | Err(Errno::EINTR) => {}
             Ok(_) => return Ok(true),
             Err(errno) => return Err(SyscallError { call: "poll()".into(), errno }),
@@ -61,13 +61,13 @@ pub fn poll(fds: &mut [PollFd<'_>], deadline: Deadline) -> Result<bool> {
     }
 }
 
-/// Waits until `fd` can be read, has ended or has failed; `false` if the deadline has passed before.
-/// A pidfd can be read when its process has ended.
+/// Waits until `fd` can be read, has ended or has failed. Returns false if the deadline has passed before. A pidfd can
+/// be read when its process has ended.
 pub fn readable(fd: BorrowedFd<'_>, deadline: Deadline) -> Result<bool> {
     poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], deadline)
 }
 
-/// Waits until `fd` takes bytes or has lost its reader; `false` if the deadline has passed before.
+/// Waits until `fd` accepts bytes or has lost its reader. Returns false if the deadline has passed before.
 pub fn writable(fd: BorrowedFd<'_>, deadline: Deadline) -> Result<bool> {
     poll(&mut [PollFd::new(fd, PollFlags::POLLOUT)], deadline)
 }

@@ -1,11 +1,11 @@
-//! What the running kernel supports, found out without changing anything.
+//! Tests of the running kernel that change nothing.
 
 use nix::errno::Errno;
 
 /// Whether seccomp(2) knows these `SECCOMP_FILTER_FLAG_*`.
 ///
-/// The kernel judges the flags before it reads the filter, so a filter at address 0 tells the
-/// two apart: `EINVAL` for the flags, `EFAULT` for the filter.
+/// The kernel judges the flags before it reads the filter, so a filter at address 0 shows the difference: `EINVAL` for
+/// the flags, `EFAULT` for the filter.
 pub fn seccomp_knows(flags: u32) -> bool {
     // SAFETY: the kernel refuses to read the null pointer, which is intended.
     let returned = unsafe {

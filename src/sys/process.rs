@@ -16,7 +16,7 @@ use super::{Called, Result, SyscallError, check, fd, fd_name, flag_names, socket
 pub struct SingleThreaded(());
 
 impl SingleThreaded {
-    /// A process with threads gets `EBUSY`.
+    /// Fails with `EBUSY` in a process with several threads.
     pub fn check() -> Result<SingleThreaded> {
         // unshare(CLONE_THREAD) succeeds, and changes nothing, in a process with one thread, and fails in one with
         // several (unshare(2)). It costs a twentieth of reading /proc/self/task.
@@ -27,7 +27,7 @@ impl SingleThreaded {
     }
 }
 
-/// Which side of a clone we are on.
+/// The side of a clone that returns.
 pub enum Forked {
     /// In the new process.
     Child,
@@ -36,8 +36,8 @@ pub enum Forked {
 }
 
 /// A child process and the descriptor that names it for as long as it is held. Its number is its own until it is
-/// reaped, and a [`Child`] is reaped by its owner alone. So it may be looked up in `/proc` by that number, which
-/// is not so for other processes; see [`open_of`].
+/// reaped, and only its owner reaps a [`Child`]. So it may be looked up in `/proc` by that number; for other processes
+/// see [`open_of`].
 #[derive(Debug)]
 pub struct Child {
     /// Its id in our PID namespace.
@@ -135,7 +135,7 @@ impl Exit {
         }
     }
 
-    /// The exit code. `None`: a signal ended it.
+    /// The exit code; `None` if a signal ended it.
     pub fn code(self) -> Option<i32> {
         if let Exit::Code(code) = self { Some(code) } else { None }
     }
@@ -185,8 +185,8 @@ impl Child {
         try_wait(self.pidfd.as_fd())
     }
 
-    /// Whether both its id and its pidfd are those of a child of this process that was not reaped.
-    /// waitid(2): it is ECHILD for anybody else.
+    /// Whether both its id and its pidfd are of a child of this process that was not reaped. waitid(2) fails with
+    /// ECHILD for any other process.
     pub fn is_ours(&self) -> bool {
         let names = [(libc::P_PIDFD, self.pidfd.as_raw_fd()), (libc::P_PID, self.pid)];
         names.into_iter().all(|(which, id)| wait_for(which, id, libc::WNOHANG | libc::WNOWAIT).is_ok())
@@ -211,8 +211,8 @@ pub fn try_wait(pidfd: BorrowedFd<'_>) -> Result<Option<Exit>> {
         .map(|ended| ended.map(|(_, exit)| exit))
 }
 
-/// waitid(2), again after a signal: which process ended, and how. nix has no name for real-time signals, and so fails
-/// for them.
+/// Calls waitid(2), again after a signal, and returns which process ended, and how. nix has no names for real-time
+/// signals, and so fails for them.
 fn wait_for(which: libc::idtype_t, id: RawFd, flags: libc::c_int) -> nix::Result<Option<(i32, Exit)>> {
     // SAFETY: all zeroes is a valid siginfo_t.
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
@@ -245,18 +245,18 @@ pub fn open_pid(pid: i32) -> Result<OwnedFd> {
     check(returned, || format!("pidfd_open({pid})")).map(super::owned::from_raw)
 }
 
-/// Opens `name` in the `/proc` directory of the process behind `pidfd`, whose number is `pid`. If the process was
-/// reaped meanwhile, so that the number may be another's, that is ESRCH.
+/// Opens `name` in the `/proc` directory of the process behind `pidfd`, whose number is `pid`. Fails with ESRCH if the
+/// process was reaped meanwhile, since the number may be another's.
 pub fn open_of(pid: i32, pidfd: BorrowedFd<'_>, name: &str, flags: OFlag) -> Result<OwnedFd> {
     let opened = fd::open(format!("/proc/{pid}/{name}"), flags);
     still_there(pidfd)?;
     opened
 }
 
-/// ESRCH if the process behind `pidfd` was reaped. Until then no other process can have its number.
+/// Fails with ESRCH if the process behind `pidfd` was reaped. Until then no other process can have its number.
 pub fn still_there(pidfd: BorrowedFd<'_>) -> Result<()> {
     match send_signal(pidfd, 0) {
-        // It exists, and belongs to another user.
+        // The process exists, and belongs to another user.
         Err(failed) if failed.errno == Errno::EPERM => Ok(()),
         other => other,
     }
@@ -290,14 +290,14 @@ pub fn pidfd_getfd(pidfd: BorrowedFd<'_>, raw: i32) -> Result<OwnedFd> {
     check(returned, || format!("pidfd_getfd({}, {raw})", fd_name(pidfd))).map(super::owned::from_raw)
 }
 
-/// setns(2). `kind` is what the descriptor must be; for a pidfd it may be several.
+/// setns(2). `kinds` is the kind of namespace that the descriptor must have; for a pidfd it may be several.
 pub fn setns(fd: BorrowedFd<'_>, kinds: Namespaces) -> Result<()> {
     let flags = kinds.into();
     nix::sched::setns(fd, flags).called(|| format!("setns({}, {})", fd_name(fd), flag_names(&flags)))
 }
 
-/// A user namespace with these maps (user_namespaces(7)), for mounts. It is made for a child that does nothing, and
-/// outlives that child.
+/// Makes a user namespace with these maps (user_namespaces(7)), for mounts. It is made for a child that does nothing,
+/// and outlives that child.
 pub fn user_namespace(uid_map: &str, gid_map: &str, proof: &SingleThreaded) -> Result<OwnedFd> {
     let (ours, theirs) = socket::pair()?;
     let child = match fork(CloneFlags::CLONE_NEWUSER, None, proof)? {
@@ -362,7 +362,7 @@ pub fn outlive_parent() -> Result<()> {
     nix::sys::prctl::set_pdeathsig(None).called(|| "prctl(PR_SET_PDEATHSIG, 0)".into())
 }
 
-/// Says that this process cannot leave a namespace of the container's, and ends it: it must not go on there.
+/// Reports that this process cannot leave a namespace of the container's, and ends it: it must not go on there.
 pub fn cannot_leave(which: &str, failed: &SyscallError) -> ! {
     eprintln!("cannot leave {which} namespace: {failed}");
     exit_now(1)
@@ -378,7 +378,7 @@ pub fn exit_now(status: i32) -> ! {
     std::process::abort()
 }
 
-/// A program to execute, in the form that execve(2) takes. Executing it allocates nothing: that could need a call
+/// A program to execute, in the form that execve(2) takes. Executing it allocates nothing, since that could need a call
 /// which a seccomp filter refuses.
 pub struct Execution {
     path: CString,
@@ -422,8 +422,8 @@ pub fn change_directory(path: &std::path::Path) -> Result<()> {
     nix::unistd::chdir(path).called(|| format!("chdir({path:?})"))
 }
 
-/// The system call getcwd(2): the C library's may return another path where the kernel says `(unreachable)`. Returns
-/// the length without the final NUL.
+/// The system call getcwd(2): the C library may return another path if the kernel returns `(unreachable)`. Returns the
+/// length without the final NUL.
 pub fn working_directory(buffer: &mut [u8]) -> Result<usize> {
     // SAFETY: the length given is that of the buffer, which outlives the call.
     let returned = unsafe { libc::syscall(libc::SYS_getcwd, buffer.as_mut_ptr(), buffer.len()) };
@@ -459,7 +459,7 @@ pub fn reap_except(kept: i32) {
     }
 }
 
-/// Whether the process behind `pidfd` is a child of ours: then its end is ours to reap.
+/// Whether the process behind `pidfd` is a child of ours, which we must reap.
 pub fn is_child(pidfd: BorrowedFd<'_>) -> bool {
     wait_for(libc::P_PIDFD, pidfd.as_raw_fd(), libc::WNOHANG | libc::WNOWAIT).is_ok()
 }
@@ -474,8 +474,8 @@ pub fn reap(pid: i32) -> bool {
     wait_for(libc::P_PID, pid, libc::WNOHANG).is_ok()
 }
 
-/// `PIDFD_GET_INFO` (ioctl_pidfd, Linux 6.15 for the exit): how the process behind a pidfd ended,
-/// whoever its parent is. `None` while it runs; `ENOTTY` where the kernel cannot tell.
+/// `PIDFD_GET_INFO` (ioctl_pidfd, Linux 6.15 for the exit): how the process behind a pidfd ended, whoever its parent
+/// is. Returns `None` while it runs, and fails with `ENOTTY` if the kernel cannot tell.
 pub fn exit_of_other(pidfd: BorrowedFd<'_>) -> Result<Option<Exit>> {
     /// uapi/linux/pidfd.h, the first published size of `struct pidfd_info`, which has the exit.
     #[repr(C)]
@@ -509,10 +509,10 @@ mod tests {
         assert!(open_of(number, pidfd.as_fd(), "root", OFlag::O_PATH).is_ok());
         child.kill().expect("kill");
         let _ = wait_for(libc::P_PID, number, libc::WNOWAIT);
-        // Nobody else has the number yet.
+        // No other process has the number yet.
         assert!(open_of(number, pidfd.as_fd(), "stat", OFlag::O_RDONLY).is_ok());
         child.wait().expect("wait");
-        // This process stands for one that was given the number.
+        // This process stands for another one that got the number.
         let another = std::process::id() as i32;
         let opened = open_of(another, pidfd.as_fd(), "root", OFlag::O_PATH);
         assert_eq!(opened.map(drop).map_err(|failed| failed.errno), Err(Errno::ESRCH));

@@ -1,4 +1,4 @@
-//! Memory that can be given back to the kernel without being unmapped.
+//! Memory that can be returned to the kernel without being unmapped.
 
 use std::ptr::NonNull;
 
@@ -12,7 +12,7 @@ pub struct Region {
 }
 
 impl Region {
-    /// `length` bytes, rounded up to pages by the kernel.
+    /// Maps `length` bytes, which the kernel rounds up to pages.
     pub fn new(length: usize) -> Result<Region> {
         let (prot, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
         // SAFETY: no address is asked for, so nothing is replaced.
@@ -21,7 +21,7 @@ impl Region {
         Ok(Region { start: NonNull::new(start.cast()).expect("mmap does not give the null page"), length })
     }
 
-    /// All of it.
+    /// The whole memory.
     pub fn bytes(&mut self) -> &mut [u8] {
         // SAFETY: the mapping has this length, lives as long as `self`, and `&mut self` makes
         // the reference the only one. Fresh pages read as zeroes, so all of it is initialised.
@@ -33,7 +33,7 @@ impl Region {
         self.start.as_ptr().wrapping_add(self.length)
     }
 
-    /// Gives the pages back; they read as zeroes afterwards.
+    /// Returns the pages to the kernel; they read as zeroes afterwards.
     pub fn release(&mut self) {
         // SAFETY: the range is our own mapping, and nobody holds a reference into it (`&mut self`).
         unsafe { libc::madvise(self.start.as_ptr().cast(), self.length, libc::MADV_DONTNEED) };

@@ -21,7 +21,7 @@ pub fn set_io_priority(priority: u32) -> Result<()> {
 
 /// set_mempolicy(2); `nodes` as bits, lowest first.
 pub fn set_memory_policy(mode: i32, nodes: &[u64]) -> Result<()> {
-    // The kernel reads one bit less than it is told of.
+    // The kernel reads one bit less than this number.
     let bits = nodes.len() * 64 + 1;
     let pointer = if nodes.is_empty() { std::ptr::null() } else { nodes.as_ptr() };
     // SAFETY: `pointer` is null or has `nodes.len() * 64` bits, and outlives the call.
@@ -60,7 +60,7 @@ pub fn use_all_cpus(pid: i32) -> Result<()> {
     all_cpus(pid).called(|| format!("sched_setaffinity({pid}, all)"))
 }
 
-/// Does it for the child of a fork, which must not allocate.
+/// Like [`use_all_cpus`], for the child of a fork, which must not allocate.
 pub(super) fn all_cpus(pid: i32) -> nix::Result<()> {
     // The kernel ignores bits beyond its CPUs, and leaves out CPUs that the cpuset lacks.
     static ALL: [u64; 128] = [u64::MAX; 128];
@@ -96,7 +96,7 @@ pub fn hard_limit_of(pid: i32, resource: u32) -> Result<u64> {
     check(returned, || format!("prlimit64({pid}, {resource})")).map(|_| limit.rlim_max)
 }
 
-/// How a task is scheduled, by sched_getattr(2).
+/// The scheduling of a task, by sched_getattr(2).
 pub fn scheduler_of(tid: i32) -> Result<SchedulerAttributes> {
     let mut found = SchedulerAttributes::default();
     let size = size_of::<SchedulerAttributes>();

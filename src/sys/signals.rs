@@ -5,7 +5,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use super::{Called, Result};
 
-/// Blocks every signal and gives a descriptor that reads them.
+/// Blocks every signal and returns a descriptor that reads them.
 ///
 /// SIGCHLD gets its default action. If our caller ignored it, the kernel would reap our children itself, and their
 /// status would be lost.
@@ -16,7 +16,7 @@ pub fn collect() -> Result<SignalFd> {
     SignalFd::with_flags(&all, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).called(|| "signalfd4(all)".into())
 }
 
-/// No signal blocked, for a process about to execve(2).
+/// Unblocks all signals, for a process that is about to call execve(2).
 pub fn unblock() -> Result<()> {
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
         .called(|| "rt_sigprocmask(SIG_SETMASK, none)".into())
@@ -54,21 +54,21 @@ pub fn default_actions(signals: u64) -> Result<()> {
 /// Every signal that has an action: all but SIGKILL and SIGSTOP.
 const ALL: u64 = !(1 << (libc::SIGKILL - 1) | 1 << (libc::SIGSTOP - 1));
 
-/// The signals that this process ignores, for [`begin_clean`] in a child. They are looked up once: later this
-/// process ignores no more than SIGPIPE, which is among them.
+/// The signals that this process ignores, for [`begin_clean`] in a child. They are read once: later this process
+/// ignores only SIGPIPE, which is among them.
 pub(super) fn to_reset() -> u64 {
     static IGNORED: std::sync::OnceLock<u64> = std::sync::OnceLock::new();
     *IGNORED.get_or_init(|| ignored().unwrap_or(ALL) | 1 << (libc::SIGPIPE - 1))
 }
 
-/// The default action for these signals, and none blocked; for the child of a fork, as it allocates
-/// nothing and takes no lock. execve(2) itself does so with signals that have a handler.
+/// Sets the default action for these signals, and unblocks all; for the child of a fork, since it allocates nothing and
+/// takes no lock. execve(2) itself does so with signals that have a handler.
 pub(super) fn begin_clean(signals: u64) -> nix::Result<()> {
     (1..=64).filter(|signal| signals >> (signal - 1) & 1 == 1).try_for_each(default_raw)?;
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
 }
 
-/// rt_sigaction(2) itself: the C library keeps a few real-time signals to itself, and refuses them.
+/// Calls rt_sigaction(2) directly: the C library reserves a few real-time signals, and refuses them.
 fn default_raw(signal: libc::c_int) -> nix::Result<()> {
     /// At least as long as the kernel's structure on every architecture; all zeroes is SIG_DFL without
     /// flags.
@@ -81,19 +81,19 @@ fn default_raw(signal: libc::c_int) -> nix::Result<()> {
     nix::errno::Errno::result(returned).map(drop)
 }
 
-/// Gives SIGPIPE its default action back: Rust's runtime ignores it, and an ignored signal
-/// stays ignored over execve(2), where the container's programs would find it so.
+/// Restores the default action of SIGPIPE: Rust's runtime ignores it, and an ignored signal stays ignored over
+/// execve(2), for the container's programs as well.
 pub fn default_sigpipe() -> Result<()> {
     default_action(Signal::SIGPIPE)
 }
 
-/// Ignores SIGPIPE again: a pipe that nobody reads is an error and no death.
+/// Ignores SIGPIPE again: writing to a pipe without a reader is an error then.
 pub fn ignore_sigpipe() -> Result<()> {
     set(Signal::SIGPIPE, SigHandler::SigIgn)
 }
 
-/// What strsignal(3) says of a signal, in lower case as [`describe`](windlass_base::error::describe) has an
-/// errno: `killed`, `bad system call`.
+/// The text of strsignal(3), in lower case as [`describe`](windlass_base::error::describe) has an errno: `killed`, `bad
+/// system call`.
 pub fn meaning(signal: i32) -> String {
     // SAFETY: strsignal(3) takes any number.
     let text = unsafe { libc::strsignal(signal) };
@@ -120,8 +120,8 @@ fn set(signal: Signal, handler: SigHandler) -> Result<()> {
 mod tests {
     use super::*;
 
-    /// In a process of its own: signals are the whole process's. The tests of one binary have threads,
-    /// so the program is this one again, with this test alone.
+    /// The test runs in a separate process, since signals belong to the whole process. The tests of one binary have
+    /// threads, so the program is this one again, with this test alone.
     #[test]
     fn what_was_ignored_is_known_and_gets_its_default_action_back() {
         const INNER: &str = "WINDLASS_TEST_IGNORED";

@@ -80,7 +80,7 @@ pub fn accept(socket: BorrowedFd<'_>) -> Result<OwnedFd> {
     }
 }
 
-/// Sends one message with descriptors. If the peer is gone, that is `EPIPE` and no signal.
+/// Sends one message with descriptors. Fails with `EPIPE`, and without a signal, if the peer has closed.
 pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<()> {
     let raw: Vec<i32> = fds.iter().map(AsRawFd::as_raw_fd).collect();
     let rights = [ControlMessage::ScmRights(&raw)];
@@ -104,12 +104,12 @@ pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Res
     }
 }
 
-/// How many descriptors one message has at most (`SCM_MAX_FD`, unix(7)).
+/// Most descriptors of one message (`SCM_MAX_FD`, unix(7)).
 const MOST_DESCRIPTORS: usize = 253;
 
-/// Receives one message into `buffer`, with the first of the descriptors that came with it; the others
-/// are closed. No bytes mean that the peer has closed. A message that was cut off is EMSGSIZE, and one whose
-/// descriptors do not fit into this process is EMFILE.
+/// Receives one message into `buffer`, with the first of the descriptors that came with it; the others are closed. No
+/// bytes mean that the peer has closed. Fails with EMSGSIZE for a message that was cut off, and with EMFILE if its
+/// descriptors do not fit into this process.
 pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<(usize, Option<OwnedFd>)> {
     let (bytes, fds) = receive_all(socket, buffer)?;
     Ok((bytes, fds.into_iter().next()))
@@ -118,13 +118,14 @@ pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<(usize, Opti
 /// Receives one message, as [`receive`] does, with all descriptors that came with it.
 pub fn receive_all(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<(usize, Vec<OwnedFd>)> {
     match receive_answer(socket, buffer) {
-        // It is reported once, before what the other end has sent, and hides nothing of that (unix(7)).
+        // The error is reported once, before the messages of the other end, and hides none of them (unix(7)).
         Err(failed) if failed.errno == Errno::ECONNRESET => receive_answer(socket, buffer),
         other => other,
     }
 }
 
-/// [`receive_all`] after something was sent: `ECONNRESET` if the other end was closed before it had read that.
+/// [`receive_all`] after sending something. Fails with `ECONNRESET` if the other end was closed before it had read
+/// that.
 pub fn receive_answer(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<(usize, Vec<OwnedFd>)> {
     let (bytes, fds, flags) = loop {
         match receive_message(socket, buffer, 0) {
@@ -145,14 +146,14 @@ pub fn receive_answer(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<(usiz
     Ok((bytes, fds))
 }
 
-/// recvmsg(2): the number of bytes, every descriptor that the kernel made for the message, and
-/// `msg_flags`. Not by nix, which gives no descriptors of a message that was cut off.
+/// recvmsg(2): the number of bytes, every descriptor that the kernel made for the message, and `msg_flags`. nix is not
+/// used, since it returns no descriptors of a message that was cut off.
 fn receive_message(
     socket: BorrowedFd<'_>,
     buffer: &mut [u8],
     flags: libc::c_int,
 ) -> Result<(usize, Vec<OwnedFd>, libc::c_int)> {
-    /// As aligned as the headers in it.
+    /// A buffer with the alignment of the headers in it.
     #[repr(C, align(8))]
     struct Control([u8; HEADER + size_of::<libc::c_int>() * MOST_DESCRIPTORS]);
     let mut control = Control([0; _]);
@@ -188,8 +189,8 @@ fn descriptors(mut control: &[u8]) -> impl Iterator<Item = i32> {
     rights.into_iter().flat_map(|data| data.chunks_exact(4)).map(number)
 }
 
-/// A datagram socket that receives as `name` in the directory `dir`, from anybody who can reach
-/// it. One that was left there is replaced.
+/// A datagram socket that receives as `name` in the directory `dir`, from anybody who can reach it. A socket that was
+/// left there is replaced.
 pub fn bind_datagram_at(dir: BorrowedFd<'_>, name: &str) -> Result<OwnedFd> {
     super::fd::unlink_if_exists(dir, name.as_ref())?;
     let socket = new(SockType::Datagram)?;
@@ -216,8 +217,8 @@ pub fn connect_datagram(path: &str, timeout_seconds: u32) -> Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Receives one datagram without waiting; descriptors that come with it are closed. `None`: there
-/// is none. The length is the datagram's own, which may be more than `buffer` holds.
+/// Receives one datagram without waiting; descriptors that come with it are closed. Returns `None` if there is none.
+/// The length is the datagram's own, which may be more than `buffer` holds.
 pub fn receive_datagram(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<Option<usize>> {
     loop {
         match nix::sys::socket::recv(socket.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC) {
@@ -235,7 +236,7 @@ pub fn peer_uid(socket: BorrowedFd<'_>) -> Result<u32> {
         .called(|| "getsockopt(SO_PEERCRED)".into())
 }
 
-/// The process at the other end, which for a connection is the one that began to listen (`SO_PEERCRED`).
+/// The process at the other end; for a connection it is the process that began to listen (`SO_PEERCRED`).
 pub fn peer_pid(socket: BorrowedFd<'_>) -> Result<i32> {
     nix::sys::socket::getsockopt(&socket.as_fd(), sockopt::PeerCredentials)
         .map(|c| c.pid())
@@ -248,7 +249,7 @@ pub fn listen_stream_at(dir: BorrowedFd<'_>, name: &str, mode: u32) -> Result<Ow
     super::stream::never_block(socket.as_fd())?;
     let path = format!("/proc/self/fd/{}/{name}", dir.as_raw_fd());
     nix::sys::socket::bind(socket.as_raw_fd(), &address(path.as_ref())?).called(|| format!("bind({name:?})"))?;
-    // Before listen(2): nobody can connect in between.
+    // The mode is set before listen(2), so that nobody can connect in between.
     let listens = super::fd::chmod_at(dir, name, mode)
         .and_then(|()| nix::sys::socket::listen(&socket, Backlog::MAXALLOWABLE).called(|| format!("listen({name:?})")));
     if listens.is_err() {
@@ -257,7 +258,7 @@ pub fn listen_stream_at(dir: BorrowedFd<'_>, name: &str, mode: u32) -> Result<Ow
     listens.map(|()| socket)
 }
 
-/// accept4(2) on a listener that never blocks; the connection does not either. `None`: nobody is there.
+/// accept4(2) on a listener that never blocks; neither does the connection. Returns `None` if nobody connects.
 pub fn accept_now(socket: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
     match nix::sys::socket::accept4(socket.as_raw_fd(), SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK) {
         Err(Errno::EAGAIN | Errno::EINTR | Errno::ECONNABORTED) => Ok(None),
@@ -290,7 +291,7 @@ pub fn unread_by_peer(socket: BorrowedFd<'_>) -> usize {
     if returned == 0 { n.max(0) as usize } else { 0 }
 }
 
-/// Receives without waiting. On a message socket what does not fit is cut off.
+/// Receives without waiting. A message that does not fit is cut off.
 pub fn receive_now(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> nix::Result<usize> {
     nix::sys::socket::recv(socket.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT)
 }
@@ -308,7 +309,7 @@ pub fn set_send_timeout(socket: BorrowedFd<'_>, milliseconds: u32) -> Result<()>
     nix::sys::socket::setsockopt(&socket, sockopt::SendTimeout, &limit).called(|| "setsockopt(SO_SNDTIMEO)".into())
 }
 
-/// Sends one datagram to a path without waiting; with `fd` where given.
+/// Sends one datagram to a path without waiting, with `fd` if it is given.
 pub fn send_datagram_to(
     socket: BorrowedFd<'_>,
     path: &str,
@@ -318,7 +319,7 @@ pub fn send_datagram_to(
     datagram_to(socket, path, bytes, fd, MsgFlags::MSG_DONTWAIT)
 }
 
-/// Like [`send_datagram_to`], but waits where the receiver's queue is full.
+/// Like [`send_datagram_to`], but waits if the receiver's queue is full.
 pub fn send_datagram_blocking(
     socket: BorrowedFd<'_>,
     path: &str,
@@ -351,7 +352,8 @@ pub fn datagram() -> Result<OwnedFd> {
     new(SockType::Datagram)
 }
 
-/// Whether the kernel has SO_PASSCRED for sockets of the network. Since Linux 6.16 only those have it that can use it.
+/// Whether the kernel has SO_PASSCRED for sockets of the network. Since Linux 6.16 only sockets that can use it have
+/// it.
 pub fn network_has_passcred() -> bool {
     let socket = nix::sys::socket::socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None);
     // Without the protocol there are no such sockets either.

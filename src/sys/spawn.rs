@@ -20,13 +20,13 @@ pub struct Spawn<'a> {
     pub environment: Environment<'a>,
     /// Its standard input, output and error.
     pub stdio: [BorrowedFd<'a>; 3],
-    /// Numbers of open descriptors that it gets as they are.
+    /// Numbers of open descriptors that it gets under the same numbers.
     pub preserve: &'a [RawFd],
     /// Descriptors of ours that it gets as 3, 4, ...; not together with `preserve`.
     pub extra: &'a [BorrowedFd<'a>],
     /// Its working directory, if it is not ours.
     pub directory: Option<&'a CStr>,
-    /// What to write to `/proc/self/oom_score_adj`; errors are ignored.
+    /// The text for `/proc/self/oom_score_adj`; errors are ignored.
     pub oom_score_adj: Option<&'a str>,
     /// Whether it is killed when we die.
     pub die_with_parent: bool,
@@ -40,7 +40,7 @@ pub struct Spawn<'a> {
 pub enum Environment<'a> {
     /// These entries.
     Given(&'a [CString]),
-    /// Ours, without this entry. Nothing may change ours meanwhile.
+    /// Our own environment, without this entry. Nothing may change it meanwhile.
     OursWithout(&'a CStr),
 }
 
@@ -78,7 +78,7 @@ thread_local! {
     static KEPT: std::cell::Cell<Option<super::region::Region>> = const { std::cell::Cell::new(None) };
 }
 
-/// Gives back what is kept for the next program.
+/// Frees the stack that is kept for the next program.
 pub fn forget_stack() {
     KEPT.take();
 }
@@ -86,7 +86,7 @@ pub fn forget_stack() {
 /// The size of the child's stack in bytes, for the few calls until it executes.
 const STACK: usize = 32 * 1024;
 
-/// What the child reads, in the memory that it shares with us while we wait.
+/// The data of the child, in the memory that it shares with us while we wait.
 struct Shared {
     path: *const c_char,
     arguments: *const *const c_char,
@@ -105,7 +105,7 @@ struct Shared {
     errno: c_int,
 }
 
-/// Our soft limit of descriptors before it was raised; 0 if it was not.
+/// Our soft limit of descriptors before it was raised; 0 if it was not raised.
 static DESCRIPTORS: AtomicU64 = AtomicU64::new(0);
 
 /// Raises our soft limit of open descriptors to the hard limit. Programs that are started later get the old one back,
@@ -118,12 +118,12 @@ pub fn raise_descriptor_limit() {
     }
 }
 
-/// The soft limit of open descriptors that programs get which are started from now on; 0: ours.
+/// The soft limit of open descriptors for programs that are started from now on; 0 means our own.
 pub fn descriptor_limit() -> u64 {
     DESCRIPTORS.load(Ordering::Relaxed)
 }
 
-/// Sets it, to that of the program before this one in the same process, which had raised the limit.
+/// Sets that limit to the one of the previous program in this process, which had raised the limit.
 pub fn set_descriptor_limit(limit: u64) {
     DESCRIPTORS.store(limit, Ordering::Relaxed);
 }
@@ -221,7 +221,7 @@ fn prepare(shared: &mut Shared) -> nix::Result<()> {
         nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
     }
     if shared.session {
-        // Fails only for a group leader, which a new process is not.
+        // This fails only for a group leader, which a new process is not.
         let _ = nix::unistd::setsid();
     }
     if let Some((text, length)) = shared.oom_score_adj {
@@ -257,8 +257,8 @@ fn prepare(shared: &mut Shared) -> nix::Result<()> {
     super::signals::begin_clean(shared.signals)
 }
 
-/// Puts copies of these descriptors at 3, 4, ..., to be inherited by the program that this process executes next. What
-/// stands there is replaced, so no owner of another descriptor may be used afterwards.
+/// Puts copies of these descriptors at 3, 4, ..., to be inherited by the program that this process executes next.
+/// Descriptors there are replaced, so no owner of another descriptor may be used afterwards.
 pub fn pass(extra: &[BorrowedFd<'_>]) -> Result<()> {
     let raw: Vec<c_int> = extra.iter().map(AsRawFd::as_raw_fd).collect();
     place(&raw).map_err(|errno| SyscallError { call: format!("dup2({raw:?}, 3...)").into(), errno })
@@ -267,7 +267,7 @@ pub fn pass(extra: &[BorrowedFd<'_>]) -> Result<()> {
 /// Most descriptors in [`Spawn::extra`]; more are left out.
 const EXTRAS: usize = 4;
 
-/// Puts descriptors at 3, 4, ... They are first copied to higher numbers, since one may be where another is to be.
+/// Puts descriptors at 3, 4, ... They are first copied to higher numbers, since one may stand at the number of another.
 fn place(extra: &[c_int]) -> nix::Result<()> {
     let mut copies = [-1; EXTRAS];
     for (copy, &source) in copies.iter_mut().zip(extra) {
@@ -326,7 +326,7 @@ pub fn command(program: impl AsRef<std::ffi::OsStr>) -> std::process::Command {
     let mut command = std::process::Command::new(program);
     let signals = super::signals::to_reset();
     let prepare = move || {
-        // A process that may not have all CPUs keeps those that it has.
+        // A process that may not use all CPUs keeps its own.
         let _ = super::sched::all_cpus(0);
         super::signals::begin_clean(signals).map_err(Into::into)
     };

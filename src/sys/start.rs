@@ -17,7 +17,7 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction
 #[macro_export]
 macro_rules! main {
     ($run:path) => {
-        /// What the C library calls.
+        /// The function that the C library calls.
         #[unsafe(no_mangle)]
         extern "C" fn main(argc: std::ffi::c_int, argv: *const *const std::ffi::c_char) -> std::ffi::c_int {
             // SAFETY: these are main's arguments.
@@ -27,7 +27,7 @@ macro_rules! main {
     };
 }
 
-/// Makes the process ready, and the words of the command line of main's arguments.
+/// Makes the process ready, and returns the words of the command line.
 ///
 /// # Safety
 /// `argv` has `argc` pointers to NUL-terminated strings.
@@ -59,8 +59,7 @@ pub unsafe fn begin(argc: c_int, argv: *const *const c_char) -> Vec<OsString> {
     words
 }
 
-/// Where the command line is, and its length in bytes. The kernel puts its words one after the other, each with its
-/// NUL.
+/// The address of the command line, and its length in bytes. Its words follow each other, each with its NUL.
 static ARGUMENTS: (AtomicPtr<u8>, AtomicUsize) = (AtomicPtr::new(std::ptr::null_mut()), AtomicUsize::new(0));
 
 /// The command line of this process, put back when this is dropped.
@@ -78,7 +77,7 @@ pub fn show_as(line: &CStr) -> Shown {
     Shown(exchange(shown))
 }
 
-/// Writes these words over the command line, and returns what was there.
+/// Writes these words over the command line, and returns the former content.
 fn exchange(mut words: Vec<u8>) -> Vec<u8> {
     let place = ARGUMENTS.0.load(Ordering::Relaxed);
     if !place.is_null() && words.len() == ARGUMENTS.1.load(Ordering::Relaxed) {
@@ -96,12 +95,12 @@ impl Drop for Shown {
     }
 }
 
-/// Opens /dev/null for those of 0, 1 and 2 that the caller closed.
+/// Opens /dev/null for each of 0, 1 and 2 that the caller closed.
 fn fill_stdio() {
     let mut fds = [0, 1, 2].map(|fd| libc::pollfd { fd, events: 0, revents: 0 });
     // SAFETY: the list has three elements and outlives the call.
     unsafe { libc::poll(fds.as_mut_ptr(), 3, 0) };
-    // In ascending order, so that each gets its own number: the kernel gives out the lowest.
+    // The order is ascending, so that each gets its own number: the kernel assigns the lowest.
     for _ in fds.iter().filter(|fd| fd.revents & libc::POLLNVAL != 0) {
         // SAFETY: the path is static and NUL-terminated. The descriptor stays open on purpose.
         if unsafe { libc::open(c"/dev/null".as_ptr(), libc::O_RDWR) } == -1 {

@@ -1,4 +1,4 @@
-//! `/proc/PID/status` (proc_pid_status(5)), where time does not matter: all of it is parsed, by the crate procfs.
+//! `/proc/PID/status` (proc_pid_status(5)), if time does not matter: the crate procfs parses all of it.
 
 use procfs_core::FromBufRead;
 pub use procfs_core::process::Status;
@@ -11,7 +11,7 @@ pub fn of(pid: i32) -> Option<Status> {
 }
 
 fn parse(text: &[u8]) -> Option<Status> {
-    // A process names itself, with any bytes but a line break; procfs takes text alone.
+    // A process names itself, with any bytes but a line break, while procfs accepts only text.
     Status::from_buf_read(String::from_utf8_lossy(text).as_bytes()).ok()
 }
 

@@ -1,4 +1,4 @@
-//! Standard input, output and error as the caller gave them: used without changing them.
+//! Standard input, output and error of the caller, which are used without changing them.
 //!
 //! The caller, and others to whom it gave them, share the open files behind 0, 1 and 2. `O_NONBLOCK` belongs to the
 //! open file, so setting it would change it for all of them.
@@ -48,7 +48,7 @@ pub struct CallerStream {
 }
 
 impl CallerStream {
-    /// To read from `number`, or to write to it; `None` where nothing is open there.
+    /// Opens `number` for reading or writing; returns `None` if nothing is open there.
     pub fn open(number: RawFd, write: bool) -> Result<Option<CallerStream>> {
         let Some(caller) = descriptors::borrow_inherited(number) else { return Ok(None) };
         let flags = fcntl(caller, FcntlArg::F_GETFL).called(|| format!("fcntl({number}, F_GETFL)"))?;
@@ -84,12 +84,12 @@ impl CallerStream {
         self.ours.is_some() || matches!(self.kind, Kind::Socket | Kind::File | Kind::Appended)
     }
 
-    /// Whether poll(2) tells when the other end of it has gone.
+    /// Whether poll(2) reports that its other end was closed.
     pub fn has_another_end(&self) -> bool {
         matches!(self.kind, Kind::Pipe | Kind::Terminal | Kind::Socket)
     }
 
-    /// A descriptor for splice(2), where that never waits.
+    /// A descriptor for splice(2), if that never waits.
     pub fn spliced(&self) -> Option<BorrowedFd<'_>> {
         match self.kind {
             Kind::Pipe => self.ours.as_ref().map(AsFd::as_fd),
@@ -135,18 +135,18 @@ pub fn input() -> BorrowedFd<'static> {
     descriptors::borrow_inherited(0).unwrap_or(fd::CWD)
 }
 
-/// Whether it is our controlling terminal and we are not in its foreground: then reading it is EIO, or
-/// SIGTTIN and a stop (termios(3), "Job control").
+/// Whether a terminal is our controlling one and we are not in its foreground: then reading it fails with EIO, or stops
+/// us by SIGTTIN (termios(3), "Job control").
 pub fn is_in_background(terminal: BorrowedFd<'_>) -> bool {
     nix::unistd::tcgetpgrp(terminal).is_ok_and(|group| group != nix::unistd::getpgrp())
 }
 
-/// Whether it is the null device.
+/// Whether a file is the null device.
 pub fn is_null(stat: &FileStat) -> bool {
     stat.st_mode & libc::S_IFMT == libc::S_IFCHR && stat.st_rdev == libc::makedev(1, 3)
 }
 
-/// Whether it is a pipe without a name, which nobody else can open by a path of the filesystem.
+/// Whether a file is a pipe without a name, which nobody else can open by a path of the filesystem.
 pub fn is_anonymous_pipe(fd: BorrowedFd<'_>, stat: &FileStat) -> bool {
     stat.st_mode & libc::S_IFMT == libc::S_IFIFO && fd::filesystem(fd).is_ok_and(|magic| magic == PIPEFS_MAGIC)
 }
@@ -154,8 +154,8 @@ pub fn is_anonymous_pipe(fd: BorrowedFd<'_>, stat: &FileStat) -> bool {
 /// Whether two descriptors are the same open file, with one position and one set of flags: kcmp(2),
 /// `KCMP_FILE`.
 ///
-/// If kcmp(2) is not available (a kernel without it, an outer seccomp profile), two descriptors count as the
-/// same when it makes no difference: the same file, opened in the same way and at the same position.
+/// If kcmp(2) is not available (a kernel without it, an outer seccomp profile), two descriptors count as the same if it
+/// makes no difference: the same file, opened in the same way and at the same position.
 pub fn same_open_file(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> bool {
     const KCMP_FILE: libc::c_int = 0;
     let (pid, one_raw, other_raw) = (std::process::id(), one.as_raw_fd(), other.as_raw_fd());

@@ -10,7 +10,7 @@ use super::{Called, Result, SyscallError, check, fd_name};
 /// The result of moving bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Moved {
-    /// This many bytes were moved, at least one.
+    /// The number of bytes that were moved, at least one.
     Bytes(usize),
     /// The source has ended.
     End,
@@ -18,7 +18,7 @@ pub enum Moved {
     Later,
 }
 
-/// What a call that moves bytes has returned; EAGAIN and EINTR are [`Moved::Later`].
+/// Converts the result of a call that moves bytes; EAGAIN and EINTR become [`Moved::Later`].
 pub(super) fn moved(returned: nix::Result<usize>, call: impl FnOnce() -> String) -> Result<Moved> {
     match returned {
         Ok(0) => Ok(Moved::End),
@@ -67,7 +67,7 @@ pub fn waiting(fd: BorrowedFd<'_>) -> usize {
     if returned == 0 { n.max(0) as usize } else { 0 }
 }
 
-/// `O_NONBLOCK` on.
+/// Sets `O_NONBLOCK`.
 pub fn never_block(fd: BorrowedFd<'_>) -> Result<()> {
     let flags = nix::fcntl::fcntl(fd, FcntlArg::F_GETFL).called(|| format!("fcntl({}, F_GETFL)", fd_name(fd)))?;
     let flags = OFlag::from_bits_retain(flags) | OFlag::O_NONBLOCK;
@@ -93,7 +93,7 @@ pub fn find(byte: u8, bytes: &[u8]) -> Option<usize> {
 pub fn sealed(name: &std::ffi::CStr, bytes: &[u8]) -> Result<OwnedFd> {
     use nix::sys::memfd::{MFdFlags, memfd_create};
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
-    // memfd_create(2), Linux 6.3; before it is EINVAL.
+    // `MFD_NOEXEC_SEAL` (memfd_create(2)); EINVAL before Linux 6.3.
     let never_executed = MFdFlags::from_bits_retain(0x8);
     let file = memfd_create(name, flags | never_executed)
         .or_else(|errno| if errno == Errno::EINVAL { memfd_create(name, flags) } else { Err(errno) })

@@ -4,8 +4,8 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use super::{Called, Result, check};
 
-/// A pseudoterminal of the devpts instance that `master` belongs to: the other end, opened in
-/// one step so that no path is trusted (`TIOCGPTPEER`, Linux 4.13).
+/// Opens the other end of the pseudoterminal `master`, in one step so that no path is trusted (`TIOCGPTPEER`, Linux
+/// 4.13).
 pub fn peer(master: BorrowedFd<'_>) -> Result<OwnedFd> {
     let unlock: libc::c_int = 0;
     // SAFETY: TIOCSPTLCK reads one int, which outlives the call.

@@ -98,12 +98,12 @@ impl Walk {
         Ok(Walk { cursor: Cursor::new(fd::openat(top, ".", DIRECTORY, 0)?)?, leaves: false, ended: false })
     }
 
-    /// The directory where it is.
+    /// The directory that the walk is in.
     pub fn dir(&self) -> BorrowedFd<'_> {
         self.cursor.dir()
     }
 
-    /// How many levels below the top it is.
+    /// The depth of the walk below the top.
     pub fn depth(&self) -> usize {
         self.cursor.above.len()
     }
@@ -152,7 +152,7 @@ pub fn visit(top: BorrowedFd<'_>, mut each: impl FnMut(BorrowedFd<'_>, usize) ->
     Ok(())
 }
 
-/// What [`remove`] does with files.
+/// The treatment of files by [`remove`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Files {
     /// They are unlinked.
@@ -161,12 +161,12 @@ pub enum Files {
     Leave,
 }
 
-/// How many levels of depth a removal remembers. In a deeper tree the highest levels are forgotten, and the walk
+/// Most levels of depth that a removal remembers. In a deeper tree the highest levels are forgotten, and the walk
 /// starts again at the top when it needs them. This bounds its memory to 384 KiB.
 const DEEPEST: usize = 16 * 1024;
 
-/// Removes the directory `name` of `dir` and everything in it. If `name` does not exist, that is ENOENT; if it is a
-/// link, ELOOP or ENOTDIR. Below it, it is no error when others remove something first.
+/// Removes the directory `name` of `dir` and everything in it. Fails with ENOENT if `name` does not exist, and with
+/// ELOOP or ENOTDIR if it is a link. Below it, others may remove entries first.
 pub fn remove(dir: BorrowedFd<'_>, name: impl AsRef<Path>, files: Files) -> Result<()> {
     remove_with(dir, name, files, |dir, name, _| fd::rmdirat(dir, name))
 }
@@ -238,7 +238,7 @@ fn remove_within(
     }
 }
 
-/// Whether an entry is a directory; anything else is dealt with here.
+/// Whether an entry is a directory; any other file is removed or left here.
 fn is_directory(dir: BorrowedFd<'_>, name: &Path, known: Option<bool>, files: Files) -> Result<bool> {
     match (known, files) {
         (Some(true), _) => Ok(true),

@@ -17,7 +17,7 @@ pub struct Description {
     pub text: String,
 }
 
-/// Describes a process. `None`: it has ended.
+/// Describes a process. Returns `None` if it has ended.
 pub fn describe(pid: i32) -> Option<Description> {
     // The name need not be UTF-8.
     let stat = fd::read_small(fd::CWD, format!("/proc/{pid}/stat")).ok()?;
@@ -34,10 +34,11 @@ pub fn describe(pid: i32) -> Option<Description> {
     Some(Description { state, text })
 }
 
-/// How many processes an error message describes.
+/// Most processes that an error message describes.
 const SHOWN: usize = 5;
 
-/// Describes processes that should have ended: those in state D first, and one that has ended meanwhile by its id.
+/// Describes processes that should have ended: first those in state D. A process that has ended meanwhile is named by
+/// its id.
 pub fn describe_all(pids: &[i32]) -> String {
     let ended = |pid: &i32| Description { state: 'X', text: format!("process {pid}") };
     let mut processes: Vec<Description> = pids.iter().map(|pid| describe(*pid).unwrap_or_else(|| ended(pid))).collect();

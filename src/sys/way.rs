@@ -1,4 +1,4 @@
-//! The way to a directory, as far as other users decide where it leads.
+//! The way to a directory, which other users may have redirected.
 
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
@@ -9,16 +9,17 @@ use nix::fcntl::{OFlag, ResolveFlag};
 
 use super::{Called, Result, SyscallError, fd};
 
-/// Opens a directory by its path. A link on the way must not belong to another user if it is in a directory in which
-/// everybody may write: `EACCES`. The kernel says the same of sticky directories, unless fs.protected_symlinks is off
-/// (proc_sys_fs(5)).
+/// Opens a directory by its path. Fails with `EACCES` if a link on the way belongs to another user and is in a
+/// directory in which everybody may write. The kernel does the same for sticky directories, unless
+/// fs.protected_symlinks is off (proc_sys_fs(5)).
 ///
 /// A path without links to a directory that exists takes one call.
 pub fn open(path: &Path) -> Result<OwnedFd> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
     fd::openat2(fd::CWD, path, flags, 0, ResolveFlag::RESOLVE_NO_SYMLINKS).or_else(|_| {
-        // A link; or nothing is there, and nobody is to make it; or openat2(2) is not allowed here. It is opened first:
-        // what is looked at afterwards cannot have been another user's a moment before, unless it is gone.
+        // The path has a link, or nothing exists there, or openat2(2) is not allowed here. The directory is opened
+        // first: a link that is examined afterwards cannot have been another user's a moment before, unless it was
+        // removed.
         let opened = fd::open(path, flags);
         match check(path)? {
             Way::Whole => opened,
@@ -37,7 +38,7 @@ enum Way {
     Missing,
 }
 
-/// Also refuses directories of others, since one could have been a link a moment before.
+/// Refuses directories of others as well, since such a directory could have been a link a moment before.
 fn check(path: &Path) -> Result<Way> {
     let user = nix::unistd::geteuid().as_raw();
     let mut parts: Vec<&Path> = path.ancestors().collect();

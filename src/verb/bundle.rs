@@ -1,4 +1,4 @@
-//! A bundle that was read: plans it, and names everything else that is wrong with it when a step fails.
+//! A bundle that was read. It is planned, and when a step fails, all its other faults are reported, too.
 
 use std::path::{Path, PathBuf};
 
@@ -53,7 +53,7 @@ impl Bundle {
         Ok(())
     }
 
-    /// Plans `create`. The error has all members that cannot be read, and what planning finds in the others.
+    /// Plans `create`. The error has all members that cannot be read, and the faults that planning finds in the others.
     pub(super) fn plan(&self, id: &str, options: &Options) -> Result<Plan> {
         let planned = plan::create(id, &self.spec, options);
         if self.faults.is_empty() {
@@ -64,7 +64,7 @@ impl Bundle {
         let mut all = self.faults.clone();
         let of_namespaces =
             |fault: &Diagnostic| NAMESPACES.starts_with(&fault.pointer) || is_below(&fault.pointer, NAMESPACES);
-        // What the other members mean depends on the namespaces.
+        // The meaning of other members depends on the namespaces.
         if !all.iter().any(of_namespaces) {
             let found = planned.err().map(Error::into_faults).unwrap_or_default();
             all.extend(found.into_iter().filter(|fault| !follows(fault, &self.faults)));
@@ -72,8 +72,8 @@ impl Bundle {
         Err(Error::faults(all))
     }
 
-    /// Completes a failure to make the container. Names the innermost member that caused it, and everything else
-    /// in the configuration that this host does not have.
+    /// Completes a failure to make the container. Names the innermost member that caused it, and all other elements of
+    /// the configuration that this host does not have.
     pub(super) fn explain(&self, error: Error) -> Error {
         if !matches!(error.asked_by(), Some(Origin::Config(_))) {
             return error;
@@ -118,7 +118,7 @@ fn read_config(bundle: &Path, config: Option<&Path>) -> Result<Vec<u8>> {
 
 const NAMESPACES: &str = "/linux/namespaces";
 
-/// Whether `pointer` is that of a member below `other`.
+/// Whether `pointer` names a member below `other`.
 fn is_below(pointer: &str, other: &str) -> bool {
     pointer.strip_prefix(other).is_some_and(|rest| rest.starts_with('/'))
 }

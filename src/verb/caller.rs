@@ -18,9 +18,9 @@ pub(super) fn connect(path: Option<&PathBuf>, flag: &'static str) -> Result<Opti
 /// The connection over which the process sends the master end of its terminal, or its ends of pipes.
 pub(super) struct Stdio {
     terminal: bool,
-    /// The end of the process.
+    /// The process's end.
     socket: Option<OwnedFd>,
-    /// Our end, where we relay stdio.
+    /// Our end, if we relay stdio.
     relayed: Option<OwnedFd>,
 }
 
@@ -36,7 +36,7 @@ impl Stdio {
         Ok(Stdio { terminal, socket: Some(theirs), relayed: Some(ours) })
     }
 
-    /// Decides what of our stdio the process gets. In the foreground we relay what it must not have itself.
+    /// Decides how the process gets our stdio. In the foreground we relay streams that it must not have itself.
     pub(super) fn inherit(&mut self, user: User, host: &Host, detached: bool) -> Result<Inherit> {
         let wanted = match (self.terminal, detached) {
             (true, _) => StdioMode::Terminal,
@@ -48,12 +48,12 @@ impl Stdio {
         Ok(inherit)
     }
 
-    /// The end of the process.
+    /// The process's end.
     pub(super) fn take_socket(&mut self) -> Option<OwnedFd> {
         self.socket.take()
     }
 
-    /// Receives what is to be relayed, once the process is ready.
+    /// Receives the streams to relay, once the process is ready.
     pub(super) fn relay(&self) -> Result<Option<Relay>> {
         self.relayed.as_ref().map_or(Ok(None), Relay::receive)
     }

@@ -17,7 +17,8 @@ use super::bundle::absolute;
 use super::planning;
 use super::session::Session;
 
-/// The exit code is 1 if `--check` has found why a dump or the restore of it would fail.
+/// Dumps a container, or checks it. The exit code is 1 if `--check` has found a reason for which a dump or its restore
+/// would fail.
 pub(super) fn checkpoint(options: &cli::Checkpoint, session: &mut Session<'_>) -> Result<u8> {
     let mut container = session.store()?.load(&options.id)?;
     let plan = plan_of(&container)?;
@@ -53,9 +54,9 @@ pub(super) fn checkpoint(options: &cli::Checkpoint, session: &mut Session<'_>) -
     match apply::checkpoint(&mut container, request) {
         Ok(warnings) => session.warn(warnings).map(|()| 0),
         Err(error) => {
-            // What CRIU stumbled over, with its process and its descriptor.
+            // The findings name the process and the descriptor that CRIU failed at.
             if error.message().starts_with(DUMP_FAILED) {
-                // It may take long, and others wait for the container.
+                // The check may take long, and other commands wait for the container.
                 container.unlock();
                 let findings = apply::check(&container, &plan, &options.flags, &|| false).unwrap_or_default();
                 let causes = findings.into_iter().filter(|finding| finding.loss == Loss::Dump);
@@ -66,7 +67,7 @@ pub(super) fn checkpoint(options: &cli::Checkpoint, session: &mut Session<'_>) -
     }
 }
 
-/// How an error of CRIU's dump begins.
+/// The beginning of an error of CRIU's dump.
 const DUMP_FAILED: &str = "criu failed: type DUMP";
 
 fn remark(finding: Finding) -> Diagnostic {
@@ -90,7 +91,7 @@ fn listed(findings: &[Finding]) -> String {
     out
 }
 
-/// Whether the CRIU that would be used is older than 4.2. Without one, nobody knows.
+/// Whether the CRIU that would be used is older than 4.2. Returns false without CRIU.
 fn old_criu(session: &Session<'_>) -> bool {
     let version = Criu::find(session).and_then(|criu| apply::criu_version(&criu.program, &criu.path));
     version.is_ok_and(|number| number < 40_200)
@@ -115,7 +116,7 @@ impl Criu {
     }
 }
 
-/// Where `restore` finds its images, and by which CRIU.
+/// The images of `restore` and the CRIU that restores them.
 pub(super) struct ImageFiles<'a> {
     options: &'a cli::RestoreOptions,
     directories: Directories,
@@ -133,7 +134,7 @@ impl<'a> ImageFiles<'a> {
         })
     }
 
-    /// Whether only init is made, and `start` has the processes restored.
+    /// Whether only init is made, and `start` restores the processes.
     pub(super) fn hold(&self) -> bool {
         self.options.hold
     }
@@ -165,10 +166,10 @@ fn listens(plan: &plan::Plan) -> bool {
     plan.init.iter().any(listens)
 }
 
-/// Files with options of CRIU; the first that exists counts. The last is that of runc, which callers write to.
+/// Files with options of CRIU; the first that exists counts. The last is runc's, which callers write to.
 const CONFIG_FILES: [&str; 2] = ["/etc/criu/windlass.conf", "/etc/criu/runc.conf"];
 
-/// The file of CRIU's options; the annotation `org.criu.config` names another one, or none if it is empty.
+/// The file of CRIU's options. The annotation `org.criu.config` names another file, or none if it is empty.
 pub(super) fn config_file(annotation: Option<&str>) -> String {
     let usual = || CONFIG_FILES.into_iter().find(|path| std::fs::metadata(path).is_ok()).unwrap_or_default();
     annotation.unwrap_or_else(usual).to_owned()

@@ -24,8 +24,8 @@ use super::checkpoint::{ImageFiles, config_file};
 use super::planning::{self, is_rootless, manager};
 use super::session::Session;
 
-/// What the flags of `create` and `run` name outside the bundle. It is opened, and made absolute, before the
-/// bundle's directory becomes the current one.
+/// The files outside the bundle that flags of `create` and `run` name. They are opened, and paths made absolute, before
+/// the bundle's directory becomes the current one.
 struct Named {
     root: PathBuf,
     store: Store,
@@ -114,12 +114,12 @@ fn log_filter_flags(plan: &Plan) {
     }
 }
 
-/// Where the processes of a container come from.
+/// The source of a container's processes.
 #[derive(Clone, Copy)]
 enum ProcessSource<'a> {
-    /// Its program, which `start` executes.
+    /// The program, which `start` executes.
     Created,
-    /// Its program, which this command executes.
+    /// The program, which this command executes.
     Run,
     /// Images.
     Images(&'a ImageFiles<'a>),
@@ -135,8 +135,8 @@ impl ProcessSource<'_> {
     }
 }
 
-/// Makes a container, up to an init that waits to execute the program and a terminal that is taken over. Then
-/// `finish` does the rest. A failure, also one of `finish`, undoes everything.
+/// Makes a container, up to an init that waits to execute the program and a terminal that is taken over. Then `finish`
+/// does the rest. A failure, also of `finish`, undoes everything.
 fn make<T>(
     options: &cli::Create,
     from: ProcessSource<'_>,
@@ -212,16 +212,16 @@ fn make_waiting(
             launch.release()?;
         }
         let (init, container) = launch.commit()?;
-        // Last, because this process is in another mount namespace afterwards. The container's lock is held until the
-        // process ends, so that no `delete` comes between.
+        // This comes last, because this process is in another mount namespace afterwards. The container's lock is held
+        // until the process ends, so that no `delete` comes between.
         keep_exit(&container, &init, host, proof);
         Ok(())
     };
     make(options, from, true, session, proof, finish)
 }
 
-/// Has the kernel keep how the container ends. Where that cannot be, the shim or whoever reaps init is the only one who
-/// learns it, as with any runtime. Afterwards this process may be in another mount namespace.
+/// Has the kernel keep the exit of the container. If that fails, only the process that reaps init learns it, as with
+/// any runtime. Afterwards this process may be in another mount namespace.
 fn keep_exit(container: &Container, init: &Child, host: &Host, proof: &SingleThreaded) {
     if host.rootless() {
         return;
@@ -270,7 +270,7 @@ fn run_from(
     if foreground.is_some() && !options.no_subreaper {
         process::become_subreaper().with_context(|| "cannot become a subreaper")?;
     }
-    // What was restored has reported that it is ready in its first life.
+    // A restored container reported that it was ready before its dump.
     let host = match from {
         ProcessSource::Images(_) => None,
         ProcessSource::Created | ProcessSource::Run => ServiceManager::from_environment()?,
@@ -288,7 +288,7 @@ fn run_from(
             launch.execute()?;
         }
         let (child, container) = launch.commit()?;
-        // An ordinary user keeps nothing, and may not even enter the mount namespace that they are in.
+        // For an ordinary user the kernel keeps no exit: the user may not enter the mount namespace of the pins.
         if options.detach
             && !facts.rootless()
             && let Ok(view) = MountView::hold_for_absolute_paths()
@@ -320,7 +320,7 @@ fn run_from(
     let ended = exit.and_then(|exit| end(&mut container, exit, options.keep, session).map(|()| exit));
     timer.done("remove the container");
     let exit = ended.inspect_err(|_| {
-        // The caller takes a failure for the end of the container.
+        // For the caller a failure means the end of the container.
         child.end();
         if !options.keep && container.exists().unwrap_or(false) {
             session.warnings.extend(apply::destroy(&container).unwrap_or_default());
@@ -329,7 +329,7 @@ fn run_from(
     Ok(exit.status() as u8)
 }
 
-/// Removes a container whose process has ended, or records how it has.
+/// Removes a container whose process has ended, or records its exit.
 fn end(container: &mut Container, exit: Exit, keep: bool, session: &mut Session<'_>) -> Result<()> {
     session.warnings.extend(out_of_memory(container, exit));
     if keep {
@@ -337,14 +337,14 @@ fn end(container: &mut Container, exit: Exit, keep: bool, session: &mut Session<
         return Ok(());
     }
     container.lock()?;
-    // Another command may have deleted it meanwhile.
+    // Another command may have deleted the container meanwhile.
     if container.exists()? {
         session.warnings.extend(apply::finish(container)?);
     }
     Ok(())
 }
 
-/// Says that exit code 137 was an OOM kill: the cgroup that counts these goes with the container.
+/// Warns that exit code 137 was an OOM kill: the cgroup that counts OOM kills is removed with the container.
 fn out_of_memory(container: &Container, exit: Exit) -> Option<Diagnostic> {
     let killed = exit == Exit::Signal(libc::SIGKILL) && container.oom_kills().is_some_and(|n| n > 0);
     killed.then(|| Diagnostic {

@@ -1,4 +1,4 @@
-//! `events`: resource usage at intervals, and an OOM kill when it happens. Each is a line of JSON with the keys
+//! `events`: resource usage at intervals, and an OOM kill when it happens. Each event is a line of JSON with the keys
 //! of runc's `types/events.go`.
 
 use std::os::fd::{AsFd, BorrowedFd};
@@ -60,7 +60,7 @@ fn print(id: &str, kind: &str, data: Option<Object>) -> Result<()> {
 fn all_stats(container: &Container, init: BorrowedFd<'_>, cgroup: &Cgroup) -> Result<Object> {
     let mut stats = cgroup.stats()?;
     stats.insert("intel_rdt".into(), resource_control(container.state.resctrl.as_deref().map(Path::new)).into());
-    // Without a network namespace of its own, the counters are those of other processes too.
+    // Without a network namespace of its own, the counters would include other processes.
     let own = container.state.namespaces.contains(Namespaces::NET);
     let text = if own { network_statistics(container, init) } else { None };
     stats.insert(
@@ -78,13 +78,13 @@ fn network_statistics(container: &Container, init: BorrowedFd<'_>) -> Option<Vec
 /// The table of `/proc/PID/net/dev` (proc_pid_net(5)), without the loopback device. `None` becomes `null`, which
 /// is how Go writes an empty list.
 ///
-/// The container may name its interfaces, and a name may have a space that is not ASCII. The crate procfs takes
-/// it for the end of the name and refuses the whole table.
+/// The container may name its interfaces, and a name may have a space that is not ASCII. For the crate procfs it ends
+/// the name, so that the whole table is refused.
 fn interfaces(text: &str) -> Option<Vec<Value>> {
     let rows = text.lines().filter_map(|line| {
         let (name, numbers) = line.split_once(':')?;
         let numbers: Vec<u64> = numbers.split_ascii_whitespace().filter_map(|number| number.parse().ok()).collect();
-        // Eight columns for received packets, eight for sent ones.
+        // Eight columns are about received packets, eight about sent ones.
         let [rx @ .., _, _, _, _] = numbers.get(..8)? else { return None };
         let [tx @ .., _, _, _, _] = numbers.get(8..16)? else { return None };
         (name.trim() != "lo").then(|| {

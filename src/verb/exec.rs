@@ -33,7 +33,7 @@ fn exec_inner(options: &cli::Exec, session: &mut Session<'_>, proof: &SingleThre
     };
     let spec = container.config()?;
     let mut plan = plan::exec::exec(&options.id, &spec, &options.request, process.as_deref(), &planning)?;
-    // A restored container has one that its configuration does not name.
+    // A restored container has a time namespace that its configuration does not name.
     plan.namespaces |= container.state.namespaces & Namespaces::TIME;
     session.warn(std::mem::take(&mut plan.warnings))?;
     plan.process.env.extend(session.passed.environment.iter().cloned());
@@ -68,7 +68,7 @@ fn exec_inner(options: &cli::Exec, session: &mut Session<'_>, proof: &SingleThre
     let (child, ()) = launch.commit()?;
     let Some(foreground) = foreground else { return Ok(0) };
     let exit = apply::wait(&foreground, &child, relay, None, &mut session.warnings);
-    // The caller takes a failure for the end of the process.
+    // For the caller a failure means the end of the process.
     Ok(exit.inspect_err(|_| child.end())?.status() as u8)
 }
 

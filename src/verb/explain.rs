@@ -1,4 +1,4 @@
-//! `explain` prints what `create` would do, and `check` what is wrong with a bundle. Neither changes anything.
+//! `explain` prints what `create` would do, and `check` prints the faults of a bundle. Neither changes anything.
 
 use std::fmt::Write as _;
 use std::os::fd::AsFd;
@@ -52,7 +52,7 @@ pub(super) fn explain(options: &cli::Explain, session: &Session<'_>) -> Result<(
     print(&text)
 }
 
-/// Where what is restored comes from, and what contradicts the configuration.
+/// Prints the sources of a restored container's mounts and namespaces, and the contradictions to the configuration.
 fn explain_restore(images: &Path, plan: &Plan, bundle: &Bundle, format: Format) -> Result<()> {
     let directory = fd::open(images, OFlag::O_RDONLY | OFlag::O_DIRECTORY);
     let directory = directory.with_context(|| format!("cannot open the directory {images:?}"))?;
@@ -88,7 +88,7 @@ fn name_of(bundle: &Path) -> String {
     absolute.file_name().map_or("container".into(), |name| name.to_string_lossy().into_owned())
 }
 
-/// Lists every fault of a bundle, and what would be ignored. The exit code is 1 if it would not run.
+/// Lists every fault of a bundle, and the elements that would be ignored. The exit code is 1 if it would not run.
 pub(super) fn check(bundle: &Path, config: Option<&Path>, format: Format, session: &mut Session<'_>) -> Result<u8> {
     let read = match Bundle::read(bundle, config) {
         Err(error) if error.kind() == Kind::InvalidConfig => Err(error),

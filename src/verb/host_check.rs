@@ -1,6 +1,6 @@
-//! What a configuration needs and this host does not have. Nothing is changed.
+//! Finds elements of a configuration that this host does not have. Nothing is changed.
 //!
-//! `check` reports it beforehand. When `create` fails, it is reported with the error, so that one attempt names
+//! `check` reports them beforehand. When `create` fails, they are reported with the error, so that one attempt names
 //! everything that is missing.
 
 use std::fs;
@@ -54,7 +54,7 @@ impl HostCheck {
         self.look(pointer, path).is_some()
     }
 
-    /// What is at `path`, with a fault if it cannot be looked at. Planning reports an empty path.
+    /// The metadata of `path`, with a fault if it cannot be read. Planning reports an empty path.
     fn look(&mut self, pointer: impl Into<String>, path: &str) -> Option<fs::Metadata> {
         match fs::metadata(path) {
             _ if path.is_empty() => {}
@@ -146,7 +146,7 @@ impl HostCheck {
             !matches!(found, Err(failed) if matches!(failed.errno, Errno::ENOENT | Errno::ENOTDIR))
         };
         let at = "/process/args/0";
-        // A single file that is mounted, such as docker's init.
+        // The program may be a single file that is mounted, such as docker's init.
         let mounted = |path: &str| {
             let path = RootPath::new(path);
             path.is_some_and(|path| spec.mounts.iter().any(|mount| path.is_below(&mount.destination)))
@@ -172,7 +172,7 @@ impl HostCheck {
             if !self.exists(&pointer, &entry.path) {
                 continue;
             }
-            // To open a FIFO would block.
+            // Opening a FIFO would block.
             let file = fs::metadata(&entry.path).is_ok_and(|found| found.is_file());
             let look = || fd::open(&entry.path, OFlag::O_RDONLY).and_then(|file| process::namespace_kind(file.as_fd()));
             match file.then(look) {
@@ -275,8 +275,8 @@ pub(super) fn selinux() -> bool {
 /// The longest value that fsconfig(2) takes, without its NUL. Longer ones go through mount(2).
 const LONGEST_VALUE: usize = 255;
 
-/// Filesystems that this kernel does not have, and options that they do not accept. To find out, each filesystem is
-/// configured with fsconfig(2) but never created.
+/// Filesystems that this kernel does not have, and options that they do not accept. Each filesystem is configured with
+/// fsconfig(2) but never created.
 pub(super) fn filesystems(plan: &Plan, spec: &Spec) -> Vec<Diagnostic> {
     let known = fs::read_to_string("/proc/filesystems").unwrap_or_default();
     let is_known =
@@ -290,7 +290,7 @@ pub(super) fn filesystems(plan: &Plan, spec: &Spec) -> Vec<Diagnostic> {
             out.push(Diagnostic { pointer: format!("{pointer}/type"), msg });
             continue;
         }
-        // A user who may not open it gets no answer.
+        // A user who may not open the filesystem gets no answer.
         let Ok(filesystem) = Filesystem::open(kind) else { continue };
         for (key, value) in data {
             if value.as_ref().is_some_and(|value| value.len() > LONGEST_VALUE) {

@@ -25,7 +25,7 @@ pub(super) fn list(format: Format, quiet: bool, session: &mut Session<'_>) -> Re
     for id in store.ids()? {
         match store.load(&id).and_then(|container| described(&container, format == Format::Json && !quiet)) {
             Ok(container) => found.push(container),
-            // It was deleted since, or create has not written it yet.
+            // The container was deleted meanwhile, or create has not written it yet.
             Err(error) if error.kind() == Kind::NotFound => {}
             Err(error) => session.warn(vec![Diagnostic { pointer: String::new(), msg: error.to_string() }])?,
         }

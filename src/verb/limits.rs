@@ -71,8 +71,8 @@ pub(super) fn update(update: &cli::Update, session: &mut Session<'_>) -> Result<
     update_resctrl(update, &container)
 }
 
-/// The writes that change the limits of a container. A limit that shares a file with another one is completed by
-/// the other's present value.
+/// Plans the writes that change the limits of a container. A limit that shares a file with another is completed by the
+/// other's present value.
 fn plan_limits(container: &Container, resources: &mut Resources, warnings: &mut Vec<Diagnostic>) -> Result<Limits> {
     if let (Some(cpu), Some(cgroup)) = (&mut resources.cpu, container.cgroup()?)
         && cpu.quota.unwrap_or(0) == 0

@@ -38,7 +38,7 @@ pub fn run(args: impl Iterator<Item = OsString>) -> u8 {
             return rejected.exit;
         }
     };
-    // First of all: later the program's own descriptors could be taken for the caller's.
+    // This comes first: later the program's own descriptors could be mistaken for the caller's.
     let passed = PassedFds::find(&command);
     let log = match Log::open(&global) {
         Ok(log) => log.install(),
@@ -105,7 +105,7 @@ fn dispatch(command: Command, session: &mut Session<'_>) -> Result<u8> {
     }
 }
 
-/// What `features` reports of the other crates and of this kernel.
+/// The features of the other crates and of this kernel, for `features`.
 fn supported() -> features::Supported<'static> {
     features::Supported {
         mount_options: windlass_plan::mount_options::names().collect(),

@@ -1,5 +1,5 @@
-//! The descriptors that the caller passes to the process: those of `--preserve-fds`, and those of a service
-//! manager (sd_listen_fds(3)).
+//! The descriptors that the caller passes to the process: by `--preserve-fds`, and as a service manager
+//! (sd_listen_fds(3)).
 
 use std::ffi::OsString;
 use std::os::fd::BorrowedFd;
@@ -14,7 +14,7 @@ use windlass_sys::descriptors;
 #[derive(Clone, Debug, Default)]
 pub(super) struct PassedFds {
     pub count: u32,
-    /// That of `--status-fd`.
+    /// The descriptor of `--status-fd`.
     pub status: Option<BorrowedFd<'static>>,
     /// `LISTEN_FDS` and `LISTEN_FDNAMES`. The process adds `LISTEN_PID` itself, since only it knows its own id.
     pub environment: Vec<String>,
@@ -34,8 +34,8 @@ impl PassedFds {
         !self.environment.is_empty()
     }
 
-    /// Checks that every descriptor asked for is open. The program must do this before it opens anything:
-    /// later its own descriptors could be taken for the caller's.
+    /// Checks that every descriptor asked for is open. The program must do this before it opens anything: later its own
+    /// descriptors could be mistaken for the caller's.
     pub(super) fn find(command: &Command) -> Result<PassedFds> {
         let preserve = match command {
             Command::Create(options) => options.preserve_fds,

@@ -1,4 +1,4 @@
-//! What planning needs to know besides the configuration: the facts about this host, and what the flags ask for.
+//! The inputs of planning besides the configuration: the facts about this host, and the flags.
 
 use crate::cli::{CgroupManager, Global};
 use windlass_base::error::{Result, WithContext};
@@ -29,7 +29,7 @@ pub(super) fn host() -> Result<Host> {
     Ok(host)
 }
 
-/// The cgroup manager that the flags choose; `None`: the container stays in the caller's cgroup.
+/// The cgroup manager that the flags choose; `None` if the container stays in the caller's cgroup.
 pub(super) fn manager(global: &Global) -> Option<Manager> {
     match global.cgroup_manager {
         CgroupManager::Cgroupfs => Some(Manager::Cgroupfs),

@@ -1,4 +1,4 @@
-//! What every verb has at hand: the global flags, the store of containers, and where warnings go.
+//! The context of every verb: the global flags, the store of containers, and the warnings.
 
 use crate::cli::Global;
 use windlass_base::error::{Diagnostic, Error, Result};

@@ -1,6 +1,6 @@
 //! The shape of a row of the table.
 
-/// How many ABIs have numbers of their own.
+/// The number of ABIs that have numbers of their own.
 pub(crate) const COLUMNS: usize = 18;
 
 /// The entry of a call which an ABI does not have.

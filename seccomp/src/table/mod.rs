@@ -9,7 +9,7 @@ mod rows;
 pub(crate) use cell::{COLUMNS, NO};
 use rows::{CALLS as ROW_COUNT, ROWS};
 
-/// How many names are known.
+/// The number of known names.
 pub(crate) const CALLS: usize = ROW_COUNT;
 
 /// All entries other than [`NO`] are below this.
@@ -87,8 +87,7 @@ static HASH: [u16; HASH_SLOTS] = {
 
 /// Spreads names over the hash table, eight bytes at a time.
 ///
-/// The names come from a trusted table, so nothing can be gained by colliding with them:
-/// a foreign name costs at most the longest probe.
+/// The names come from a trusted table, so collisions are harmless: a foreign name costs at most the longest probe.
 const fn hash(name: &[u8]) -> usize {
     let mut state = name.len() as u64;
     let mut at = 0;

@@ -1,5 +1,5 @@
-//! What the tests share: profiles made at random, and what a profile means, worked out
-//! for one call at a time straight from its rules.
+//! Shared by the tests: random profiles, and the meaning of a profile, worked out for one call at a time directly from
+//! its rules.
 
 #![allow(dead_code)] // each test file uses a part of this
 
@@ -49,7 +49,7 @@ const INNER: [(&str, &str, u32); 6] = [
     ("shmctl", "ipc", 24),
 ];
 
-/// What a profile answers to a call.
+/// The answers of a profile to calls.
 pub struct Oracle<'a> {
     archs: Vec<Arch>,
     default: u32,

@@ -1,4 +1,4 @@
-//! Our D-Bus against that of rustbus, over arbitrary values; and a conversation over a socket.
+//! Compares our D-Bus with rustbus, over arbitrary values; and tests a conversation over a socket.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -11,7 +11,7 @@ use rustbus::signature::Type;
 use windlass_base::variant::Value;
 use windlass_dbus::{Call, Connection, MessageType, Peer, Reply, decode, encode};
 
-/// The same value as rustbus has it.
+/// Converts a value to rustbus's type.
 fn theirs(value: &Value) -> Param<'static, 'static> {
     Param::Base(match value {
         Value::Byte(n) => Base::Byte(*n),
@@ -39,7 +39,7 @@ fn theirs(value: &Value) -> Param<'static, 'static> {
     })
 }
 
-/// A value of a type; the type is of what systemd takes: no descriptors, which rustbus counts anew.
+/// A value of a type that systemd accepts, except descriptors, which rustbus counts anew.
 fn of_type(depth: u32) -> BoxedStrategy<Value> {
     let base = prop_oneof![
         any::<u8>().prop_map(Value::Byte),
@@ -61,7 +61,7 @@ fn of_type(depth: u32) -> BoxedStrategy<Value> {
     let inner = of_type(depth - 1);
     prop_oneof![
         3 => base,
-        // All elements alike, so copies of one; an empty one keeps its type.
+        // All elements have one type, so they are copies of one; an empty array keeps its type.
         1 => (inner.clone(), 0usize..4).prop_map(|(value, n)| Value::Array(value.signature(), vec![value; n])),
         1 => prop::collection::vec(inner.clone(), 1..4).prop_map(Value::Struct),
         1 => inner.prop_map(|value| Value::Variant(Box::new(value))),
@@ -119,7 +119,7 @@ proptest! {
         bytes.extend(message.get_buf());
         let read = decode(&bytes).expect("it can be read");
         prop_assert_eq!((read.kind, read.reply_serial, &read.arguments), (MessageType::MethodReturn, serial, &arguments));
-        // Whatever is cut off, nothing is read, and nothing breaks.
+        // However much is cut off, the message is refused.
         for end in 0..bytes.len() {
             prop_assert_eq!(decode(&bytes[..end]), None);
         }
@@ -158,7 +158,7 @@ fn served(
             reader.read_line(&mut said).expect("a line");
         }
         script(&mut stream);
-        // Until the client goes.
+        // The server reads until the client closes.
         let _ = reader.read_to_end(&mut Vec::new());
         said
     });
@@ -262,7 +262,7 @@ fn a_flood_of_signals_does_not_put_off_the_end() {
 fn a_call_is_read_as_it_was_written() {
     let arguments = [Value::Fd(1), Value::text("x")];
     let written = Call { fds: 2, ..call(&arguments) };
-    // A serial with a number in each byte: none of them is taken for a length.
+    // The serial has a different number in each byte, so that none is mistaken for a length.
     let bytes = encode(&written, 0x0403_0201);
     let read = decode(&bytes).expect("a message");
     assert_eq!(
@@ -284,7 +284,7 @@ fn another_byte_order_or_version_and_a_length_without_end_are_refused() {
         bytes[at] = byte;
         assert_eq!(decode(&bytes), None, "byte {at} is {byte}");
     }
-    // A body of 2 MiB, which is there.
+    // The body has 2 MiB, all of which are sent.
     let mut long = good.clone();
     long.resize(good.len() + (2 << 20), 0);
     let body = u32::from_ne_bytes(good[4..8].try_into().expect("4 bytes")) + (2 << 20);
@@ -306,7 +306,7 @@ fn a_bus_is_asked_for_signals_and_each_call_has_its_own_serial() {
     use rustbus::message_builder::MessageType::Reply as Answer;
     let (path, server) = served(|stream| {
         let mut bytes = WELCOME.to_vec();
-        // Of Hello, which is the first call on a bus, of AddMatch there is none, and of ours.
+        // Replies to Hello, which is the first call on a bus, and to our calls; AddMatch has none.
         for serial in 1..=4 {
             bytes.extend(message(Answer, serial, &[Value::U32(serial)]));
         }

@@ -1,4 +1,4 @@
-//! What else differs between architectures before the C library has started: a system call.
+//! The system call instruction, which differs between architectures and is needed before the C library has started.
 
 use std::arch::asm;
 

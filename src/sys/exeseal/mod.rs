@@ -1,9 +1,9 @@
 //! Executing this program from a read-only copy of its mount, before it comes near a container.
 //!
-//! A container can open the binary of a process that joins it through `/proc/PID/exe`, and a hostile image
-//! can make us execute ourselves (`#!/proc/self/exe`). With such a descriptor the container could write to the
-//! host's binary as soon as nothing runs it any more (CVE-2019-5736). So each verb that touches a container
-//! runs from a private, detached, read-only copy of the mount that the binary is on.
+//! A container can open the binary of a process that joins it through `/proc/PID/exe`, and a hostile image can make us
+//! execute ourselves (`#!/proc/self/exe`). With such a descriptor the container could write to the host's binary as
+//! soon as nothing runs it any more (CVE-2019-5736). So each verb that touches a container runs from a private,
+//! unattached, read-only copy of the mount that the binary is on.
 //!
 //! The alternatives:
 //! - a sealed memfd costs a copy of the whole binary per command, in time and in memory that
@@ -15,9 +15,9 @@
 //!   expensive because the C library starts again, so this runs *before* the library: the binary's entry point is
 //!   here, and continues at the library's only once the mount is read-only.
 //!
-//! Nothing is done if the binary was executed from the copy. A mount that is read-only already (as on image-based hosts)
-//! is no reason: the host may make it writable for an update while a container still has it open. If the copy cannot be
-//! made (an ordinary user, a kernel before 5.12), the command goes on without it.
+//! Nothing is done if the binary was executed from the copy. A mount that is read-only already (as on image-based
+//! hosts) is copied, too: the host may make it writable for an update while a container still has it open. If the copy
+//! cannot be made (an ordinary user, a kernel before 5.12), the command goes on without it.
 //!
 //! `/proc/self/exe` is looked up once, because a lookup in procfs costs as much as ten other calls.
 //!
@@ -38,7 +38,7 @@ const SELF: &std::ffi::CStr = c"/proc/self/exe";
 
 /// Executes this program again from a read-only copy of its mount. Returns if that is not needed or not possible.
 ///
-/// `stack` is what the kernel puts there for a new program: argc, argv, envp, auxv.
+/// `stack` points to the data that the kernel makes for a new program: argc, argv, envp, auxv.
 extern "C" fn seal(stack: *const usize) {
     // SAFETY: the kernel puts argc at the top of the stack.
     let argc = unsafe { stack.read_volatile() };
@@ -59,7 +59,7 @@ extern "C" fn seal(stack: *const usize) {
         return;
     }
     let copy = copy as usize;
-    // struct mount_attr: what to set, what to clear, propagation, user namespace.
+    // struct mount_attr: attributes to set, to clear, propagation, user namespace.
     const ATTRIBUTES: [u64; 4] = [MountAttributes::RDONLY.bits(), 0, Propagation::Private.flag().bits(), 0];
     let empty = c"".as_ptr() as usize;
     // SAFETY: `ATTRIBUTES` is laid out as a mount_attr of the size given, which is only read.

@@ -49,11 +49,11 @@ fn a_file_is_replaced_whole_or_not_at_all() {
     };
     let put = |name: &str, durability| replace(CWD, &dir.join(name), 0o600, b"new", durability);
     std::fs::write(dir.join("file"), "old").expect("written");
-    // Left by a process with our number.
+    // A process with our number left this file.
     std::fs::write(dir.join(format!(".file.{}", std::process::id())), "junk").expect("written");
     put("file", Durability::Cached).expect("replaced");
     assert_eq!(std::fs::read(dir.join("file")).expect("read"), b"new");
-    // Another's, who keeps it: not even root removes a directory by unlink(2).
+    // Another user keeps this name: not even root removes a directory by unlink(2).
     let kept = format!(".file.{}", std::process::id());
     std::fs::create_dir(dir.join(&kept)).expect("made");
     put("file", Durability::Cached).expect("replaced beside a name that is taken");
@@ -62,7 +62,7 @@ fn a_file_is_replaced_whole_or_not_at_all() {
     let long = "n".repeat(255);
     put(&long, Durability::Synced).expect("a name as long as any");
     assert_eq!(names(), ["file", long.as_str()]);
-    // What cannot be renamed leaves nothing either.
+    // A file that cannot be renamed leaves nothing either.
     std::fs::create_dir(dir.join("taken")).expect("made");
     assert_eq!(put("taken", Durability::Cached).expect_err("a directory").errno, Errno::EISDIR);
     assert_eq!(names(), ["file", long.as_str(), "taken"]);
@@ -78,7 +78,7 @@ fn on_a_full_disk_nothing_temporary_stays() {
         .args(["-c", script])
         .arg(std::env::current_exe().expect("this test"))
         .env("WINDLASS_TEST_DIR", &dir)
-        // What it prints may go to a file, which has the limit too.
+        // The output may go to a file, for which the limit holds, too.
         .stdout(std::process::Stdio::null())
         .stderr(std::process::Stdio::null())
         .status();
@@ -94,7 +94,7 @@ fn replace_a_large_file() {
     let dir = std::env::var_os("WINDLASS_TEST_DIR").expect("told");
     let failed = replace(CWD, &Path::new(&dir).join("file"), 0o600, &[0; 8192], Durability::Cached);
     assert_eq!(failed.expect_err("too large").errno, Errno::EFBIG);
-    // A part of this can be written: what keeps the rest from it is named.
+    // A part of this can be written: the error names the reason for the rest.
     let file = memfd();
     assert_eq!(write_at(file.as_fd(), &[0; 8192], 0).expect_err("too large").errno, Errno::EFBIG);
 }

@@ -1,9 +1,9 @@
-//! What must hold for any datagram that stands where an answer of rtnetlink is expected: the property test on stable and
-//! the fuzz target on nightly call the same function.
+//! The properties of reading any datagram as an answer of rtnetlink: the property test on stable and the fuzz target on
+//! nightly call the same function.
 
 use super::message::{HEADER, Request, address, link, next_message, verdict};
 
-/// A datagram. Reading it comes to its end, and an address that is read is written again as it was.
+/// Reads a datagram to its end. An address that was read must be written unchanged.
 pub fn datagram(bytes: &[u8]) {
     let mut rest = bytes;
     while let Ok(Some(message)) = next_message(&mut rest) {

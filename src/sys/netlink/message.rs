@@ -1,7 +1,7 @@
 //! The bytes of netlink(7) and rtnetlink(7) messages. Pure; numbers are in the host's byte order.
 //!
-//! What is read here comes from the kernel, but every length is checked all the same: a message
-//! that contradicts its own lengths is [`Malformed`], never a panic.
+//! The messages come from the kernel, but every length is checked all the same: a message that contradicts its own
+//! lengths is [`Malformed`], never a panic.
 
 use nix::errno::Errno;
 
@@ -54,8 +54,7 @@ impl Request {
         Request(bytes)
     }
 
-    /// About a link; index 0 when an attribute names it. Of the state bits (`IFF_*`) those in
-    /// `change` are changed.
+    /// A request about a link; index 0 if an attribute names it. The state bits (`IFF_*`) in `change` are changed.
     pub fn link(kind: u16, flags: i32, index: u32, state: u32, change: u32) -> Request {
         let mut request = Request::new(kind, flags);
         // Family AF_UNSPEC, padding, device type.
@@ -66,7 +65,7 @@ impl Request {
         request
     }
 
-    /// About an address of the link `index`.
+    /// A request about an address of the link `index`.
     pub fn address(kind: u16, flags: i32, index: u32, address: &Address) -> Request {
         let mut request = Request::new(kind, flags);
         // The flags that fit here are repeated, with the others, in an attribute.
@@ -108,9 +107,9 @@ pub struct Message<'a> {
     pub kind: u16,
     /// `NLM_F_*`.
     pub flags: u16,
-    /// That of the request it answers.
+    /// The number of the request that it answers.
     pub sequence: u32,
-    /// What follows the header.
+    /// The bytes after the header.
     pub payload: &'a [u8],
 }
 
@@ -147,9 +146,9 @@ fn text_of(value: &[u8]) -> String {
 /// The kernel's answer to a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
-    /// Why it was refused; `None`: it was done.
+    /// The error; `None` for success.
     pub errno: Option<Errno>,
-    /// The kernel's text about that, if there is one.
+    /// The kernel's text about the error, if there is one.
     pub text: Option<String>,
 }
 

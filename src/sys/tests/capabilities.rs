@@ -1,4 +1,4 @@
-//! Our reading of this process's capabilities against that of the crate caps.
+//! Compares our reading of this process's capabilities with the crate caps.
 
 use caps::CapSet;
 use windlass_sys::credentials;

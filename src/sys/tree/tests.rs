@@ -3,7 +3,7 @@ use std::path::PathBuf;
 
 use super::*;
 
-/// A directory that is removed with all that is in it.
+/// A directory that is removed with its content.
 struct Temporary(PathBuf);
 
 impl Temporary {
@@ -106,7 +106,7 @@ fn a_directory_that_is_moved_out_meanwhile_does_not_lead_out() {
     let top = temporary.open();
     std::fs::create_dir_all(temporary.0.join("t/a/b/c")).expect("made");
     std::fs::create_dir_all(temporary.0.join("outside/precious")).expect("made");
-    // While the walk is in `b`, it is moved into another directory, as somebody in the tree could.
+    // While the walk is in `b`, `b` is moved into another directory, as a process in the tree could.
     let moved = Cell::new(false);
     let failed = remove_with(top.as_fd(), "t", Files::Unlink, |dir, name, emptied| {
         if name == Path::new("c") && !moved.replace(true) {
@@ -153,7 +153,7 @@ fn files_can_be_left_to_their_directory() {
     let top = temporary.open();
     std::fs::create_dir_all(temporary.0.join("t/a")).expect("made");
     std::fs::write(temporary.0.join("t/file"), "").expect("written");
-    // As the kernel does with a cgroup, whose files are no obstacle.
+    // The closure acts as the kernel does for a cgroup, whose files are no obstacle.
     remove_with(top.as_fd(), "t", Files::Leave, |dir, name, _| {
         if name == Path::new("t") {
             std::fs::remove_file(temporary.0.join("t/file")).expect("still there");
