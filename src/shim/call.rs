@@ -29,7 +29,7 @@ pub(super) enum Operation {
     Delete,
     /// `checkpoint`, which may end the container.
     Checkpoint,
-    /// Another verb. The phase is that of init when it has succeeded.
+    /// Another verb. The phase is that of init after the verb has succeeded.
     Other(Option<Phase>),
 }
 
@@ -37,11 +37,11 @@ pub(super) enum Operation {
 #[derive(Debug)]
 pub(super) struct Planned {
     pub(super) operation: Operation,
-    /// The process that it is about.
+    /// The process that the call is for.
     pub(super) process: ProcessId,
-    /// What follows the name of the program.
+    /// The arguments after the name of the program.
     pub(super) arguments: Vec<OsString>,
-    /// The request that it answers.
+    /// The request that the call answers.
     pub(super) token: WaitToken,
 }
 
@@ -52,24 +52,24 @@ pub(super) struct Call {
     pub(super) process: ProcessId,
     pub(super) token: WaitToken,
     pub(super) child: Child,
-    /// Its standard output and error, where they are not those of the container.
+    /// The pipes of standard output and error, unless they are the container's.
     pub(super) output: Option<OwnedFd>,
     pub(super) errors: Option<OwnedFd>,
-    /// What it has written to its standard output.
+    /// Bytes read from standard output.
     pub(super) stdout: Vec<u8>,
-    /// What it has written to its standard error.
+    /// Bytes read from standard error.
     pub(super) stderr: Vec<u8>,
-    /// When it is killed.
+    /// When the call is killed.
     pub(super) deadline: Instant,
     pub(super) timed_out: bool,
     /// Length of the runtime's log before the call.
     pub(super) log_length: u64,
-    /// Whether its end could not be watched for. SIGCHLD tells of it then.
+    /// Whether the pidfd could not be watched. Then SIGCHLD reports the end.
     pub(super) unwatched: bool,
 }
 
 impl Call {
-    /// Reads what it has written on one of its pipes.
+    /// Reads from one of the pipes.
     pub(super) fn read(&mut self, kind: Kind) {
         let (pipe, kept) = match kind {
             Kind::CallOutput => (&mut self.output, &mut self.stdout),
@@ -80,7 +80,7 @@ impl Call {
         }
     }
 
-    /// Why it has failed. `stderr` is what it wrote there.
+    /// Why the call has failed. `stderr` is its standard error.
     pub(super) fn refusal(&self, exit: Exit, stderr: &[u8], runtime: Option<&Runtime>) -> Refusal {
         if self.timed_out {
             return Refusal::new(Code::TimedOut, "the runtime took too long and was killed");
@@ -97,10 +97,10 @@ pub(super) struct SpawnOptions<'a> {
     pub(super) binary: &'a Path,
     pub(super) arguments: &'a [OsString],
     pub(super) stdio: [BorrowedFd<'a>; 3],
-    /// Numbers of descriptors that it inherits.
+    /// Numbers of descriptors that the runtime inherits.
     pub(super) preserve: &'a [i32],
     pub(super) oom_score_adj: Option<&'a str>,
-    /// Whether `LISTEN_PID` is set to its process id.
+    /// Whether `LISTEN_PID` is set to the runtime's process id.
     pub(super) listen_pid: bool,
 }
 
@@ -112,7 +112,7 @@ pub(super) fn start(options: &SpawnOptions<'_>) -> Result<Child> {
     spawn::start(&Spawn {
         path: &path,
         arguments: &arguments,
-        // The setting of the allocator is for the shim alone.
+        // The allocator's setting is for the shim alone.
         environment: Environment::OursWithout(LEAN),
         stdio: options.stdio,
         preserve: options.preserve,
@@ -145,7 +145,7 @@ pub fn server_environment() -> Vec<CString> {
     environment().chain((!tuned).then(|| LEAN.to_owned())).collect()
 }
 
-/// A string for the kernel. Words come from argv, files and sockets; one with a NUL ends there.
+/// A string for the kernel. A word from argv, a file or a socket that has a NUL ends there.
 pub(super) fn text(word: &OsStr) -> CString {
     let bytes = word.as_bytes();
     let end = stream::find(0, bytes).unwrap_or(bytes.len());

@@ -24,7 +24,7 @@ pub(super) struct Descriptors<'a> {
     pub(super) errors: Option<OwnedFd>,
 }
 
-/// What all calls share.
+/// The settings of all calls.
 pub(super) struct CallEnvironment<'a> {
     pub(super) oom_score_adj: Option<&'a str>,
     pub(super) listen_pid: bool,
@@ -40,7 +40,7 @@ pub(super) struct Calls {
 }
 
 impl Calls {
-    /// Adds a call that is made when it is its turn.
+    /// Adds a call, which starts in its turn.
     pub(super) fn plan(&mut self, planned: Planned) {
         self.waiting.push(planned);
     }
@@ -78,7 +78,7 @@ impl Calls {
             oom_score_adj: environment.oom_score_adj,
             listen_pid: environment.listen_pid,
         };
-        // Before it starts: what a runtime has begun to make cannot be taken back by ending it.
+        // Pipes are watched first: ending a runtime does not undo what it has begun to make.
         let pipes = [(&descriptors.output, Kind::CallOutput), (&descriptors.errors, Kind::CallErrors)];
         for (pipe, kind) in pipes {
             if let Some(pipe) = pipe {
@@ -108,19 +108,19 @@ impl Calls {
         Ok(())
     }
 
-    /// A call has written something.
+    /// Reads the output of a call.
     pub(super) fn read_output(&mut self, serial: u32, kind: Kind) {
         if let Some(call) = self.running.get_mut(&serial) {
             call.read(kind);
         }
     }
 
-    /// The calls whose end only SIGCHLD tells.
+    /// The calls whose end only SIGCHLD reports.
     pub(super) fn unwatched(&self) -> Vec<u32> {
         self.running.entries().iter().filter(|(_, call)| call.unwatched).map(|(serial, _)| *serial).collect()
     }
 
-    /// Takes out a call that has ended. `None`: it has not.
+    /// Takes out a call that has ended. Returns `None` while it runs.
     pub(super) fn ended(&mut self, serial: u32) -> Option<(Call, Exit)> {
         let exit = match self.running.get(&serial)?.child.try_wait() {
             Ok(None) => return None,
@@ -146,8 +146,8 @@ impl Calls {
         self.running.values().filter(|call| !call.timed_out).map(|call| call.deadline).min()
     }
 
-    /// What is being started in a container whose init has ended cannot succeed any more, and the end is not reported
-    /// before it fails. So it has less time.
+    /// Gives the calls in a container whose init has ended less time. They cannot succeed any more, and the end is not
+    /// reported before they fail.
     pub(super) fn shorten_deadlines(&mut self, container: &str, until: Instant) {
         let here = self.running.values_mut().filter(|call| &*call.process.container == container);
         for call in here.filter(|call| matches!(call.operation, Operation::Start | Operation::Exec)) {
@@ -182,8 +182,8 @@ impl Calls {
     }
 }
 
-/// Whether a call may start while another runs for the same process. Calls run one after the other. But a
-/// kill starts beside everything except a create, because what hangs may have to be killed; and while a
+/// Whether a call may start while another runs for the same process. Calls run one after the other. But a kill starts
+/// beside everything except a create, because a call that hangs may have to be killed; and while a
 /// kill runs everything starts except a delete.
 fn runs_beside(running: Operation, next: Operation) -> bool {
     (next == Operation::Kill && running != Operation::Create)

@@ -20,14 +20,14 @@ const FULL: usize = 64 * 1024;
 /// How long a client may take nothing while others wait for it.
 const STALL_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A look at a client that comes so much later than that says nothing about it: nobody has waited for it before, or the
-/// shim itself had no time, and then the client may have had none either.
+/// If the loop looks at a client this long after the client's time was over, the client is not dropped yet. Nobody
+/// waited for it before, or the whole machine was busy.
 const LATE: Duration = Duration::from_millis(500);
 
 /// Bytes of output in one packet: the size of the buffers of conmon's callers.
 const PACKET: usize = 8192;
 
-/// Longest input in one packet or frame.
+/// Longest input in one packet or frame, in bytes.
 pub(super) const INPUT: usize = 32 * 1024;
 
 /// Bytes of the head of a frame of [`Framing::Stream`]: its type, and the length in four bytes.
@@ -46,28 +46,28 @@ pub(super) struct Client {
     pub(super) queued: usize,
     /// Bytes of the first frame in the queue that are sent.
     pub(super) sent: usize,
-    /// When it last took something, or got something into its empty queue, and how many bytes were in its socket
-    /// then.
+    /// When the client last took something, or got something into its empty queue, and how many bytes were in its
+    /// socket then.
     pub(super) since: (Instant, usize),
     pub(super) reading: bool,
     pub(super) unread: Vec<u8>,
     pub(super) watched: Interest,
-    /// Whether it has been told the end of the output.
+    /// Whether the end of the output was sent.
     pub(super) ended: bool,
 }
 
-/// What a client has sent.
+/// The outcome of receiving from a client.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum FromClient {
-    /// Input.
+    /// Bytes for the process.
     Input(Vec<u8>),
-    /// The end of the input. It still gets output.
+    /// The end of the input. The client still gets output.
     CloseInput,
-    /// It will send no more, but the input does not end. It still gets output.
+    /// The end of what the client sends, which does not end the input. The client still gets output.
     Silent,
     /// Nothing at the moment.
     Nothing,
-    /// It has left, or has broken the protocol.
+    /// The client has left, or has broken the protocol.
     Gone,
 }
 
@@ -101,15 +101,14 @@ impl Client {
         self.socket.as_fd()
     }
 
-    /// Sends or queues output. False: the client has left.
+    /// Sends or queues output. Returns false if the client has left.
     pub(super) fn give(&mut self, stream: Stream, bytes: &[u8], poll: &Poll) -> bool {
         let sent = bytes.chunks(PACKET).all(|piece| self.send(self.frame(stream, piece)));
         self.watch(poll);
         sent
     }
 
-    /// Tells it that no more output comes, once, if it has asked for that. One that is left behind gets no such frame.
-    /// False: it has left.
+    /// Tells the client that no more output comes, once, if it has asked for that. Returns false if it has left.
     pub(super) fn end(&mut self, poll: &Poll) -> bool {
         if self.framing != Framing::Marked || std::mem::replace(&mut self.ended, true) {
             return true;
@@ -119,13 +118,13 @@ impl Client {
         sent
     }
 
-    /// It is disconnected, and told the end if nothing waits for it.
+    /// Disconnects the client. It gets the end of the output before, if no output waits for it.
     pub(super) fn leave(mut self, poll: &Poll) {
         self.end(poll);
         poll.forget(self.fd());
     }
 
-    /// Sends or queues a frame. False: the client has left.
+    /// Sends or queues a frame. Returns false if the client has left.
     fn send(&mut self, frame: Vec<u8>) -> bool {
         if self.queue.is_empty() {
             match socket::send_now(self.socket.as_fd(), &frame) {
@@ -154,7 +153,7 @@ impl Client {
         frame
     }
 
-    /// Sends what is in the queue. False: the client has left.
+    /// Sends the queue. Returns false if the client has left.
     pub(super) fn flush(&mut self, poll: &Poll) -> bool {
         let before = (self.queue.len(), self.sent);
         while let Some(frame) = self.queue.front() {
@@ -180,24 +179,24 @@ impl Client {
         self.since = (clock::now(), socket::unread_by_peer(self.socket.as_fd()));
     }
 
-    /// Whether everything was sent.
+    /// Whether the queue is empty.
     pub(super) fn is_idle(&self) -> bool {
         self.queue.is_empty()
     }
 
-    /// Whether so much waits for it that no more output is read.
+    /// Whether so many bytes wait for the client that no more output is read.
     pub(super) fn is_full(&self) -> bool {
         self.queued >= FULL
     }
 
-    /// When it is dropped for not reading. `None`: nobody waits for it. At the end of the process everybody waits
-    /// for clients that have not taken the rest; before that, only for clients that are full.
+    /// When the client is dropped for not reading. `None`: nobody waits for it. At the end of the process the shim
+    /// waits for every client that has not taken the rest; before that, only for clients that are full.
     pub(super) fn stall_ends(&self, at_end: bool) -> Option<Instant> {
         (self.is_full() || (at_end && !self.is_idle())).then(|| self.since.0 + STALL_TIMEOUT)
     }
 
-    /// Whether it has to be dropped. A client that reads slowly may need longer to empty its socket, so one whose
-    /// socket has become emptier stays, and one that has emptied it.
+    /// Whether the client has to be dropped. It stays if its socket has become emptier, because a slow client may need
+    /// longer to empty it, and if its socket is empty.
     pub(super) fn is_stalled(&mut self, at_end: bool, now: Instant) -> bool {
         let Some(end) = self.stall_ends(at_end).filter(|end| *end <= now) else { return false };
         let unread = socket::unread_by_peer(self.socket.as_fd());
@@ -208,7 +207,7 @@ impl Client {
         !stays
     }
 
-    /// Reads its input, or stops reading it while the process does not take what came before.
+    /// Watches the socket for input, or stops that while the process does not take earlier input.
     pub(super) fn listen(&mut self, wanted: bool, poll: &Poll) {
         self.reading = wanted;
         self.watch(poll);
@@ -247,7 +246,7 @@ impl Client {
         }
     }
 
-    /// Whether there may be another frame in what was received.
+    /// Whether the received bytes may hold another frame.
     pub(super) fn has_unread(&self) -> bool {
         !self.unread.is_empty()
     }
@@ -315,11 +314,11 @@ mod tests {
             assert!(client.give(Stream::Stdout, &[b'x'; 4096], &poll));
         }
         assert!(!client.is_full());
-        // It has read nothing for long, and nobody has minded. Now its process ends.
+        // The client has not read for long, but nobody waited for it. Now its process ends.
         let now = client.since.0 + 5 * STALL_TIMEOUT;
         assert!(!client.is_stalled(true, now));
         assert_eq!(client.stall_ends(true), Some(now + STALL_TIMEOUT));
-        // The loop had no time either.
+        // The loop comes so late that the machine must have been busy.
         assert!(!client.is_stalled(true, now + 3 * STALL_TIMEOUT));
         assert!(client.is_stalled(true, now + 4 * STALL_TIMEOUT));
     }
@@ -330,7 +329,7 @@ mod tests {
         while !client.is_full() {
             assert!(client.give(Stream::Stdout, &[b'x'; 4096], &poll));
         }
-        // It has read all before the first look at its socket, and the loop has not come to send more.
+        // The client has read everything before the first look at its socket, and the loop has not sent more.
         let mut buffer = [0; 9000];
         while socket::receive_now(theirs.as_fd(), &mut buffer).is_ok() {}
         client.takes();

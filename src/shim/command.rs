@@ -1,7 +1,7 @@
 //! A run of the runtime outside the loop, for callers that have nothing to do until it ends: the verbs of a dead
 //! shim's container, and containerd's `delete` and `-info`.
 //!
-//! It is bounded in time and in what it may print. The loop has its own way, which never waits
+//! A run is bounded in time and in the length of its output. The loop runs the runtime without ever waiting
 //! (`Supervisor::request`).
 
 use std::ffi::OsString;
@@ -22,24 +22,22 @@ use windlass_sys::stream::{self, Moved};
 /// How long a call of the runtime may take in the commands and actions, unless its caller has less time.
 pub const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What came of a run.
+/// The outcome of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finished {
     /// How it ended.
     pub exit: Exit,
-    /// Its standard output.
     pub stdout: Vec<u8>,
-    /// The beginning of what it wrote on standard error.
+    /// The beginning of its standard error.
     pub stderr: Vec<u8>,
 }
 
 impl Finished {
-    /// Whether it succeeded.
     pub fn success(&self) -> bool {
         self.exit == Exit::Code(0)
     }
 
-    /// Why it failed, in its own words.
+    /// Why the run failed: the runtime's own message.
     pub fn message(&self) -> String {
         let text = String::from_utf8_lossy(&self.stderr).trim().to_owned();
         if text.is_empty() { format!("the runtime ended with {}", self.exit) } else { text }
@@ -49,7 +47,7 @@ impl Finished {
 /// Runs `binary` to its end. [`Code::TimedOut`] if that does not come before the deadline, and [`Code::Runtime`] if
 /// it cannot be started or prints more than a document may have ([`DOCUMENT`]); it is killed in both cases.
 ///
-/// What the runtime leaves behind may hold its output open: only its own end is waited for.
+/// Only the end of the runtime itself is waited for, since processes that it leaves behind may hold its output open.
 pub fn run(binary: &Path, arguments: &[OsString], deadline: Deadline) -> Result<Finished, Refusal> {
     run_bounded(binary, arguments, deadline, DOCUMENT)
 }
@@ -73,7 +71,7 @@ fn run_bounded(binary: &Path, arguments: &[OsString], deadline: Deadline, most: 
     run.finish(binary, deadline)
 }
 
-/// One output, of which no more than `most` bytes are kept.
+/// An output pipe, of whose bytes no more than `most` are kept.
 struct Pipe {
     end: Option<OwnedFd>,
     kept: Vec<u8>,
@@ -86,8 +84,8 @@ impl Pipe {
         Pipe { end: Some(end), kept: Vec::new(), most, is_cut: false }
     }
 
-    /// Reads what is there, but at most a pipe's capacity: one that never stops writing must not keep us from
-    /// looking at the clock.
+    /// Reads what is in the pipe, but at most its capacity: a runtime that never stops writing must not keep the shim
+    /// from looking at the clock.
     fn read(&mut self) {
         let mut buffer = [0; 4096];
         for _ in 0..16 {
@@ -128,7 +126,7 @@ impl Run {
             let mut fds: Vec<PollFd<'_>> =
                 [pidfd].into_iter().chain(ends.map(AsFd::as_fd)).map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
             let in_time = poll::poll(&mut fds, deadline)? && !deadline.has_passed();
-            // Asked before the pipes are read: all that it wrote is in them then.
+            // Asked before the pipes are read, so that they hold all its output.
             let exit = self.child.try_wait()?;
             self.stdout.read();
             self.stderr.read();

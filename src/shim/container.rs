@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{Runtime, Timeouts};
 
-/// What is fixed for the life of a container.
+/// The facts that are fixed for the life of a container.
 #[derive(Clone, Debug)]
 pub struct Container {
     pub id: Rc<str>,
@@ -18,8 +18,8 @@ pub struct Container {
     /// How long output is read after a process has ended, when another process still holds its
     /// pipe open.
     pub drain: Duration,
-    /// Whether the shim kills the other processes when init ends. It must where init has no PID
-    /// namespace of its own, because the kernel does not kill them there.
+    /// Whether the shim kills the other processes when init ends. That is needed if init has no PID namespace of its
+    /// own, because the kernel does not kill them there.
     pub kill_on_exit: bool,
     /// Empty files that are made when the kernel killed for want of memory (conmon's `oom`).
     pub oom_files: Vec<PathBuf>,

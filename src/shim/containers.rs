@@ -9,20 +9,20 @@ use super::table::Table;
 use super::{Code, Container, Refusal, life};
 use windlass_cgroup::membership::Membership;
 
-/// A container, and what is watched of it.
+/// A container, with its cgroup and its OOM counter.
 #[derive(Debug)]
 pub(super) struct ManagedContainer {
     pub(super) container: Container,
     /// The counter of its OOM kills.
     pub(super) oom: Option<OomWatch>,
-    /// Whether the kernel has killed in it for want of memory.
+    /// Whether the kernel has killed processes of the container for want of memory.
     pub(super) oom_killed: bool,
-    /// Its cgroup's directory, once it is created.
+    /// The directory of the cgroup, once it is created.
     pub(super) cgroup: Option<PathBuf>,
 }
 
 impl ManagedContainer {
-    /// Whether the kernel has killed in it for want of memory since the last call.
+    /// Whether the kernel has killed processes of the container for want of memory since the last call.
     pub(super) fn look_for_oom(&mut self) -> bool {
         let killed = self.oom.as_mut().is_some_and(|watch| watch.new_kills() > 0);
         self.oom_killed |= killed;
@@ -71,7 +71,7 @@ impl Containers {
         self.get(id).ok_or_else(|| life::not_found(id))
     }
 
-    /// Puts back a container that the program before has written down.
+    /// Puts back a container from the image of the previous program.
     pub(super) fn put(&mut self, container: Box<ManagedContainer>) {
         self.0.insert(container.container.id.clone(), container);
     }

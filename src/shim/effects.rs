@@ -45,12 +45,12 @@ impl Supervisor {
         let Some(managed) = self.processes.get_mut(serial) else { return };
         match effect {
             DescriptorEffect::Kill => {
-                // One that has ended by itself needs no signal.
+                // A process that has ended by itself needs no signal.
                 let _ = managed.pidfd.as_ref().map(|pidfd| process::send_signal(pidfd.as_fd(), libc::SIGKILL));
             }
             DescriptorEffect::AwaitParent => {
                 let changed = |pidfd| self.poll.change(pidfd, key(Kind::Process, serial, 0), Interest::Nothing);
-                // If this fails the pidfd is looked at again and again until the time is over.
+                // If this fails, the pidfd is looked at repeatedly until the time is over.
                 let _ = managed.pidfd.as_ref().map(changed);
             }
             DescriptorEffect::Drain => {
@@ -81,7 +81,7 @@ impl Supervisor {
         }
     }
 
-    /// Looks whether a process has ended: its pidfd is readable, or its parent has had its time.
+    /// Checks whether a process has ended: its pidfd is readable, or the time of its parent is over.
     pub(super) fn look_at_process(&mut self, serial: u32) {
         let Some(managed) = self.processes.get(serial) else { return };
         let found = managed.reap();
@@ -120,7 +120,7 @@ impl Supervisor {
         reaping
     }
 
-    /// Init has ended. In a PID namespace that is not its own, the kernel does not kill what it leaves behind.
+    /// Kills the other processes of a container whose init has ended, unless the end of its PID namespace does that.
     fn end_container(&mut self, init: &ProcessId) {
         let Some(container) = self.containers.get(&init.container) else { return };
         let Container { timeouts, kill_on_exit, .. } = container.container;
@@ -131,7 +131,7 @@ impl Supervisor {
         }
     }
 
-    /// Goes on with a process that has ended, if its output was read or was waited for long enough.
+    /// Goes on with a process that has ended, if its output was read or the time for that is over.
     pub(super) fn look_at_output(&mut self, serial: u32) {
         let Some(managed) = self.processes.get_mut(serial) else { return };
         managed.streams.iter_mut().for_each(|streams| streams.end_clients(&self.poll));
@@ -189,7 +189,7 @@ impl Supervisor {
                     RecordWrite::Failed
                 }
             },
-            // No process can be made at the moment. The loop stands still while it writes by itself.
+            // No process can be made at the moment, so the loop writes the record itself, and stands still meanwhile.
             Err(_) => match exit::write(&writing) {
                 Ok(()) => RecordWrite::Done,
                 Err(_) => RecordWrite::Failed,
@@ -197,7 +197,7 @@ impl Supervisor {
         }
     }
 
-    /// The child that writes a record may have ended.
+    /// Checks whether the child that writes a record has ended.
     pub(super) fn look_at_recorder(&mut self, serial: u32) {
         let Some(managed) = self.processes.get_mut(serial) else { return };
         let Some(child) = &managed.recorder else { return };
@@ -238,7 +238,7 @@ impl Supervisor {
         self.carry_out(serial, effects);
     }
 
-    /// Takes a process out of the table. Requests that wait for it learn that it is not there.
+    /// Takes a process out of the table, and refuses the requests that wait for it.
     pub(super) fn remove(&mut self, serial: u32) {
         if let Some(mut managed) = self.processes.remove(serial) {
             let effects = managed.process.closed();
@@ -246,7 +246,7 @@ impl Supervisor {
         }
     }
 
-    /// Takes a process out of the table that was deleted, and with init its container.
+    /// Takes a deleted process out of the table, and with init its container.
     pub(super) fn forget(&mut self, serial: u32) -> Option<Reply> {
         let mut managed = self.processes.remove(serial)?;
         let reply = managed.process.deletion();
@@ -267,7 +267,7 @@ impl Supervisor {
 enum RecordWrite {
     /// A child writes it.
     InChild,
-    /// It is on disk, or there is nothing to write.
+    /// The record is on disk, or there is no record to write.
     Done,
     Failed,
 }

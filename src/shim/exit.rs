@@ -24,7 +24,7 @@ pub struct ExitStatus {
     /// The exit code or the signal. `None`: it is not known. Engines expect 137 or 255 then.
     #[serde(with = "serialized::exit")]
     pub exit: Option<Exit>,
-    /// Whether the kernel has killed processes of its cgroup for want of memory.
+    /// Whether the kernel has killed processes of the cgroup for want of memory.
     pub oom_killed: bool,
     /// When it was reaped.
     pub at: SystemTime,
@@ -50,13 +50,12 @@ pub enum ExitFile {
     Record(PathBuf),
     /// conmon's file: the status as a decimal number without a newline.
     Decimal(PathBuf),
-    /// The state of the container that `windlass state` reads. It is not written if there is no such file, because
+    /// The state of the container that `windlass state` reads. If the file does not exist, it is not written, because
     /// the runtime is another or has deleted the container.
     RuntimeState(PathBuf),
 }
 
 impl ExitFile {
-    /// Its path.
     pub fn path(&self) -> &PathBuf {
         match self {
             ExitFile::Record(path) | ExitFile::Decimal(path) | ExitFile::RuntimeState(path) => path,
@@ -78,9 +77,9 @@ pub struct Record {
     /// The exec's id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exec: Option<String>,
-    /// Its process id.
+    /// The process id.
     pub pid: i32,
-    /// How it ended. [`Record::read`] reads it by itself: serde would copy every member to read one that is flattened.
+    /// How it ended. [`Record::read`] reads it by hand, because serde would copy every member to read a flattened one.
     #[serde(flatten, skip_deserializing)]
     pub exit: ExitRecord,
     /// [`ExitRecord::at`] in nanoseconds since 1970.
@@ -88,7 +87,7 @@ pub struct Record {
     /// Bytes of output that could not be written.
     #[serde(default)]
     pub dropped_bytes: u64,
-    /// Bytes of output that had no reader when the process ended. They are kept until it is deleted.
+    /// Bytes of output that had no reader when the process ended. They are kept until the process is deleted.
     #[serde(default)]
     pub unsent_bytes: u64,
 }
@@ -132,7 +131,7 @@ impl Record {
     }
 }
 
-/// What is to be written.
+/// The files and logs to be written.
 #[derive(Debug)]
 pub(super) struct Writing<'a> {
     pub(super) files: &'a [ExitFile],
@@ -145,8 +144,8 @@ pub(super) struct Writing<'a> {
 }
 
 impl Writing<'_> {
-    /// Whether all of it ends in the directory that the shim has entered, or in a file that names the process. Any
-    /// other path may be that of a new container as soon as the shim is dead.
+    /// Whether every file is in the directory that the shim has entered, or names the process. Any other path may be
+    /// that of a new container as soon as the shim is dead.
     fn is_of_this_container(&self) -> bool {
         let own = |file: &ExitFile| matches!(file, ExitFile::RuntimeState(_)) || file.path().is_relative();
         self.files.iter().all(own) && self.oom_files.is_empty()
@@ -155,8 +154,8 @@ impl Writing<'_> {
 
 /// Writes in a child, which exits 0 when everything is on disk.
 ///
-/// The child of a shim that is killed goes on only if what it writes cannot become another container's
-/// ([`Writing::is_of_this_container`]). Otherwise it dies too, and the end is as unknown as if it had not begun.
+/// If the shim is killed, the child goes on only if its files cannot become another container's
+/// ([`Writing::is_of_this_container`]). Otherwise it dies too, and the end stays as unknown as if it had not begun.
 pub(super) fn write_in_child(writing: &Writing<'_>) -> Result<Child> {
     let proof = SingleThreaded::check()?;
     let shim = nix::unistd::getpid();
@@ -194,7 +193,7 @@ pub(super) fn write(writing: &Writing<'_>) -> Result<()> {
             ExitFile::Decimal(path) => put(path, writing.code.to_string().as_bytes(), writing.sync),
             ExitFile::RuntimeState(path) => tell_runtime(path, writing.record, writing.sync),
         };
-        // Each file has readers of its own, so one that cannot be written does not stop the others.
+        // Each file has its own readers, so a file that cannot be written does not stop the others.
         result = result.and(done);
     }
     result
@@ -208,7 +207,7 @@ pub(super) fn reserve_of(record: &Path) -> PathBuf {
     record.with_file_name(name)
 }
 
-/// Writes a record. On a full disk it gets the room that was kept for it.
+/// Writes a record. On a full disk it frees the reserved room and tries again.
 fn put_record(path: &Path, text: &[u8], sync: bool) -> Result<()> {
     match put(path, text, sync) {
         Err(failed) if matches!(failed.errno, Errno::ENOSPC | Errno::EDQUOT) => {

@@ -7,18 +7,18 @@ use windlass_sys::clock;
 
 /// A front end, which translates a protocol.
 ///
-/// It watches its own descriptors with [`super::Poll::watch`] on `core.poll`, under keys of its choice below 2^56.
-/// The loop calls it back. It must not block.
+/// A front end watches its own descriptors with [`super::Poll::watch`] on `core.poll`, under keys of its choice below
+/// 2^56. The loop calls it back. It must not block.
 pub trait Front {
-    /// A descriptor watched under `key` is ready.
+    /// Handles a descriptor that is ready, watched under `key`.
     fn ready(&mut self, key: u64, ready: Ready, core: &mut Supervisor);
-    /// Something happened.
+    /// Handles an event of the core.
     fn event(&mut self, event: Event, core: &mut Supervisor);
     /// When [`Front::due`] is to be called next.
     fn deadline(&self) -> Option<Instant> {
         None
     }
-    /// The deadline has passed.
+    /// Called when the deadline has passed.
     fn due(&mut self, now: Instant, core: &mut Supervisor) {
         let _ = (now, core);
     }

@@ -30,7 +30,7 @@ impl ProcessId {
         ProcessId { container: container.into(), exec: (!exec.is_empty()).then(|| exec.into()) }
     }
 
-    /// Whether it is the init of its container.
+    /// Whether this is the init of its container.
     pub fn is_init(&self) -> bool {
         self.exec.is_none()
     }

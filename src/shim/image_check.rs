@@ -1,4 +1,4 @@
-//! The check of an image by the program that is to go on with it, in a child, before there is no way back.
+//! The check of an image in a child of the program that is to go on with it, before there is no way back.
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -21,19 +21,19 @@ pub(super) const RESUME: &str = "@resume";
 /// How long a check may take.
 const LONGEST: Duration = Duration::from_secs(10);
 
-/// What a program writes that can go on with an image. Its exit status says too little: any program can end well.
+/// The output of a program that can go on with an image. Its exit status says too little: any program may exit with 0.
 pub(super) fn confirmation(image: &[u8]) -> String {
     format!("can go on with {:016x}", checksum(image))
 }
 
-/// A child that checks an image. One that takes too long is killed and not waited for: it may wait for a disk, and is
-/// reaped like an orphan.
+/// A child that checks an image. If it takes too long, it is killed and reaped like an orphan, not waited for: it may
+/// wait for a disk.
 #[derive(Debug)]
 pub(super) struct ImageCheck {
     pub(super) child: Child,
     /// The read end of its standard output and error.
     output: OwnedFd,
-    /// What it writes if it can go on.
+    /// The output of the child if the program can go on.
     confirmation: String,
     pub(super) until: Instant,
 }
@@ -65,7 +65,7 @@ impl ImageCheck {
         Ok(ImageCheck { child, output, confirmation, until: clock::now() + LONGEST })
     }
 
-    /// What it has found. `None`: it has not ended.
+    /// The result of the check. Returns `None` while it runs.
     pub(super) fn result(&self) -> Option<Result<(), String>> {
         let exit = match self.child.try_wait() {
             Ok(None) => return None,

@@ -8,7 +8,7 @@ use super::notifier::{Change, News};
 use super::supervisor::Supervisor;
 
 impl Supervisor {
-    /// From now on [`Event::Removal`] reports when something is removed from this directory.
+    /// Reports as [`Event::Removal`] from now on when an entry of this directory is removed.
     pub fn watch_directory(&mut self, directory: &Path) {
         // Without inotify the removal is not noticed, and everything else works.
         self.directory = self.poll.notify(directory, Change::Removal).ok();
@@ -20,7 +20,7 @@ impl Supervisor {
         self.handle(news);
     }
 
-    /// Looks at everything that inotify tells of: what it had to tell may be lost.
+    /// Looks at everything that inotify watches, because its events may be lost.
     pub(super) fn look_at_everything(&mut self) {
         self.handle(News { content: true, reader: true, removal: self.directory.is_some() });
     }

@@ -4,7 +4,7 @@
 //! number of what it belongs to, and 16 for which of several descriptors of that kind it is. Kind
 //! 0 belongs to the front end.
 
-/// What a descriptor of the core is for.
+/// The kind of a descriptor of the core.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Kind {
@@ -14,7 +14,7 @@ pub(super) enum Kind {
     Process,
     /// A pipe or a terminal that a process writes its output to.
     Source,
-    /// Where that output goes.
+    /// The pipe, fifo or file that the output goes to.
     Sink,
     /// The fifo that input comes from.
     InputFifo,
@@ -34,9 +34,9 @@ pub(super) enum Kind {
     Record,
     /// The inotify instance.
     Inotify,
-    /// The pidfd of a program that looks whether it could go on.
+    /// The pidfd of a program that checks an image.
     ImageCheck,
-    /// What a child says that writes output to a file or reads it back.
+    /// A pipe from a child that writes output to a file or reads it back.
     Spool,
 }
 

@@ -1,4 +1,4 @@
-//! The supervisor runs the runtime: what requests lead to, and what the end of a call means.
+//! The supervisor runs the runtime: the calls that follow from requests, and the outcomes of calls.
 
 use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -17,7 +17,7 @@ use windlass_sys::fd;
 use windlass_sys::process::{self, Exit};
 
 impl Supervisor {
-    /// Carries out what a request to a process has led to.
+    /// Carries out the command that a request has led to.
     pub(super) fn command(&mut self, serial: u32, command: Command) -> Result<Reply> {
         let managed = self
             .processes
@@ -64,7 +64,7 @@ impl Supervisor {
         }
     }
 
-    /// Any verb of the runtime, for a whole container.
+    /// Runs any verb of the runtime for a whole container.
     pub(super) fn call(
         &mut self,
         container: std::rc::Rc<str>,
@@ -78,7 +78,7 @@ impl Supervisor {
         self.plan(operation, &ProcessId { container, exec: None }, arguments)
     }
 
-    /// Runs a verb when it is its turn.
+    /// Plans a verb, which runs in its turn.
     fn plan(&mut self, operation: Operation, id: &ProcessId, verb: &[OsString]) -> Result<Reply> {
         let arguments = self.containers.find(&id.container)?.container.runtime.verb(verb, &id.container);
         let token = self.next_token();
@@ -132,7 +132,7 @@ impl Supervisor {
         self.calls.start(serial, planned, descriptors, container, &environment)
     }
 
-    /// Runs `create` or `exec`: the stdio is opened and given to the runtime.
+    /// Opens the stdio of a process and runs `create` or `exec` with it.
     fn launch(&mut self, serial: u32, stdin_closed: bool) -> Result<WaitToken> {
         let token = self.next_token();
         let gone = || Refusal::new(Code::NotFound, "the process was deleted meanwhile");
@@ -151,7 +151,7 @@ impl Supervisor {
         arguments.push((*id.container).into());
         managed.streams = Some(streams);
         let preserve = std::mem::take(&mut managed.new.preserve_fds);
-        // A file that another process has left must not be taken for this one's.
+        // A stale file must not be taken for the one that this call writes.
         let _ = std::fs::remove_file(&managed.new.pid_file);
         let stdio: [BorrowedFd<'_>; 3] = ends.each_ref().map(|end| end.as_fd());
         let planned = Planned { operation, process: id, arguments, token };
@@ -159,23 +159,23 @@ impl Supervisor {
         Ok(token)
     }
 
-    /// The runtime may have sent a terminal.
+    /// Checks whether the runtime has sent the terminal.
     pub(super) fn look_at_console(&mut self, serial: u32) {
         let Some(managed) = self.processes.get_mut(serial) else { return };
         let Some(console) = &mut managed.console else { return };
         let Ok(Some(master)) = console.receive(&self.poll, key(Kind::Console, serial, 0)) else { return };
         managed.console = None;
         if let Some(streams) = &mut managed.streams {
-            // A terminal that cannot be watched has no output. The end of the call tells more.
+            // A terminal that cannot be watched has no output. The end of the call reports more.
             let _ = streams.console(master, &self.poll);
         }
     }
 
-    /// A call may have ended.
+    /// Checks whether a call has ended.
     pub(super) fn look_at_call(&mut self, serial: u32) {
         let Some((call, exit)) = self.calls.ended(serial) else { return };
         let result = self.complete(&call, exit);
-        // A deletion is answered when the process is forgotten.
+        // A deletion is answered later, when the process is forgotten.
         if !matches!(result, Ok(Reply::Pending(_))) {
             self.answer(call.token, result);
         }
@@ -202,7 +202,7 @@ impl Supervisor {
             Operation::Start => {
                 let managed = self.processes.find_mut(&call.process)?;
                 let serial = managed.serial;
-                // One that was held has sent its terminal only now.
+                // The runtime sends the terminal of a held container only at its start.
                 self.look_at_console(serial);
                 let managed = self.processes.find_mut(&call.process)?;
                 managed.console = None;
@@ -221,7 +221,7 @@ impl Supervisor {
         }
     }
 
-    /// The runtime that makes a process has ended: what it wrote on the standard error of the process.
+    /// Ends the call that makes a process. If it has `failed`, returns its messages on the process's standard error.
     fn runtime_done(&mut self, id: &ProcessId, failed: bool) -> Option<Vec<u8>> {
         let serial = self.processes.serial(id)?;
         self.look_at_console(serial);
@@ -234,7 +234,7 @@ impl Supervisor {
 
     fn failed(&mut self, call: &Call, refusal: Refusal) -> Result<Reply> {
         match call.operation {
-            // What a runtime has left of a container is deleted by the engine that asked for the container.
+            // The remains of a failed create are deleted by the engine that asked for the container.
             Operation::Create | Operation::Exec => {
                 if let Ok(managed) = self.processes.find_mut(&call.process) {
                     let (serial, effects) = (managed.serial, managed.process.not_made(&refusal));
@@ -255,12 +255,12 @@ impl Supervisor {
         Ok(Reply::Pending(call.token))
     }
 
-    /// The runtime has made a process, and has written its id to the file.
+    /// Takes over a process that the runtime has made, whose id is in the file.
     fn made(&mut self, id: &ProcessId) -> Result<Reply> {
         let managed = self.processes.find(id)?;
         let (serial, file, runs) = (managed.serial, &managed.new.pid_file, managed.new.runs_when_made());
         let pid = read_pid(file)?;
-        // It is a child of the shim and not reaped, so the id is still its own.
+        // The process is a child of the shim and not reaped, so the id is still its own.
         let parent = self.own(serial, pid, process::open_pid(pid)?)?;
         let unwanted = match (id.is_init(), self.containers.get_mut(&id.container)) {
             (_, None) => false,
@@ -279,14 +279,14 @@ impl Supervisor {
         Ok(Reply::Pid(pid))
     }
 
-    /// Takes over a process that a shim has made which has died. The pidfd must have been compared with what
-    /// the runtime says of the container. `phase` is what the runtime says.
+    /// Takes over a process whose shim has died. The caller must have compared the pidfd with the runtime's answer
+    /// about the container. `phase` is from that answer.
     pub fn adopt(&mut self, new: NewProcess, pid: i32, pidfd: OwnedFd, phase: Phase) -> Result<()> {
         let id = new.id.clone();
         self.add(new)?;
         let managed = self.processes.find_mut(&id)?;
         let serial = managed.serial;
-        // The ends for the process are closed again: it has its own.
+        // The ends for the process are closed again, because the process has its own.
         let (mut streams, _) = Streams::open(take_stdio(&mut managed.new), false, serial, &self.poll)?;
         streams.runtime_done(false, &self.poll, &mut self.scratch);
         managed.streams = Some(streams);
@@ -298,7 +298,7 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Watches a process from now on, and tells whose child it is.
+    /// Watches a process from now on. Returns who is its parent.
     fn own(&mut self, serial: u32, pid: i32, pidfd: OwnedFd) -> Result<Parent> {
         let managed = self.processes.get_mut(serial).ok_or_else(|| life::not_found(&pid.to_string()))?;
         let parent = if process::is_child(pidfd.as_fd()) { Parent::Shim } else { Parent::Other };
@@ -314,7 +314,7 @@ impl Supervisor {
     }
 }
 
-/// Takes the stdio out of a description; whether it has a terminal stays in it.
+/// Takes the stdio out of a description, except for whether it is a terminal.
 fn take_stdio(new: &mut NewProcess) -> Stdio {
     let emptied = Stdio { terminal: new.stdio.terminal, ..Stdio::default() };
     std::mem::replace(&mut new.stdio, emptied)

@@ -19,8 +19,8 @@ use super::refusal::{Refusal, Result};
 use super::{Code, Event, ExitStatus, Phase, ProcessId, ProcessState, Reply, WaitToken, serialized};
 use windlass_sys::process::Exit;
 
-/// How long attached clients and the readers of fifos may take, after the end, to read what was written before it. Those
-/// of containerd stop reading when the end is reported to them.
+/// How long attached clients and the readers of fifos may take, after the end, to read what was written before it. The
+/// clients of containerd stop reading when the end is reported to them.
 pub(super) const CLIENTS: Duration = Duration::from_secs(10);
 
 /// How long the only reader of an exec may take. No other client waits for it.
@@ -30,20 +30,20 @@ pub(super) const ONLY_READER: Duration = Duration::from_secs(60 * 60);
 const PARENT: Duration = Duration::from_secs(5);
 
 /// How often a record is written before the end is reported without one, and the pause between two tries.
-/// To wait for ever would not help the engine, and a broken disk may never get better.
+/// Waiting for ever would not help the engine, and a broken disk may never recover.
 const TRIES: u32 = 5;
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Where a process is in its life.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Life {
-    /// It is known, and nothing runs. `stdin_closed`: it is to get no input.
+    /// The process is known, and the runtime has not been started. `stdin_closed`: it gets no input.
     Added { stdin_closed: bool },
     /// The runtime makes it.
     Launching,
-    /// It runs, or is a zombie that has not been reaped.
+    /// The process runs, or is a zombie that has not been reaped.
     Alive { pid: i32, phase: Phase, parent: Parent },
-    /// It was reaped. Its output is read until `output`, and attached clients may read until `clients`.
+    /// The process was reaped. Its output is read until `output`, and attached clients may read until `clients`.
     Draining {
         end: End,
         #[serde(with = "serialized::moment")]
@@ -53,7 +53,7 @@ pub(super) enum Life {
     },
     /// A child writes the exit record. `failures` tries have failed before.
     Recording { end: End, failures: u32 },
-    /// Writing the record has failed, and is tried again at `at`.
+    /// Writing the record has failed. The next attempt is at `at`.
     Retrying {
         end: End,
         failures: u32,
@@ -64,13 +64,13 @@ pub(super) enum Life {
     Recorded { end: End },
     /// The end was reported.
     Reported { end: End },
-    /// It is to be forgotten as soon as a reader has taken its output, or at `until`.
+    /// The process is to be forgotten as soon as a reader has taken its output, or at `until`.
     Leaving {
         end: End,
         #[serde(with = "serialized::moment")]
         until: Instant,
     },
-    /// The runtime could not make it. It cannot be tried again, because its stdio is used up.
+    /// The runtime could not make the process. There is no second attempt, because its stdio is used up.
     NeverRan,
 }
 
@@ -79,9 +79,9 @@ pub(super) enum Life {
 pub(super) enum Parent {
     /// This shim.
     Shim,
-    /// Another process. The shim has adopted the container of a dead one.
+    /// Another process, because this shim has adopted the container of a dead shim.
     Other,
-    /// Another process. This one has ended, and its parent may reap it until then.
+    /// Another process. The supervised process has ended, and its parent has until then to reap it.
     OtherUntil(#[serde(with = "serialized::moment")] Instant),
 }
 
@@ -94,7 +94,7 @@ pub(super) struct End {
     pub(super) status: ExitStatus,
 }
 
-/// What a request leads to. Its outcome is the answer, or brings the answer later.
+/// The work that a request leads to. Its outcome is the answer, or brings the answer later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Command {
     /// Open the stdio and run the runtime, which makes the process.
@@ -111,64 +111,64 @@ pub(super) enum Command {
     Forget,
 }
 
-/// What is to be done about something that has happened.
+/// The work that follows from a transition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Effect {
     /// Notify the front end.
     Notify(Event),
     /// Answer a request that waits.
     Answer(WaitToken, Result<Reply>),
-    /// Do something with its descriptors.
+    /// Do something with the descriptors of the process.
     Descriptors(DescriptorEffect),
-    /// Init has ended: kill what it leaves behind, and wait less for what is being started.
+    /// Init has ended: kill the other processes, and give less time to those that are being started.
     EndContainer,
-    /// End its logs and fifos, and write its exit record.
+    /// End the logs and fifos of the process, and write its exit record.
     Record,
     /// A process of its container may be next to have its end reported.
     TakeTurns,
-    /// See whether a reader is about to take its output, for [`Process::leave`].
+    /// Check whether a reader is about to take the output, for [`Process::leave`].
     LookForReader,
-    /// Take it out of the table: it was never made.
+    /// Take the process out of the table: it was never made.
     Remove,
-    /// Take it out of the table, and with init its container: it was deleted.
+    /// Take the process out of the table, and with init its container: it was deleted.
     Forget,
 }
 
-/// What is to be done with the descriptors of a process.
+/// The work on the descriptors of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum DescriptorEffect {
-    /// Kill it through its pidfd.
+    /// Kill the process through its pidfd.
     Kill,
-    /// Watch its pidfd for the hang-up alone, which comes when its parent has reaped it.
+    /// Watch the pidfd for the hang-up alone, which comes when the parent has reaped the process.
     AwaitParent,
-    /// Close its pidfd, and read the output that is left.
+    /// Close the pidfd, and read the output that is left.
     Drain,
-    /// Disconnect its clients, which have read everything.
+    /// Disconnect the clients, which have read everything.
     Disconnect,
-    /// Close its stdio, which is used up.
+    /// Close the stdio, which is used up.
     CloseStdio,
 }
 
-/// What a look at the pidfd of a process has found.
+/// The outcome of a look at the pidfd of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reaped {
-    /// It has not ended.
+    /// The process has not ended.
     NotYet,
-    /// It has ended. The kernel tells others how only when its parent has reaped it.
+    /// The process has ended. The kernel tells others how only when its parent has reaped it.
     ByItsParent,
-    /// It has ended; `None` where it is not known how.
+    /// The process has ended; `None` if it is not known how.
     Ended(Option<Exit>),
 }
 
-/// What is known when a process is reaped.
+/// The facts for [`Process::reaped`].
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Reaping {
     pub(super) now: Instant,
     pub(super) at: SystemTime,
     pub(super) oom_killed: bool,
-    /// How long its output may be read.
+    /// How long the output may be read.
     pub(super) drain: Duration,
-    /// How long its clients may read, at least.
+    /// How long clients may read, at least.
     pub(super) clients: Duration,
 }
 
@@ -179,7 +179,7 @@ pub(super) struct DrainProgress {
     pub(super) read: bool,
     /// Reading waits for a client that is full.
     pub(super) held_back: bool,
-    /// Every client, and every reader of a fifo that is there, has taken everything.
+    /// Every client, and every reader of a fifo, has taken everything.
     pub(super) taken: bool,
 }
 
@@ -188,11 +188,11 @@ pub(super) struct DrainProgress {
 pub(super) struct Process {
     pub(super) id: ProcessId,
     pub(super) life: Life,
-    /// The requests that are answered when its end is reported.
+    /// The requests that are answered when the end is reported.
     pub(super) waiters: Vec<WaitToken>,
-    /// The requests that are answered when it is forgotten.
+    /// The requests that are answered when the process is forgotten.
     pub(super) deleters: Vec<WaitToken>,
-    /// What is reported in place of how it ended.
+    /// The exit that is reported in place of the real one.
     #[serde(with = "serialized::exit")]
     pub(super) instead: Option<Exit>,
 }
@@ -223,17 +223,17 @@ impl Process {
         }
     }
 
-    /// How it ended, from the moment when it is reaped.
+    /// How the process ended, from the moment when it is reaped.
     pub(super) fn status(&self) -> Option<ExitStatus> {
         self.end().map(|end| end.status)
     }
 
-    /// Whether its end is still to come.
+    /// Whether the end of the process is still to come.
     pub(super) fn is_alive(&self) -> bool {
         matches!(self.life, Life::Added { .. } | Life::Launching | Life::Alive { .. })
     }
 
-    /// Whether it was made, and its end was not reported.
+    /// Whether the process was made, and its end was not reported.
     pub(super) fn is_pending(&self) -> bool {
         self.pid() != 0 && !self.is_reported()
     }
@@ -242,12 +242,12 @@ impl Process {
         matches!(self.life, Life::Reported { .. } | Life::Leaving { .. })
     }
 
-    /// Whether an effect of its end is under way.
+    /// Whether an effect of the end is under way.
     pub(super) fn is_ending(&self) -> bool {
         matches!(self.life, Life::Draining { .. } | Life::Recording { .. })
     }
 
-    /// The phase that the front end sees: until its end is reported, that in which it ended.
+    /// The phase that the front end sees. Until the end is reported, that is the phase in which the process ended.
     fn phase(&self) -> Phase {
         match &self.life {
             Life::Added { .. } | Life::Launching => Phase::Added,
@@ -260,13 +260,13 @@ impl Process {
         }
     }
 
-    /// What the front end sees. `terminal`, `dropped` and `unsent` are known to its stdio.
+    /// The state that the front end sees. `terminal`, `dropped` and `unsent` come from the stdio.
     pub(super) fn state(&self, terminal: bool, dropped: u64, unsent: u64) -> ProcessState {
         let exit = self.status().filter(|_| self.is_reported());
         ProcessState { phase: self.phase(), pid: self.pid(), terminal, exit, dropped, unsent }
     }
 
-    /// When time alone changes its state.
+    /// When time alone changes the state.
     pub(super) fn deadline(&self, now: Instant) -> Option<Instant> {
         match &self.life {
             Life::Alive { parent: Parent::OtherUntil(at), .. } | Life::Retrying { at, .. } => Some(*at),
@@ -278,7 +278,7 @@ impl Process {
 
     // Requests.
 
-    /// `Start`. `busy`: the runtime is doing something with it. `init_ended`: its container's init has ended.
+    /// `Start`. `busy`: a call of the runtime for the process runs. `init_ended`: the init of its container has ended.
     pub(super) fn start(&mut self, busy: bool, init_ended: bool) -> Result<Command> {
         let wrong = |text| Err(Refusal::new(Code::WrongPhase, text));
         match (&self.life, self.id.is_init()) {
@@ -316,7 +316,7 @@ impl Process {
         }
     }
 
-    /// `CloseStdin`, before the stdio is opened. False: it is open, and to be closed.
+    /// `CloseStdin`, before the stdio is opened. Returns false if it is open, and has to be closed.
     pub(super) fn close_stdin(&mut self) -> bool {
         match &mut self.life {
             Life::Added { stdin_closed } => {
@@ -327,7 +327,7 @@ impl Process {
         }
     }
 
-    /// `Delete`: init is deleted by the runtime first, an exec is only forgotten.
+    /// `Delete`. The runtime deletes init first; an exec is only forgotten.
     pub(super) fn delete(&self, force: bool) -> Result<Command> {
         let wrong = |text| Err(Refusal::new(Code::WrongPhase, text));
         match (self.id.is_init(), self.is_pending()) {
@@ -340,14 +340,14 @@ impl Process {
         }
     }
 
-    /// From now on its end is reported as this, however it ends.
+    /// Has the end reported as `exit`, whatever the real one is.
     pub(super) fn report_as(&mut self, exit: Exit) {
         self.instead = Some(exit);
     }
 
     // What the runtime has done.
 
-    /// The runtime was not started. Init can be tried again.
+    /// The runtime was not started. For init a second attempt is possible.
     pub(super) fn not_launched(&mut self, refusal: &Refusal) -> Vec<Effect> {
         if self.id.is_init() {
             self.life = Life::Added { stdin_closed: false };
@@ -356,7 +356,7 @@ impl Process {
         self.not_made(refusal)
     }
 
-    /// The runtime has failed to make it. A container that was not made is not known any more.
+    /// The runtime has failed to make the process. With init, the container is not known any more.
     pub(super) fn not_made(&mut self, refusal: &Refusal) -> Vec<Effect> {
         if self.id.is_init() {
             return vec![Effect::Remove];
@@ -366,7 +366,7 @@ impl Process {
         std::iter::once(Effect::Descriptors(DescriptorEffect::CloseStdio)).chain(answers).collect()
     }
 
-    /// The runtime has made it. `runs`: it does not wait for `start`. `unwanted`: its container has ended, and
+    /// The runtime has made the process. `runs`: it does not wait for `start`. `unwanted`: its container has ended, and
     /// nobody but the shim would kill it.
     pub(super) fn made(&mut self, pid: i32, parent: Parent, runs: bool, unwanted: bool) -> Vec<Effect> {
         let process = self.id.clone();
@@ -378,7 +378,7 @@ impl Process {
         kill.into_iter().chain(created).chain(runs.then_some(started)).collect()
     }
 
-    /// Another shim has made it, and has died.
+    /// The process is that of a shim that has died.
     pub(super) fn adopted(&mut self, pid: i32, parent: Parent, phase: Phase) {
         self.life = Life::Alive { pid, phase, parent };
     }
@@ -396,22 +396,22 @@ impl Process {
         vec![Effect::Notify(Event::Started { process: self.id.clone(), pid: self.pid() })]
     }
 
-    /// The runtime has paused or resumed its container. One that has ended meanwhile stays so.
+    /// The runtime has paused or resumed the container. A process that has ended meanwhile keeps its phase.
     pub(super) fn enter(&mut self, new: Phase) {
         if let Life::Alive { phase, .. } = &mut self.life {
             *phase = new;
         }
     }
 
-    /// The runtime has deleted the container. One that was killed for it is forgotten when its end is reported.
+    /// The runtime has deleted the container. A process that was killed for that is forgotten when its end is reported.
     pub(super) fn deleted(&mut self, token: WaitToken) -> Vec<Effect> {
         self.deleters.push(token);
         (!self.is_pending()).then_some(Effect::LookForReader).into_iter().collect()
     }
 
-    // Its end.
+    // The end of the process.
 
-    /// Its pidfd was looked at.
+    /// Takes the outcome of a look at the pidfd.
     pub(super) fn reaped(&mut self, found: Reaped, how: &Reaping) -> Vec<Effect> {
         let Life::Alive { pid, phase, parent } = &mut self.life else { return Vec::new() };
         let exit = match (found, *parent) {
@@ -434,7 +434,7 @@ impl Process {
         std::iter::once(Effect::Descriptors(DescriptorEffect::Drain)).chain(container).collect()
     }
 
-    /// Its output was looked at, or the pause after a failed record is over.
+    /// Goes on after a look at the output, or after the pause that follows a failed record.
     pub(super) fn drained(&mut self, found: DrainProgress, now: Instant) -> Vec<Effect> {
         let (end, failures) = match &self.life {
             Life::Draining { end, output, clients } => {
@@ -463,7 +463,7 @@ impl Process {
         vec![Effect::TakeTurns]
     }
 
-    /// It is its turn to have its end reported.
+    /// Reports the end, in the process's turn.
     pub(super) fn report(&mut self) -> Vec<Effect> {
         let Life::Recorded { end } = self.life else { return Vec::new() };
         self.life = Life::Reported { end };
@@ -475,9 +475,9 @@ impl Process {
         effects
     }
 
-    // Forgetting it.
+    // The process is forgotten.
 
-    /// It is to be forgotten. `wanted`: a reader is about to take its output, and may do so until `until`.
+    /// Forgets the process, unless a reader is about to take its output (`wanted`), which it may do until `until`.
     pub(super) fn leave(&mut self, wanted: bool, until: Instant, now: Instant) -> Vec<Effect> {
         match &self.life {
             Life::Reported { end } if wanted => {
@@ -489,12 +489,12 @@ impl Process {
         }
     }
 
-    /// A request to delete it that is answered when it is forgotten.
+    /// Has a request to delete the process answered when it is forgotten.
     pub(super) fn answer_when_forgotten(&mut self, token: WaitToken) {
         self.deleters.push(token);
     }
 
-    /// It was taken out of the table, because it was deleted.
+    /// Answers the requests for a process that was deleted and taken out of the table.
     pub(super) fn forgotten(&mut self) -> Vec<Effect> {
         let reply = self.deletion();
         let answers: Vec<Effect> =
@@ -502,7 +502,7 @@ impl Process {
         answers.into_iter().chain(self.closed()).collect()
     }
 
-    /// It was taken out of the table. Requests that still wait for it are refused.
+    /// Refuses the requests that still wait for a process that was taken out of the table.
     pub(super) fn closed(&mut self) -> Vec<Effect> {
         let gone = not_found(self.id.name());
         let tokens = self.waiters.drain(..).chain(self.deleters.drain(..));
@@ -515,7 +515,7 @@ impl Process {
     }
 }
 
-/// Why nothing more can be started in a container.
+/// Why no process can be started in a container any more.
 pub(super) const INIT_ENDED: &str = "container not running: its init has ended";
 
 /// The refusal of a signal to a process that has ended. Engines look for these words.
@@ -523,7 +523,7 @@ pub(super) fn finished() -> Refusal {
     Refusal::new(Code::NotFound, "process already finished")
 }
 
-/// The refusal of a request for something that is not known.
+/// The refusal of a request for an unknown container or process.
 pub(super) fn not_found(name: &str) -> Refusal {
     Refusal::new(Code::NotFound, format!("{name:?} does not exist"))
 }

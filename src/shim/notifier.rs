@@ -42,7 +42,7 @@ pub(super) struct News {
 #[derive(Debug)]
 pub(super) struct Notifier {
     inotify: Inotify,
-    /// How many users each watch has. The kernel has one watch for an inode, however often it is asked for.
+    /// How many users each watch has. The kernel has only one watch for an inode.
     used: RefCell<Vec<(WatchDescriptor, usize)>>,
 }
 
@@ -85,12 +85,12 @@ impl Notifier {
     }
 }
 
-/// A watch. The kernel's ends when the last watch of the same inode is dropped.
+/// A watch. The kernel's watch ends when the last `Watch` of the same inode is dropped.
 #[derive(Debug)]
 pub(super) struct Watch(Option<(Rc<Notifier>, WatchDescriptor)>);
 
 impl Watch {
-    /// One that ended with the program before this one, and is to be made again.
+    /// A watch that has ended with the previous program. The next one replaces it.
     pub(super) fn ended() -> Watch {
         Watch(None)
     }

@@ -1,4 +1,4 @@
-//! Whether the kernel has killed processes of a container for want of memory.
+//! OOM kills in a container.
 //!
 //! In cgroup v2 inotify reports changes of the counter. In cgroup v1 the counter is read when a process has ended.
 
@@ -17,19 +17,19 @@ pub struct OomWatch {
 }
 
 impl OomWatch {
-    /// The counter of a cgroup. `None`: it has no memory controller.
+    /// The counter of a cgroup. Returns `None` without a memory controller.
     pub(super) fn of(membership: &Membership) -> Option<OomWatch> {
         let file = membership.oom_file()?;
         let reported = oom_kills(&file)?;
         Some(OomWatch { file, reported, watch: None })
     }
 
-    /// Has changes reported from now on. In cgroup v1 the kernel reports none.
+    /// Reports changes from now on. In cgroup v1 the kernel reports none.
     pub(super) fn notify(&mut self, poll: &Poll) {
         self.watch = poll.notify(&self.file, Change::Content).ok();
     }
 
-    /// How many more processes were killed since the last call.
+    /// Number of processes that were killed since the last call.
     pub(super) fn new_kills(&mut self) -> u64 {
         let now = oom_kills(&self.file).unwrap_or(self.reported);
         let new_kills = now.saturating_sub(self.reported);

@@ -1,4 +1,4 @@
-//! One stream of output, from its pipe or terminal to logs, clients and its sink.
+//! One stream of output on its way from a pipe or terminal to logs, clients and the sink.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
@@ -45,14 +45,14 @@ const LITTLE: usize = 16 * 1024;
 /// itself holds.
 const ROOM: usize = 64 * 1024;
 
-/// One stream of output.
+/// One stream of output, standard output or standard error.
 #[derive(Debug)]
 pub(super) struct Outlet {
     pub(super) stream: Stream,
     pub(super) source: Option<OwnedFd>,
     pub(super) source_key: u64,
-    /// Whether the source is watched. It is not while nothing can be read from it, because epoll(7) always
-    /// reports a hang-up, and the loop would not stop turning.
+    /// Whether epoll watches the source. It is unwatched while nothing can be read, because epoll(7) always reports a
+    /// hang-up, and the loop would spin.
     pub(super) source_watched: bool,
     pub(super) terminal: bool,
     pub(super) sink: Sink,
@@ -60,21 +60,21 @@ pub(super) struct Outlet {
     pub(super) sink_watched: bool,
     /// Bytes that were read, and that the sink has not taken yet.
     pub(super) pending: Vec<u8>,
-    /// Those that were read behind them while the sink had no reader.
+    /// Bytes that were read after `pending`, while the sink had no reader.
     pub(super) spool: Option<Box<Spool>>,
-    /// Whether what waits does so because the sink is full.
+    /// Whether bytes wait because the sink is full.
     pub(super) is_sink_full: bool,
-    /// What was read while the runtime runs, which writes its complaints to this stream. `None`: it has ended.
+    /// Output held back while the runtime runs, as it may be the runtime's error message. `None`: nothing is.
     pub(super) held: Option<Vec<u8>>,
     pub(super) complaint: Vec<u8>,
     /// Whether reading waits for a client that is full.
     pub(super) waits_for_clients: bool,
     /// Whether no process has the other side of the terminal open at the moment.
     pub(super) hung_up: bool,
-    /// Whether the process has ended and its output was drained. What is left goes to a reader that comes.
+    /// Whether the process has ended and its output was drained. A reader that comes gets the rest.
     pub(super) over: bool,
     pub(super) dropped: u64,
-    /// Why output was lost, until that was told.
+    /// Why output was lost, until that is reported.
     pub(super) warning: Option<String>,
     /// Bytes moved since the last pause, and by the last move.
     pub(super) moved: usize,
@@ -91,13 +91,13 @@ enum Shifted {
     End,
 }
 
-/// What the outlets of a process share.
+/// State that the outlets of a process share.
 pub(super) struct OutletContext<'a> {
     pub(super) logs: &'a mut Vec<Logger>,
     pub(super) clients: &'a mut Vec<Client>,
     pub(super) poll: &'a Poll,
     pub(super) scratch: &'a mut Scratch,
-    /// Whether the process lives. If it does, a terminal that is hung up may be opened again.
+    /// Whether the process lives. If it does, a terminal that was hung up may be opened again.
     pub(super) alive: bool,
 }
 
@@ -144,8 +144,8 @@ impl Outlet {
         self.held = Some(Vec::new());
     }
 
-    /// The call of the runtime has ended. What was held back is output of the process, or, if the runtime has
-    /// failed, its complaint.
+    /// Ends [`Outlet::hold`], because the call of the runtime has ended. If it has `failed`, the held output is its
+    /// error message, otherwise output of the process.
     pub(super) fn unhold(&mut self, failed: bool, context: &mut OutletContext<'_>) {
         let Some(held) = self.held.take() else { return };
         if failed {
@@ -155,13 +155,13 @@ impl Outlet {
         }
     }
 
-    /// Whether everything was read, and taken by the sink. A fifo need not have taken it, because its reader may
-    /// be away or come late; see [`Outlet::is_taken`].
+    /// Whether everything was read, and written to the sink. A fifo need not have taken it, because its reader may be
+    /// away or come late; see [`Outlet::is_taken`].
     pub(super) fn is_drained(&self) -> bool {
         self.source.is_none() && (self.pending.is_empty() || matches!(self.sink, Sink::Fifo(_)))
     }
 
-    /// Whether no reader is still taking the rest. A reader that is away, or stands still, is not waited for.
+    /// Whether no reader is still taking the rest. The shim does not wait for a reader that is away or stands still.
     pub(super) fn is_taken(&self) -> bool {
         self.source.is_some() || !matches!(&self.sink, Sink::Fifo(fifo) if fifo.is_being_read())
     }
@@ -186,7 +186,7 @@ impl Outlet {
         self.waits_for_clients = false;
         self.spool.iter_mut().for_each(|spool| spool.attend());
         let mut reads = true;
-        // Whether a splice has left bytes in the source that the sink does not take.
+        // Whether a splice has left bytes in the source because the sink is full.
         let mut full = false;
         for _ in 0..if context.alive { TURNS } else { LAST_TURNS } {
             full = false;
@@ -225,7 +225,7 @@ impl Outlet {
         }
         let waits = full || (self.is_sink_full && !self.sink.is_alone());
         self.watch(reads && !self.hung_up, waits, context.poll);
-        // Nothing more comes: the reader gets the end with the last byte.
+        // After the last byte the reader gets the end.
         let ended = self.over || !context.alive;
         if ended && self.source.is_none() && self.held.is_none() {
             let unsent = self.unsent();
@@ -236,10 +236,10 @@ impl Outlet {
         }
     }
 
-    /// How many bytes may be read while some wait already. With a slow reader it is none: the process is held back.
-    /// While a fifo has no reader, it is what the spool has room for, or [`ROOM`] without one. After the end of the
-    /// process, the whole content of its pipe is added, and one byte more, because only a read(2) of at least one byte
-    /// finds the end.
+    /// How many bytes may be read while others wait already. With a slow reader there is no room, so the process is
+    /// held back. While a fifo has no reader, the room is that of the spool, or [`ROOM`] without one. After the end of
+    /// the process, the room grows by the whole content of its pipe, and by one byte, because only a read(2) of at
+    /// least one byte finds the end.
     fn room(&mut self, alive: bool) -> usize {
         if self.sink.fifo().is_none() {
             return 0;
@@ -249,7 +249,7 @@ impl Outlet {
         let (alone, keeps) = (self.sink.is_alone(), self.keeps());
         match (&mut self.spool, rest) {
             (Some(spool), Some(rest)) if keeps => spool.last_room(rest),
-            // A reader that is there gets what waits in large pieces.
+            // A reader that is attached gets the waiting bytes in large pieces.
             (Some(spool), None) if keeps => Some(spool.room(alone)).filter(|room| *room >= LITTLE).unwrap_or(0),
             (_, Some(rest)) => (ROOM + rest).saturating_sub(self.pending.len()),
             (_, None) if alone => ROOM.saturating_sub(self.pending.len()),
@@ -257,24 +257,24 @@ impl Outlet {
         }
     }
 
-    /// Whether what is read now goes to the spool.
+    /// Whether the next bytes that are read go to the spool.
     fn keeps(&mut self) -> bool {
         self.spool.as_ref().is_some_and(|spool| !spool.is_empty() || self.sink.is_alone())
     }
 
-    /// Goes on reading if it has waited for clients.
+    /// Continues reading if that has waited for clients.
     pub(super) fn resume(&mut self, context: &mut OutletContext<'_>) {
         if self.waits_for_clients {
             self.pump(context);
         }
     }
 
-    /// Whether it waits for a reader of its fifo, which has to come or to read.
+    /// Whether the outlet waits until its fifo has a reader, or its reader reads.
     pub(super) fn waits_for_a_reader(&mut self) -> bool {
         self.sink.fifo().is_some_and(|fifo| fifo.waits())
     }
 
-    /// When to look at its sink although nothing is reported.
+    /// When to look at the sink although nothing is reported.
     pub(super) fn next_look(&self) -> Option<Instant> {
         let spool = self.spool.as_ref().and_then(|spool| spool.next_look());
         self.sink.next_look().into_iter().chain(spool).min()
@@ -290,7 +290,7 @@ impl Outlet {
         }
     }
 
-    /// Nothing has moved for a while: the pipes become narrow.
+    /// Narrows the pipes after a pause.
     pub(super) fn rest(&mut self) {
         if std::mem::take(&mut self.moved) >= MUCH {
             self.set_capacity(NARROW);
@@ -357,12 +357,12 @@ impl Outlet {
         moved
     }
 
-    /// Whether nobody has the other side of the terminal open, which is no failure.
+    /// Whether the read failed because no process has the other side of the terminal open. That is no fault.
     fn has_hung_up(&self, read: &Result<Moved>) -> bool {
         self.terminal && read.as_ref().is_err_and(|failed| failed.errno == Errno::EIO)
     }
 
-    /// The source cannot be read any more: what is in it is lost, and how much that is at least is counted and told.
+    /// Gives up a source that cannot be read. Counts the bytes that are lost with it, at least, and reports them.
     fn lose(&mut self, failed: &SyscallError) {
         if self.has_hung_up(&Err(failed.clone())) {
             return;
@@ -421,7 +421,7 @@ impl Outlet {
         }
     }
 
-    /// Writes what waits. False: a part of it has to wait longer.
+    /// Writes the bytes that wait. Returns false if a part of them has to wait longer.
     fn flush(&mut self, poll: &Poll) -> bool {
         loop {
             self.is_sink_full = !self.flush_pending(poll);
@@ -451,7 +451,7 @@ impl Outlet {
         }
     }
 
-    /// Writes what is pending. False: a part of it has to wait.
+    /// Writes `pending`. Returns false if a part of it has to wait.
     fn flush_pending(&mut self, poll: &Poll) -> bool {
         let mut done = 0;
         while done < self.pending.len() && !self.sink.is_alone() {
@@ -467,14 +467,14 @@ impl Outlet {
         }
         self.pending.drain(..done);
         if self.pending.is_empty() {
-            // The memory is given back, because readers seldom stall.
+            // Free the memory, because readers seldom stall.
             self.pending = Vec::new();
         }
         self.pending.is_empty()
     }
 
-    /// Watches the source for bytes and the sink for room, or stops, which comes before a close: a child that writes to a
-    /// disk may have a copy, whose hangup would be reported all the time.
+    /// Watches the source for bytes and the sink for room, or stops that. It must stop before a close, because a child
+    /// that writes to a disk may have a copy, whose hang-up would be reported all the time.
     fn watch(&mut self, source: bool, sink: bool, poll: &Poll) {
         if let (Some(fd), true) = (&self.source, source != self.source_watched) {
             self.source_watched = source;
@@ -530,7 +530,7 @@ impl Outlet {
         self.sink = Sink::None;
     }
 
-    /// The output was drained. A reader of the sink gets the rest, and then the end.
+    /// Ends an outlet that was drained. A reader of the sink gets the rest, and then the end.
     pub(super) fn end(&mut self, context: &mut OutletContext<'_>) {
         self.over = true;
         if self.source.is_none() {
@@ -538,8 +538,7 @@ impl Outlet {
         }
     }
 
-    /// Whether there is output that a reader of the fifo is about to take. The reader may be there; with `late`
-    /// it may also be one that has not come yet.
+    /// Whether a reader of the fifo is about to take output. With `late`, a reader that has not come yet counts too.
     pub(super) fn is_wanted(&mut self, late: bool) -> bool {
         let alone = self.sink.is_alone();
         let unsent = self.unsent() > 0;

@@ -23,7 +23,7 @@ pub(super) fn begin(again: &mut Option<Instant>, socket: &impl AsFd, key: u64, p
 /// Watches the socket again, if the pause is over.
 pub(super) fn end(again: &mut Option<Instant>, socket: &impl AsFd, key: u64, now: Instant, poll: &Poll) {
     if again.is_some_and(|again| again <= now) {
-        // It may be one that could not be watched from the beginning.
+        // The socket may never have been watched, because the first attempt failed.
         let watched = poll.change(socket, key, Interest::Read).or_else(|_| poll.watch(socket, key, Interest::Read));
         *again = watched.is_err().then(|| now + PAUSE);
     }

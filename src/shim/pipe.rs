@@ -8,7 +8,7 @@ use windlass_sys::pipe;
 use windlass_sys::stream::{self, Moved};
 use windlass_sys::{Result, fd};
 
-/// Bytes of a program's output that are kept. The rest is read and dropped.
+/// Bytes of a program's output that are kept. Further bytes are read and dropped.
 pub(super) const KEPT: usize = 64 * 1024;
 
 /// The null device.
@@ -33,7 +33,7 @@ pub(super) fn collect(pipe: BorrowedFd<'_>, kept: &mut Vec<u8>) -> bool {
             Ok(Moved::Bytes(n)) => {
                 let room = KEPT.saturating_sub(kept.len());
                 kept.extend_from_slice(&buffer[..n.min(room)]);
-                // Less than asked for is all that there was.
+                // A read of fewer bytes than asked for has emptied the pipe.
                 if n < buffer.len() {
                     return false;
                 }

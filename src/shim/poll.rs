@@ -1,6 +1,6 @@
 //! The one epoll instance, level-triggered.
 //!
-//! A descriptor is watched under a key, which names what it is for. Keys below 2^56 belong to the front end.
+//! A descriptor is watched under a key, which identifies it. Keys below 2^56 belong to the front end.
 
 use std::cell::OnceCell;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -48,12 +48,12 @@ impl Interest {
     }
 }
 
-/// What a descriptor is ready for.
+/// The readiness of a descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ready {
-    /// To be read.
+    /// Readable.
     pub read: bool,
-    /// To be written.
+    /// Writable.
     pub write: bool,
     /// The other end is gone (`EPOLLHUP` or `EPOLLERR`).
     pub hangup: bool,
@@ -71,7 +71,6 @@ pub struct Poll {
 const BATCH: usize = 16;
 
 impl Poll {
-    /// A new one.
     pub fn new() -> Result<Poll> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).called(|| "epoll_create1(EPOLL_CLOEXEC)".into())?;
         Ok(Poll { epoll, notifier: OnceCell::new() })

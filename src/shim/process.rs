@@ -10,21 +10,19 @@ use super::{ExitFile, ExitStatus, ProcessId, Stdio};
 /// A process to be made.
 #[derive(Debug)]
 pub struct NewProcess {
-    /// Its name.
     pub id: ProcessId,
-    /// Its stdio.
     pub stdio: Stdio,
-    /// The file to which the runtime writes its process id.
+    /// The file to which the runtime writes the process id.
     pub pid_file: PathBuf,
-    /// For an exec: the file with its OCI process.
+    /// For an exec: the file with the OCI process.
     pub process_file: Option<PathBuf>,
     /// The runtime's verb for init: `create`, or `restore` for a container from a checkpoint.
     pub verb: &'static str,
-    /// More arguments behind the verb: `--no-pivot`, `--image-path D`.
+    /// More arguments after the verb: `--no-pivot`, `--image-path D`.
     pub arguments: Vec<OsString>,
     /// Numbers of inherited descriptors that the runtime passes on to the process.
     pub preserve_fds: Vec<i32>,
-    /// Files that are written, synced and renamed before its end is reported.
+    /// Files that are written, synced and renamed before the end is reported.
     pub exit_files: Vec<ExitFile>,
 }
 
@@ -32,13 +30,13 @@ pub struct NewProcess {
 pub const HOLD: &str = "--hold";
 
 impl NewProcess {
-    /// Whether the runtime starts it as soon as it has made it: an exec, and a container from a checkpoint whose
+    /// Whether the process runs as soon as the runtime has made it: an exec, and a container from a checkpoint whose
     /// runtime cannot hold it until `start`.
     pub(super) fn runs_when_made(&self) -> bool {
         !self.id.is_init() || (self.verb != "create" && !self.is_held())
     }
 
-    /// Whether it comes from a checkpoint and waits for `start`.
+    /// Whether the process comes from a checkpoint and waits for `start`.
     pub(super) fn is_held(&self) -> bool {
         self.verb == "restore" && self.arguments.iter().any(|word| word == HOLD)
     }
@@ -47,13 +45,13 @@ impl NewProcess {
 /// The phases of a process's life that a front end sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Phase {
-    /// It is known, but the runtime has not made it.
+    /// The process is known, but the runtime has not made it.
     Added,
     /// Init waits for `start`.
     Created,
-    /// It runs.
+    /// The process runs.
     Running,
-    /// Its container is frozen.
+    /// The container is frozen.
     Paused,
     /// It has ended, and that is on disk.
     Stopped,
@@ -62,17 +60,16 @@ pub enum Phase {
 /// The answer of [`super::Supervisor::state`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProcessState {
-    /// Its phase.
     pub phase: Phase,
-    /// Its process id; 0 before there is one.
+    /// The process id; 0 before there is one.
     pub pid: i32,
-    /// Whether it has a terminal.
+    /// Whether the process has a terminal.
     pub terminal: bool,
-    /// How it ended, once it is stopped.
+    /// How the process ended, once it is stopped.
     pub exit: Option<ExitStatus>,
-    /// Bytes of its output that could not be written to a log or a fifo.
+    /// Bytes of output that could not be written to a log or a fifo.
     pub dropped: u64,
-    /// Bytes of its output that wait for the reader of a fifo.
+    /// Bytes of output that wait for the reader of a fifo.
     pub unsent: u64,
 }
 

@@ -12,19 +12,18 @@ use windlass_sys::process::{self, Child};
 /// A process, with the descriptors that belong to its state.
 #[derive(Debug)]
 pub(super) struct ManagedProcess {
-    /// Names it in the keys of its descriptors.
+    /// Names the process in the keys of its descriptors.
     pub(super) serial: u32,
-    /// Its state.
     pub(super) process: Process,
-    /// Its description. The stdio is taken out when it is opened.
+    /// The description. The stdio is taken out when it is opened.
     pub(super) new: NewProcess,
-    /// Its pidfd, from the moment when it is made until it is reaped.
+    /// The pidfd, from the moment when the process is made until it is reaped.
     pub(super) pidfd: Option<OwnedFd>,
-    /// Its stdio, once that is open.
+    /// The stdio, once it is open.
     pub(super) streams: Option<Streams>,
     /// The socket on which the runtime sends the terminal, while that is awaited.
     pub(super) console: Option<Console>,
-    /// The child that writes its exit record.
+    /// The child that writes the exit record.
     pub(super) recorder: Option<Child>,
 }
 
@@ -40,14 +39,14 @@ impl ManagedProcess {
         self.process.state(terminal, bytes(Streams::dropped), bytes(Streams::unsent))
     }
 
-    /// Whether a reader is about to take the output that is left. Engines open the fifos of an exec while
-    /// it is being started, and stop trying when it is deleted; so the reader of an exec may still come.
+    /// Whether a reader is about to take the output that is left. Engines open the fifos of an exec while it is being
+    /// started, and stop when it is deleted; so the reader of an exec may still come.
     pub(super) fn is_wanted(&mut self) -> bool {
         let late = !self.process.id.is_init();
         self.streams.as_mut().is_some_and(|streams| streams.are_wanted(late))
     }
 
-    /// How far its output has come.
+    /// The progress of draining the output.
     pub(super) fn output(&self) -> DrainProgress {
         match &self.streams {
             None => DrainProgress { read: true, held_back: false, taken: true },
@@ -57,7 +56,7 @@ impl ManagedProcess {
         }
     }
 
-    /// Looks whether it has ended, and reaps it if this shim is its parent.
+    /// Checks whether the process has ended, and reaps it if this shim is its parent.
     pub(super) fn reap(&self) -> Reaped {
         let (Some(pidfd), Life::Alive { parent, .. }) = (&self.pidfd, &self.process.life) else {
             return Reaped::NotYet;
@@ -69,7 +68,7 @@ impl ManagedProcess {
                 Err(_) => Reaped::Ended(None),
             };
         }
-        // Only newer kernels tell others than the parent.
+        // Only newer kernels report the exit to others than the parent.
         match process::exit_of_other(pidfd.as_fd()) {
             Ok(Some(exit)) => Reaped::Ended(Some(exit)),
             Ok(None) => Reaped::ByItsParent,
@@ -77,14 +76,14 @@ impl ManagedProcess {
         }
     }
 
-    /// Whether `pid` is a child of this shim's that belongs to it: itself, or what writes its record.
+    /// Whether `pid` is a child of this shim: the process itself, or the child that writes its record.
     pub(super) fn has_child(&self, pid: i32) -> bool {
         (self.process.is_alive() && self.process.pid() == pid)
             || self.recorder.as_ref().is_some_and(|child| child.pid == pid)
     }
 }
 
-/// The processes, by serial number and by name. The serial numbers are in the order of their making.
+/// The processes, by serial number and by name. Serial numbers are in the order of creation.
 #[derive(Debug, Default)]
 pub(super) struct Processes {
     by_serial: Table<u32, Box<ManagedProcess>>,
@@ -92,13 +91,13 @@ pub(super) struct Processes {
 }
 
 impl Processes {
-    /// Takes a process in. Its name must be free.
+    /// Adds a process. Its name must be free.
     pub(super) fn insert(&mut self, serial: u32, new: NewProcess) {
         self.by_id.insert(new.id.clone(), serial);
         self.by_serial.insert(serial, Box::new(ManagedProcess::new(serial, new)));
     }
 
-    /// Puts back a process that the program before has written down.
+    /// Puts back a process from the image of the previous program.
     pub(super) fn put(&mut self, managed: Box<ManagedProcess>) {
         self.by_id.insert(managed.process.id.clone(), managed.serial);
         self.by_serial.insert(managed.serial, managed);

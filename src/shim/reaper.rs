@@ -25,19 +25,19 @@ impl Reaper {
         Ok(Reaper { signals })
     }
 
-    /// Readable when a signal is there.
+    /// Readable when a signal is pending.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.signals.as_fd()
     }
 
-    /// The number of the next signal that is there, if there is one.
+    /// The number of the next pending signal.
     pub fn next_signal(&self) -> Option<i32> {
         self.signals.read_signal().ok().flatten().map(|info| info.ssi_signo as i32)
     }
 }
 
-/// Reaps the ended children that are not `known`. False: the kernel has named a known one, which hides others. They
-/// have to be looked for again when that one was reaped.
+/// Reaps the ended children that are not `known`. Returns false if the kernel has named a known child, which hides
+/// others. The caller has to look again when that child was reaped.
 pub fn reap_orphans(known: impl Fn(i32) -> bool) -> bool {
     while let Some(pid) = process::ended_child() {
         if known(pid) || !process::reap(pid) {

@@ -13,7 +13,7 @@ pub enum Code {
     WrongPhase,
     /// The request makes no sense.
     Invalid,
-    /// The runtime has failed. The message is its own.
+    /// The runtime has failed, and the message is the runtime's.
     Runtime,
     /// The runtime was killed because it took too long.
     TimedOut,

@@ -1,8 +1,8 @@
-//! Output that waits for the reader of a fifo: in memory, and what is older than that in a file.
+//! Output that waits for the reader of a fifo: the newest in memory, and older output in a file.
 //!
-//! The bytes in the fifo itself are the oldest. Then come those of the file, and then those in memory. While a spool has
-//! any, new output is put behind them, so that the order stays. A byte leaves the spool when the kernel has taken
-//! it into the fifo.
+//! The oldest bytes are in the fifo itself. Those in the file follow, and then those in memory. While a spool has any,
+//! new output is put behind them, so that the order stays. A byte leaves the spool when the kernel has taken it into
+//! the fifo.
 //!
 //! The loop never waits for the disk. Children write to the file and read from it (`disk`); a disk that is slow
 //! holds the process back when the memory is full.
@@ -28,19 +28,19 @@ const HEADROOM: usize = 512 * 1024;
 /// The least that is dropped at once from the memory alone.
 const PIECE: usize = 64 * 1024;
 
-/// How often the file is read in vain, and the pause between two tries, before what is in it counts as lost. A child that
-/// reads may be killed, or may not be made, for want of memory.
+/// After how many failed reads the content of the file counts as lost, and the pause between two reads. A child that
+/// reads may be killed, or cannot be made, for want of memory.
 const TRIES: u32 = 5;
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// What came of giving the oldest bytes to the sink.
+/// The outcome of writing the oldest bytes to the sink.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Progress {
     /// Some bytes were taken.
     Moved,
     /// The sink is full.
     Full,
-    /// The child that reads the file has not brought any yet.
+    /// The child that reads the file has not written any bytes yet.
     Waits,
     /// The sink has no reader.
     Alone,
@@ -53,7 +53,7 @@ pub(super) enum Progress {
 pub(super) struct Writer {
     pub(super) answer: OwnedFd,
     pub(super) bytes: usize,
-    /// How many of these the sink has taken meanwhile, from the memory.
+    /// How many of these bytes the sink has taken from the memory meanwhile.
     pub(super) taken: usize,
 }
 
@@ -74,23 +74,23 @@ pub(super) struct Spool {
     pub(super) key: u64,
     pub(super) memory: VecDeque<u8>,
     pub(super) file: Option<OwnedFd>,
-    /// The positions of the oldest byte in the file, and of the one behind the newest. Their remainders by the
-    /// largest size of the file are the places in it.
+    /// The positions of the oldest byte in the file, and of the byte after the newest. Modulo the largest size of the
+    /// file they are offsets in it.
     pub(super) start: u64,
     pub(super) end: u64,
     pub(super) writer: Option<Writer>,
     pub(super) feeder: Option<Feeder>,
-    /// Whether the file could not be written. It is tried again when the spool was empty.
+    /// Whether the file could not be written. The next attempt is made after the spool was empty.
     pub(super) has_failed: bool,
-    /// Bytes that were dropped where the spool now begins, and that the reader has not been told of.
+    /// Bytes that were dropped at the present beginning of the spool, and not yet reported to the reader.
     pub(super) lost: u64,
     /// Bytes that were dropped in all.
     pub(super) dropped: u64,
-    /// Bytes of new output that are taken in while a reader is there: half of what it takes. So a process that
-    /// writes faster than its reader reads cannot keep the spool from becoming empty.
+    /// Bytes of new output that are accepted while a reader is attached: half of what the reader takes. So a process
+    /// that writes faster than its reader reads cannot keep the spool from becoming empty.
     pub(super) credit: usize,
     pub(super) warning: Option<String>,
-    /// How often the file was read in vain, and when that is tried again.
+    /// Failed reads of the file in a row, and the time of the next attempt.
     pub(super) failures: u32,
     pub(super) again: Option<Instant>,
 }
@@ -116,7 +116,7 @@ impl Spool {
         }
     }
 
-    /// Watches its children again, in a new program.
+    /// Watches the children again, in a new program.
     pub(super) fn watch_again(&mut self, poll: &Poll) -> windlass_sys::Result<()> {
         if let Some(writer) = &self.writer {
             poll.watch(&writer.answer, self.key, Interest::Read)?;
@@ -131,17 +131,17 @@ impl Spool {
         self.len() == 0 && self.lost == 0
     }
 
-    /// How many bytes wait.
+    /// Number of bytes that wait.
     pub(super) fn len(&self) -> u64 {
         self.end - self.start + self.memory.len() as u64
     }
 
-    /// How many bytes were dropped.
+    /// Number of bytes that were dropped.
     pub(super) fn dropped(&self) -> u64 {
         self.dropped
     }
 
-    /// Why the file cannot be used, once.
+    /// Why the file cannot be used. Returned once.
     pub(super) fn take_warning(&mut self) -> Option<String> {
         self.warning.take()
     }
@@ -154,7 +154,7 @@ impl Spool {
         self.settings.full == WhenFull::DropOldest
     }
 
-    /// Whether the memory is going to be written to the file.
+    /// Whether a child writes the memory to the file, or can.
     fn can_spill(&self) -> bool {
         !self.has_failed && (self.writer.is_some() || self.room_in_file() > 0 || self.drops())
     }
@@ -167,11 +167,11 @@ impl Spool {
             return room.min(self.credit);
         }
         self.credit = 0;
-        // What is being written cannot be dropped before it is.
+        // A child may be writing these bytes, so they cannot be dropped before it has ended.
         if self.drops() && self.writer.is_none() { MEMORY } else { room }
     }
 
-    /// The room when the process has ended and `rest` bytes of it are to be read: there is room for all of them.
+    /// The room for the last `rest` bytes of a process that has ended: all of them fit.
     pub(super) fn last_room(&self, rest: usize) -> usize {
         (MEMORY + HEADROOM + rest).saturating_sub(self.memory.len())
     }
@@ -241,7 +241,7 @@ impl Spool {
         self.warning = Some(why);
     }
 
-    /// Looks whether the child that writes has ended.
+    /// Checks whether the child that writes has ended.
     pub(super) fn attend(&mut self) {
         let Some(Writer { answer, .. }) = &self.writer else { return };
         let Some(result) = disk::answer(answer.as_fd()) else { return };
@@ -258,7 +258,7 @@ impl Spool {
         self.settle();
     }
 
-    /// Nothing waits any more: memory and file are given back.
+    /// Frees memory and file if nothing waits.
     fn settle(&mut self) {
         if !self.is_empty() || self.writer.is_some() {
             return;
@@ -268,7 +268,7 @@ impl Spool {
         self.file.take().into_iter().for_each(disk::close);
     }
 
-    /// What tells the reader that bytes are missing here.
+    /// The line by which the reader learns that bytes are missing.
     pub(super) fn mark(&mut self) -> Option<Vec<u8>> {
         let lost = std::mem::take(&mut self.lost);
         (lost > 0).then(|| format!("\n[windlass-shim: {lost} bytes of output were dropped here]\n").into_bytes())
@@ -279,7 +279,7 @@ impl Spool {
         let progress = if self.start < self.end {
             self.deliver_file(sink, poll)
         } else {
-            // Its pipe has ended, which would be reported again and again.
+            // The pipe of the child has ended, and epoll would report that again and again.
             self.feeder = None;
             self.deliver_memory(sink, poll)
         };
@@ -296,7 +296,7 @@ impl Spool {
             Taken::Bytes(n) => {
                 self.memory.drain(..n);
                 self.credit += n / 2;
-                // The file was empty, so these are the first bytes of what is being written to it, if anything is.
+                // The file was empty, so these are the first bytes of those that a child may be writing to it.
                 if let Some(writer) = &mut self.writer {
                     writer.taken += n.min(writer.bytes - writer.taken);
                 }
@@ -352,19 +352,19 @@ impl Spool {
                 self.feeder = Some(Feeder { pipe, until: self.end, has_moved: false, is_watched: false });
                 Progress::Moved
             }
-            // No process or pipe can be made at the moment, which says nothing of the file.
+            // The shim cannot make a process or pipe at the moment. That is no fault of the file.
             Some(Err(_)) => self.wait(),
             None => self.read_in_vain(),
         }
     }
 
-    /// Tries again in a while.
+    /// Schedules another attempt.
     fn wait(&mut self) -> Progress {
         self.again = Some(clock::now() + PAUSE);
         Progress::Waits
     }
 
-    /// What is in the file could not be read. It is tried again, and in the end given up.
+    /// Counts a failed read of the file, and gives the content up after [`TRIES`] of them.
     fn read_in_vain(&mut self) -> Progress {
         self.failures += 1;
         if self.failures < TRIES {
@@ -376,7 +376,7 @@ impl Spool {
         Progress::Moved
     }
 
-    /// The sink has no reader: nothing is read from the file meanwhile, which has all that was not delivered.
+    /// Stops reading the file while the sink has no reader. The file keeps all that was not delivered.
     pub(super) fn pause(&mut self) {
         (self.feeder, self.again) = (None, None);
     }
@@ -386,7 +386,7 @@ impl Spool {
         self.again
     }
 
-    /// Forgets everything. Returns how many bytes waited.
+    /// Discards everything. Returns how many bytes waited.
     pub(super) fn clear(&mut self) -> u64 {
         let left = self.len();
         (self.memory, self.start, self.lost) = (VecDeque::new(), self.end, 0);
@@ -404,7 +404,7 @@ impl Drop for Spool {
 }
 
 impl Feeder {
-    /// Has the loop told when there are bytes, or not.
+    /// Watches the pipe for bytes, or stops that.
     fn watch(&mut self, wanted: bool, key: u64, poll: &Poll) {
         if wanted == self.is_watched {
             return;

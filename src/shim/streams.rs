@@ -1,4 +1,4 @@
-//! The stdio of one process: two outlets, the input, the attached clients and the logs.
+//! The stdio of one process: its outlets, the input, the attached clients and the logs.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -25,7 +25,7 @@ pub(super) struct Input {
     pub(super) terminal: bool,
     pub(super) fifo: Option<OwnedFd>,
     pub(super) pending: Vec<u8>,
-    /// Whether the pipe is full. It is watched until it has room.
+    /// Whether the pipe is full. The shim then watches it until it has room.
     pub(super) blocked: bool,
     pub(super) close_when_empty: bool,
 }
@@ -41,7 +41,7 @@ pub(super) struct Streams {
     pub(super) logs: Vec<Logger>,
     pub(super) clients: Vec<Client>,
     pub(super) next_client: u16,
-    /// Input from clients before the runtime has sent the terminal. `None`: there is no terminal, or it is there.
+    /// Input from clients before the runtime has sent the terminal. `None`: there is no terminal, or it was sent.
     pub(super) early: Option<Vec<u8>>,
     /// The size that was requested before there was a terminal.
     pub(super) size: Option<(u16, u16)>,
@@ -50,13 +50,13 @@ pub(super) struct Streams {
 /// The descriptors 0, 1 and 2 of the runtime, which the process inherits.
 pub(super) type ChildEnds = [OwnedFd; 3];
 
-/// What is to be expected of a client that was received from.
+/// What to expect of a client after a receive.
 enum Sends {
-    /// More input may be there.
+    /// The client may have sent more input.
     More,
-    /// There is nothing now. If the other end is gone, the client has left.
+    /// Nothing to read now. If the other end is gone, the client has left.
     Nothing,
-    /// It has left.
+    /// The client has left.
     Left,
 }
 
@@ -68,7 +68,7 @@ struct OutputPipes {
 }
 
 impl OutputPipes {
-    /// Read end, write end.
+    /// Opens a pipe: read end, write end.
     fn open(&self, which: Stream) -> Result<(OwnedFd, OwnedFd)> {
         let (read_end, write_end) = match &self.fifos {
             None => captured()?,
@@ -119,8 +119,8 @@ impl Streams {
             Stdin::Attach { .. } => None,
             Stdin::Fifo(path) => {
                 let fifo = fd::open(path, OFlag::O_RDWR | OFlag::O_NONBLOCK)?;
-                // As a reader alone the shim sees the end when the last writer has left. It has been one itself, since
-                // the kernel reports no end where there never was a writer.
+                // With a read end alone the shim gets the end when the last writer has left. It has been a writer
+                // itself, because the kernel reports no end of a fifo that never had a writer.
                 Some(if closed { fd::reopen(fifo.as_fd(), OFlag::O_RDONLY | OFlag::O_NONBLOCK)? } else { fifo })
             }
         };
@@ -152,8 +152,8 @@ impl Streams {
         if let Some(inherited) = inherited {
             return Ok(inherited);
         }
-        // With a terminal there is one stream. The pipe for errors is then only for what the runtime complains,
-        // as it is for a process whose errors nobody reads.
+        // With a terminal there is one stream. The pipe for errors then serves only the runtime's own messages, as for
+        // a process whose errors nobody reads.
         let unwanted = matches!(output, Output::None) && self.logs.is_empty();
         let discard = which == Stream::Stderr && (self.terminal || unwanted);
         if unwanted && !self.terminal && which == Stream::Stdout {
@@ -175,7 +175,7 @@ impl Streams {
         Ok(child_end)
     }
 
-    /// The runtime has sent the terminal.
+    /// Takes the master end of the terminal that the runtime has sent.
     pub(super) fn console(&mut self, master: OwnedFd, poll: &Poll) -> Result<()> {
         if let Some((rows, columns)) = self.size.take() {
             terminal::set_size(master.as_fd(), rows, columns)?;
@@ -196,11 +196,11 @@ impl Streams {
         }
     }
 
-    /// The call of the runtime has ended. Returns what it wrote on standard error, if it has `failed`.
+    /// Ends the call of the runtime. If it has `failed`, returns its messages on standard error.
     pub(super) fn runtime_done(&mut self, failed: bool, poll: &Poll, scratch: &mut Scratch) -> Vec<u8> {
         let mut complaint = Vec::new();
         self.each(poll, scratch, true, |outlet, context| {
-            // What the runtime wrote last may not have been read yet.
+            // The last messages of the runtime may not have been read yet.
             outlet.pump(context);
             outlet.unhold(failed, context);
             complaint.append(&mut outlet.complaint);
@@ -219,7 +219,7 @@ impl Streams {
         self.outlets.iter_mut().for_each(|outlet| act(outlet, &mut context));
     }
 
-    /// A descriptor of these streams is ready.
+    /// Handles a descriptor of these streams that is ready.
     pub(super) fn ready(
         &mut self,
         kind: Kind,
@@ -252,7 +252,7 @@ impl Streams {
         self.outlets.iter().any(Outlet::is_held_back)
     }
 
-    /// Whether one client is the only reader, so that a slow one keeps nobody else waiting.
+    /// Whether the process has one client and no other reader, so that a slow client holds back nobody else.
     pub(super) fn has_one_reader(&self) -> bool {
         self.logs.is_empty() && self.clients.len() == 1 && !self.outlets.iter().any(Outlet::has_sink)
     }
@@ -287,13 +287,13 @@ impl Streams {
             Ok(Moved::Bytes(_)) => self.block_input(poll),
             Ok(Moved::Later) if !input.terminal && stream::waiting(fifo.as_fd()) > 0 => self.block_input(poll),
             Ok(Moved::Later) => {}
-            // The end of the input does not hang the terminal up.
+            // A terminal stays open at the end of the input.
             Ok(Moved::End) if input.terminal => input.fifo = None,
             Ok(Moved::End) | Err(_) => self.end_input(poll),
         }
     }
 
-    /// The process does not read any more, or no more input comes: the process reads the end of it.
+    /// Ends the input: the process does not read any more, or no more input comes.
     fn end_input(&mut self, poll: &Poll) {
         // A terminal is also open under another number, so closing this one does not end its watch.
         if let Some(input) = self.input.take().filter(|input| input.blocked) {
@@ -352,7 +352,7 @@ impl Streams {
         self.clients.iter_mut().find(|client| client.number == number)
     }
 
-    /// Passes on what a client has sent.
+    /// Passes the input of a client on.
     fn receive_from(&mut self, number: u16, poll: &Poll) -> Sends {
         loop {
             let Some(client) = self.client(number) else { return Sends::Nothing };
@@ -402,7 +402,7 @@ impl Streams {
         }
     }
 
-    /// The process gets no more input than what was sent before.
+    /// Ends the input after the bytes that were sent before.
     pub(super) fn close_stdin(&mut self, poll: &Poll) {
         let Some(input) = &mut self.input else { return };
         if let Some(fifo) = &input.fifo {
@@ -437,12 +437,12 @@ impl Streams {
         Ok(())
     }
 
-    /// How many clients there are.
+    /// Number of attached clients.
     pub(super) fn attached(&self) -> usize {
         self.clients.len()
     }
 
-    /// Sets the size of the terminal. False: there is none.
+    /// Sets the size of the terminal. Returns false if there is none.
     pub(super) fn resize(&mut self, rows: u16, columns: u16) -> Result<bool> {
         match &self.input {
             None if self.terminal => {
@@ -459,7 +459,7 @@ impl Streams {
         self.logs.iter_mut().for_each(Logger::reopen);
     }
 
-    /// Whether every client, and every reader of a fifo that is there, has taken everything.
+    /// Whether every client, and every reader of a fifo, has taken everything.
     pub(super) fn is_taken(&self) -> bool {
         self.clients.iter().all(Client::is_idle) && self.outlets.iter().all(Outlet::is_taken)
     }
@@ -469,8 +469,7 @@ impl Streams {
         self.outlets.iter().all(Outlet::is_drained)
     }
 
-    /// The process has ended: its input is closed, and what it wrote is read. A terminal that is hung up now
-    /// stays so.
+    /// Closes the input of a process that has ended, and reads what it wrote. A terminal that is hung up now stays so.
     pub(super) fn process_ended(&mut self, poll: &Poll, scratch: &mut Scratch) {
         self.end_input(poll);
         self.each(poll, scratch, false, |outlet, context| {
@@ -489,7 +488,7 @@ impl Streams {
         self.clients.drain(..).for_each(|client| client.leave(poll));
     }
 
-    /// Everything was read that had to be. Readers get the end after they have read the rest.
+    /// Ends logs and sinks after everything was read that had to be. Readers get the rest, and then the end.
     pub(super) fn end_sinks(&mut self, poll: &Poll, scratch: &mut Scratch) {
         self.logs.iter_mut().for_each(|log| log.end(scratch.output()));
         self.each(poll, scratch, false, Outlet::end);
@@ -525,25 +524,25 @@ impl Streams {
         self.clients.retain_mut(|client| !read || client.end(poll));
     }
 
-    /// Disconnects the attached clients, for which no more comes.
+    /// Disconnects the attached clients, because no more output comes.
     pub(super) fn disconnect(&mut self, poll: &Poll, scratch: &mut Scratch) {
-        // Where a slow one holds an outlet back there is more, and none is told that this was all.
+        // While a slow client holds an outlet back there is more output, so no client is told that this was all.
         let more = self.is_held_back();
         self.clients.drain(..).for_each(|it| if more { poll.forget(it.fd()) } else { it.leave(poll) });
         self.each(poll, scratch, false, Outlet::resume);
     }
 
-    /// No output has come for a while: wide pipes become narrow again.
+    /// Narrows wide pipes after a pause in the output.
     pub(super) fn rest(&mut self) {
         self.outlets.iter_mut().for_each(Outlet::rest);
     }
 
-    /// Whether nobody has the terminal open at the moment, so that it has to be looked at again soon.
+    /// Whether no process has the terminal open at the moment, so that the shim has to look again soon.
     pub(super) fn is_hung_up(&self) -> bool {
         self.outlets.iter().any(|outlet| outlet.hung_up)
     }
 
-    /// Looks whether the terminal is open again.
+    /// Checks whether the terminal is open again.
     pub(super) fn look_again(&mut self, poll: &Poll, scratch: &mut Scratch) {
         self.each(poll, scratch, true, Outlet::look_again);
     }
@@ -559,7 +558,7 @@ impl Streams {
         self.outlets.iter().map(Outlet::unsent).sum()
     }
 
-    /// Why output cannot be kept, once.
+    /// Why output cannot be kept. Returned once.
     pub(super) fn take_warning(&mut self) -> Option<String> {
         self.outlets.iter_mut().find_map(Outlet::take_warning)
     }
@@ -587,7 +586,7 @@ fn copy(fifo: &OwnedFd, sink: &OwnedFd, pending: &mut Vec<u8>) -> Result<Moved> 
     Ok(moved)
 }
 
-/// Writes what is pending. False: a part of it has to wait.
+/// Writes `pending`. Returns false if a part of it has to wait.
 fn write_all(sink: &OwnedFd, pending: &mut Vec<u8>) -> Result<bool> {
     while !pending.is_empty() {
         match stream::write(sink.as_fd(), pending)? {

@@ -46,7 +46,7 @@ pub struct Supervisor {
     pub reserved_descriptors: Vec<OwnedFd>,
     /// For recording an end.
     pub(super) spare: Spare,
-    /// Its signals are blocked and read from a descriptor; see [`Event::Signal`].
+    /// The signals of the shim, which are blocked and read from a descriptor; see [`Event::Signal`].
     pub(super) reaper: Reaper,
     pub(super) scratch: Scratch,
     pub(super) containers: Containers,
@@ -199,7 +199,7 @@ impl Supervisor {
         streams.ok_or_else(|| Refusal::new(Code::WrongPhase, "the process is not started"))
     }
 
-    /// What is known of a process; at once, whatever runs.
+    /// The state of a process, at once.
     pub fn state(&self, process: &ProcessId) -> Option<ProcessState> {
         self.processes.find(process).ok().map(|managed| managed.state())
     }

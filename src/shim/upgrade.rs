@@ -155,13 +155,13 @@ impl Supervisor {
 
 /// The numbers of the fields of an image's body.
 pub(crate) mod field {
-    /// The protocol, and the front end. It writes both.
+    /// The protocol. A front end writes it beside [`FRONT`].
     pub(crate) const MODE: u32 = 1;
     /// The numbers of all descriptors.
     pub(crate) const DESCRIPTORS: u32 = 2;
     /// The supervisor.
     pub(crate) const CORE: u32 = 3;
-    /// See [`MODE`].
+    /// The state of the front end.
     pub(crate) const FRONT: u32 = 4;
     /// The request that the other program answers.
     pub(crate) const TOKEN: u32 = 5;

@@ -1,4 +1,4 @@
-//! A front end that goes on in the program that replaces this one.
+//! A front end that goes on in the next program.
 
 use std::os::fd::OwnedFd;
 
@@ -21,14 +21,14 @@ pub(crate) enum Mode {
 
 choice! { Mode { 1 Containerd {}, 2 Conmon {}, 3 Neutral {} } }
 
-/// A front end that can be written down. Reading it back has no effect outside of the process, so that it can be
-/// tried; what it watches is watched again afterwards.
+/// A front end that can be written down. Reading it back has no effect outside of the process, so that a program can
+/// try it. Afterwards [`Carried::watch_again`] is called.
 pub(crate) trait Carried: Front + Value {
-    /// Its protocol.
+    /// The protocol.
     const MODE: Mode;
-    /// Watches again what was watched in the program before.
+    /// Watches again what the previous program watched.
     fn watch_again(&mut self, core: &mut Supervisor) -> windlass_sys::Result<()>;
-    /// Logs something for people.
+    /// Logs a message for people.
     fn log(&self, text: &str);
 }
 
@@ -44,7 +44,7 @@ pub(super) fn serve<F: Carried>(core: &mut Supervisor, front: &mut F) -> windlas
     })
 }
 
-/// What a shim says of itself.
+/// The description of a shim, in the answer to `hello`.
 pub(super) fn about(mode: Mode, core: &Supervisor) -> Json {
     let mode = match mode {
         Mode::Containerd => "containerd",

@@ -1,7 +1,7 @@
 //! The control socket of a shim whose protocol has none: a front end around another.
 //!
-//! It is `@control/PID` in the directory of shims, with the requests `hello` and `upgrade` of the engine-neutral
-//! protocol. Without it everything else works, so that a failure to make it is no reason to end.
+//! The socket is `@control/PID` in the directory of shims. It has the requests `hello` and `upgrade` of the
+//! engine-neutral protocol. Everything else works without it, so the shim goes on if the socket cannot be made.
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -22,19 +22,19 @@ use crate::image::format::{Content, Encoder, Value, table};
 use crate::{Code, Event, Front, Ready, Refusal, Reply, Supervisor, WaitToken};
 use windlass_sys::{fd, socket};
 
-/// The directory of the sockets, in that of the shims. It is no container's, since no id has an `@`.
+/// The directory of the sockets, in the directory of shims. No container has this name, since no id has an `@`.
 pub(super) const DIRECTORY: &str = "@control";
 
-/// The key of the listener, above those of the front ends; those of its clients follow.
+/// The key of the listener, above those of the front ends. The keys of its clients follow.
 const LISTENER: u64 = 1 << 55;
 
 /// Most clients at once.
 const CLIENTS: usize = 16;
 
-/// How many sockets of others a shim looks at when it starts, to remove those of shims that were killed.
+/// How many sockets of other shims a starting shim checks, to remove those of killed shims.
 const FEW: usize = 4;
 
-/// How many a command looks at that cleans up after one shim. That shim's socket is among them unless there are very many.
+/// How many sockets a command checks that cleans up after one shim. Usually the socket of that shim is among them.
 pub(super) const MANY: usize = 256;
 
 /// How many requests of one client are served in a turn of the loop.
@@ -60,7 +60,7 @@ struct Control {
 #[derive(Debug)]
 struct ControlClient {
     connection: Connection,
-    /// The upgrade that it waits for, and the number of the request.
+    /// The upgrade that the client waits for, and the number of the request.
     waits: Option<(WaitToken, u64)>,
 }
 
@@ -81,7 +81,7 @@ impl Control {
         sweep(opened.as_fd(), &directory, FEW);
         let name = std::process::id().to_string();
         let listening = match socket::listen_stream_at(opened.as_fd(), &name, 0o600) {
-            // A shim of the same process id has left it. One in another PID namespace may live.
+            // A shim with the same process id has left the socket. A shim in another PID namespace may live.
             Err(failed) if failed.errno == Errno::EADDRINUSE && !is_live(&directory.join(&name)) => {
                 fd::unlinkat(opened.as_fd(), &name)?;
                 socket::listen_stream_at(opened.as_fd(), &name, 0o600)
@@ -111,7 +111,7 @@ impl Control {
         }
     }
 
-    /// Whether the event was the answer for a client.
+    /// Whether the event was an answer for a client.
     fn finished(&mut self, event: &Event, core: &Supervisor) -> bool {
         let Event::Finished { token: of, result } = event else { return false };
         let waits = |client: &ControlClient| client.waits.is_some_and(|(token, _)| token == *of);
@@ -130,7 +130,7 @@ impl Control {
 }
 
 impl ControlClient {
-    /// False: it has left.
+    /// Serves a client. Returns false if it has left.
     fn ready(&mut self, mode: Mode, ready: Ready, core: &mut Supervisor) -> bool {
         if ready.write && !self.connection.flush() {
             return false;
@@ -178,18 +178,18 @@ impl Drop for Control {
     }
 }
 
-/// Removes the sockets of killed shims from the directory, and looks at no more than `most` names.
+/// Removes the sockets of killed shims from the directory. Checks at most `most` names.
 pub(super) fn sweep(opened: BorrowedFd<'_>, directory: &Path, most: usize) {
     let names = windlass_sys::directory::names(opened).unwrap_or_default();
     for name in names.iter().take(most) {
-        // One in another PID namespace may live, and one that is just starting listens soon.
+        // A shim in another PID namespace may live, and a shim that is just starting listens soon.
         if has_ended(name) && !is_live(&directory.join(name)) {
             let _ = fd::unlinkat(opened, name);
         }
     }
 }
 
-/// Removes those of killed shims from the usual directory.
+/// Removes the sockets of killed shims from the usual directory.
 pub(super) fn sweep_all() {
     let directory = windlass_args::Environment::current().shims().join(DIRECTORY);
     if let Ok(opened) = fd::open(&directory, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW) {

@@ -35,7 +35,7 @@ impl CreatedName {
         }
     }
 
-    /// As [`CreatedName::remove`], by a path.
+    /// [`CreatedName::remove`] by a path.
     pub(super) fn remove_path(self, path: &Path) {
         self.remove(fd::CWD, path);
     }

@@ -1,4 +1,4 @@
-//! What the front ends have in common in an image.
+//! The parts of an image that all front ends share.
 
 use super::created::CreatedName;
 use super::listener::Listener;

@@ -20,7 +20,7 @@ pub(super) struct Listener {
 }
 
 impl Listener {
-    /// Accepts no client before [`Listener::watch`].
+    /// A listener that accepts no client before [`Listener::watch`].
     pub(super) fn new(socket: OwnedFd, key: u64) -> Listener {
         Listener { socket, key, again: None }
     }
@@ -32,7 +32,7 @@ impl Listener {
         watched
     }
 
-    /// Watches for clients as in the program before.
+    /// Watches for clients as the previous program did.
     pub(super) fn watch_again(&self, poll: &Poll) -> Result<()> {
         let interest = if self.again.is_some() { Interest::Nothing } else { Interest::Read };
         poll.watch(&self.socket, self.key, interest)
@@ -83,7 +83,7 @@ mod tests {
         socket::send(other.as_fd(), b"x", &[]).expect("it is readable");
         let poll = Poll::new().expect("epoll");
         let mut listener = Listener::new(socket, 7);
-        // As after a watch that has failed.
+        // The state after a watch that has failed.
         let begun = Instant::now();
         listener.again = Some(begun);
         listener.due(begun, &poll);
@@ -91,7 +91,7 @@ mod tests {
         let mut found = Vec::new();
         poll.wait(Some(begun), &mut found).expect("waited");
         assert_eq!(found.first().map(|(key, _)| *key), Some(7));
-        // One that cannot be watched now either is tried again.
+        // If the socket cannot be watched now either, there is another attempt.
         assert!(listener.watch(&poll).is_err(), "it is watched already");
         assert!(listener.deadline().is_some_and(|again| again > begun));
     }

@@ -1,7 +1,7 @@
-//! The beginning of a program that goes on in a shim's process, or that only looks whether it could.
+//! The start of a program that goes on in a shim's process, or only checks whether it could.
 //!
-//! Nothing that has an effect outside of the process is done before everything is read and watched. Until then this
-//! program can give the process back to the one before.
+//! Before everything is read and watched, nothing with an effect outside of the process is done. Until then this
+//! program can give the process back to the previous one.
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -21,14 +21,14 @@ use crate::{Code, Refusal, Reply, Supervisor, WaitToken, call, serialized};
 use windlass_sys::handover::{self, Inherited};
 use windlass_sys::{descriptors, fd, process};
 
-/// Looks at an image or goes on with it, if that is what the command line says.
+/// Checks an image or goes on with it, if the command line says so.
 pub(super) fn main(words: &[OsString]) -> Option<ExitCode> {
     let [_, verb, place, rest @ ..] = words else { return None };
     let (number, began) = place.to_str().map(|place| place.split_once(',').unwrap_or((place, "0")))?;
     let image = || number.parse().ok().and_then(descriptors::borrow_inherited);
     if verb == CHECK {
         let found = image().ok_or_else(|| "there is no image".into()).and_then(check);
-        // Nothing is dropped: what was read is another process's.
+        // Exit without dropping the state, because it belongs to another process.
         process::exit_now(i32::from(found.inspect_err(|why| print_error(NAME, why)).is_err()));
     }
     if verb != RESUME {
@@ -68,12 +68,12 @@ fn check(image: BorrowedFd<'_>) -> Result<(), String> {
 fn try_out<F: Carried>(fields: Fields<'_>, context: &Context) -> Result<(), String> {
     let state = State::<F>::read(fields)?;
     let found = context.finish();
-    // Their ends would have effects outside of this process.
+    // Do not drop the state: that would have effects outside of this process.
     std::mem::forget(state);
     found
 }
 
-/// What a shim consists of.
+/// The state of a shim.
 struct State<F> {
     core: Supervisor,
     front: F,
@@ -91,7 +91,7 @@ impl<F: Carried> State<F> {
             process::set_comm(&name);
         }
         let state = State { core, front: fields.get(field::FRONT), token: fields.get(field::TOKEN) };
-        // They are read where they are needed.
+        // These fields are read where they are needed.
         for number in [field::MODE, field::DESCRIPTORS, field::BEFORE] {
             fields.take(number);
         }
@@ -136,24 +136,24 @@ fn resume(image: BorrowedFd<'static>, began: Instant, failed: Option<String>) ->
     }
 }
 
-/// What is known of the program before.
+/// The image of the previous program, and how to give the process back to it.
 struct Resumption<'a> {
     body: &'a [u8],
     image: Option<OwnedFd>,
-    /// The program that has written it.
+    /// The program that has written the image.
     before: Option<OwnedFd>,
     place: String,
     listed: Vec<u32>,
     missing: Vec<u32>,
     began: Instant,
-    /// Why the program that was to go on has given the process back.
+    /// Why the other program has given the process back.
     failed: Option<String>,
     from: String,
 }
 
 impl Resumption<'_> {
-    /// The state, with everything watched again and the request answered. Does not return if the program before
-    /// goes on.
+    /// The state, with everything watched again and the request answered. Does not return if the previous program goes
+    /// on.
     fn state<F: Carried>(mut self, context: &Context) -> Result<(Supervisor, F), String> {
         let fields = Fields::of(Content::of(self.body, context), "the image");
         let mut state = State::<F>::read(fields).inspect_err(|why| self.give_back(why))?;
@@ -187,7 +187,7 @@ impl Resumption<'_> {
         }
     }
 
-    /// Has the program before go on. Returns if that is not possible, or if it has been tried already.
+    /// Executes the previous program again. Returns if that is not possible, or was tried already.
     fn give_back(&self, why: &str) {
         let (Some(before), Some(image), None) = (&self.before, &self.image, &self.failed) else { return };
         let own = [handover::number(image.as_fd()), handover::number(before.as_fd())];
@@ -204,7 +204,7 @@ mod tests {
     use super::*;
     use crate::image::format::Encoder;
 
-    /// Two bodies of one state: with the numbers of its descriptors, and to be compared.
+    /// Two bodies of one state: one with the numbers of its descriptors, one for a comparison.
     type Bodies = [Vec<u8>; 2];
 
     /// The state of an image, written down again.
@@ -236,7 +236,7 @@ mod tests {
             let image = read(name);
             let [numbered, first] = of(format::header(&image).expect("an image").body);
             let [_, mut second] = of(&numbered);
-            // It counts the programs that have read it.
+            // The program counts the upgrades.
             assert_eq!(first.len(), second.len(), "{name}");
             let differ = first.iter().zip(&mut second).filter(|(a, b)| a != b).count();
             assert!(differ <= 1, "{name}: {differ} bytes differ");

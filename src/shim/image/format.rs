@@ -31,20 +31,20 @@ use windlass_sys::handover::{self, Inherited};
 /// The number of the format that is written.
 pub(crate) const FORMAT: u32 = if cfg!(feature = "next-image") { 2 } else { 1 };
 
-/// What an image begins with.
+/// The first bytes of an image.
 const MAGIC: &[u8; 8] = b"WLSHIM\r\n";
 
 /// Bytes of the header before the version.
 const HEAD: usize = 8 + 4 + 8 + 8 + 1;
 
-/// Longest image that is read, in bytes. The most that a shim holds is some MiB for each connection.
+/// Longest image that is read, in bytes. A shim holds at most some MiB for each connection.
 const LONGEST: usize = 1 << 30;
 
 /// The prime of FNV in 64 bits.
 const PRIME: u64 = 0x0000_0100_0000_01b3;
 
-/// FNV-1a in 64 bits, over eight bytes at a time: the checksum tells that an image was cut or mixed up, and is no
-/// protection from anybody.
+/// FNV-1a in 64 bits, over eight bytes at a time. The checksum finds an image that was cut or mixed up, and protects
+/// from nobody.
 pub(crate) fn checksum(bytes: &[u8]) -> u64 {
     let chunks = bytes.chunks(8).map(|chunk| {
         let mut word = [0; 8];
@@ -68,16 +68,16 @@ pub(crate) fn with_header(version: &str, body: &[u8]) -> Vec<u8> {
     image
 }
 
-/// What the header of an image says, and its body.
+/// The header of an image, and its body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Header<'a> {
     pub(crate) format: u32,
-    /// The version of the program that has written it.
+    /// The version of the program that wrote the image.
     pub(crate) version: String,
     pub(crate) body: &'a [u8],
 }
 
-/// Reads the header. The text of an error says what is wrong.
+/// Reads the header. An error is the text of the fault.
 pub(crate) fn header(image: &[u8]) -> Result<Header<'_>, String> {
     let Some((head, rest)) = image.split_at_checked(HEAD).filter(|(head, _)| head.starts_with(MAGIC)) else {
         return Err("not an image of a shim".into());
@@ -95,8 +95,8 @@ pub(crate) fn header(image: &[u8]) -> Result<Header<'_>, String> {
     Ok(Header { format, version: String::from_utf8_lossy(version).into_owned(), body })
 }
 
-/// What occurs in an image: the number of each field with those of the fields it is in, as checksums. A program that has
-/// read one field of a kind can read another, whatever it contains.
+/// The kinds of fields in an image: the number of each field with the numbers of the fields around it, as a checksum. A
+/// program that has read one field of a kind can read another, whatever its content.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Kinds(Vec<u64>);
 
@@ -107,12 +107,12 @@ impl Kinds {
         }
     }
 
-    /// Adds those of another image.
+    /// Adds the kinds of another image.
     pub(crate) fn add_all(&mut self, others: &Kinds) {
         others.0.iter().for_each(|kind| self.add(*kind));
     }
 
-    /// Whether there are none but these.
+    /// Whether all `others` are among these.
     pub(crate) fn contain(&self, others: &Kinds) -> bool {
         others.0.iter().all(|kind| self.0.binary_search(kind).is_ok())
     }
@@ -131,13 +131,13 @@ pub(crate) struct Encoder {
 }
 
 impl Encoder {
-    /// One whose images can be compared, but not read.
+    /// An encoder whose images can be compared, but not read.
     #[cfg(test)]
     pub(crate) fn anonymous() -> Encoder {
         Encoder { anonymous: true, ..Encoder::default() }
     }
 
-    /// What was written, and the numbers of the descriptors in it.
+    /// Returns the body, and the numbers of the descriptors in it.
     pub(crate) fn finish(self) -> (Vec<u8>, Vec<u32>) {
         (self.out, self.descriptors)
     }
@@ -203,11 +203,11 @@ impl Encoder {
 enum Source {
     /// From the program before.
     Inherited(Inherited),
-    /// From nowhere: each is the null device. For a look whether an image can be read.
+    /// No descriptors: each is the null device. Used to check whether an image can be read.
     Nowhere,
 }
 
-/// What reading an image needs and finds.
+/// The context of reading an image: the descriptors, and the first fault.
 #[derive(Debug)]
 pub(crate) struct Context {
     source: RefCell<Source>,
@@ -216,12 +216,12 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    /// The descriptors are those of the program before.
+    /// A context with the descriptors of the previous program.
     pub(crate) fn of(inherited: Inherited) -> Context {
         Context::with(Source::Inherited(inherited))
     }
 
-    /// For a look whether an image can be read. Its descriptors are not there.
+    /// A context without descriptors, to check whether an image can be read.
     pub(crate) fn without_descriptors() -> Context {
         Context::with(Source::Nowhere)
     }
@@ -230,17 +230,17 @@ impl Context {
         Context { source: RefCell::new(source), fault: RefCell::default(), taken: RefCell::default() }
     }
 
-    /// Notes a fault, of which the first counts.
+    /// Notes a fault. Only the first is kept.
     pub(crate) fn fault(&self, text: impl Into<String>) {
         self.fault.borrow_mut().get_or_insert_with(|| text.into());
     }
 
-    /// The first fault, if there was one.
+    /// The first fault, if any.
     pub(crate) fn finish(&self) -> Result<(), String> {
         self.fault.borrow_mut().take().map_or(Ok(()), Err)
     }
 
-    /// Closes the descriptors that nobody has taken. The program before cannot go on any more.
+    /// Closes the descriptors that no field has taken. The previous program cannot go on any more.
     pub(crate) fn close_rest(&self) {
         if let Source::Inherited(inherited) = &mut *self.source.borrow_mut() {
             inherited.close_rest();
@@ -256,7 +256,7 @@ impl Context {
             Source::Inherited(inherited) => inherited.take(number),
             Source::Nowhere => None,
         };
-        // In place of one that is missing, which was logged.
+        // The null device replaces a missing descriptor.
         found.unwrap_or_else(|| null(self))
     }
 }
@@ -315,7 +315,7 @@ impl<'a> Content<'a> {
         }
     }
 
-    /// As one of several kinds of `name`: its number, which is one of `known`, and its content.
+    /// As one of several kinds of `name`. Returns the number, which is one of `known`, and the content.
     pub(crate) fn choice(self, name: &'static str, known: &[u32]) -> (u32, Content<'a>) {
         let fields = Fields::of(self, name);
         match fields.all.first() {
@@ -371,7 +371,7 @@ impl<'a> Fields<'a> {
         F::get(number, self)
     }
 
-    /// Takes out the contents of all fields of a number.
+    /// Takes out the contents of all fields with this number.
     pub(crate) fn take(&mut self, number: u32) -> Vec<Content<'a>> {
         let mut taken = Vec::new();
         self.all.retain(|field| {
@@ -387,7 +387,7 @@ impl<'a> Fields<'a> {
         self.take(number).pop()
     }
 
-    /// A field that must be there is missing. Returns an empty content.
+    /// Notes that a required field is missing. Returns an empty content.
     fn missing(&self, number: u32) -> Content<'a> {
         self.context.fault(format!("field {number} of {} is missing", self.name));
         Content { bytes: &[], context: self.context }
@@ -397,7 +397,7 @@ impl<'a> Fields<'a> {
         Content { bytes: &[], context: self.context }
     }
 
-    /// Nothing more is wanted: what is left is unknown, and must not be essential.
+    /// Ends the reading of the message. The fields that are left are unknown, and must not be essential.
     pub(crate) fn end(self) {
         if let Some(unknown) = self.all.iter().find(|field| field.essential) {
             self.context.fault(format!("field {} of {} is unknown to this version", unknown.number, self.name));
@@ -405,21 +405,21 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// What can be the content of a field.
+/// A type that is written as the content of a field.
 pub(crate) trait Value: Sized {
-    /// Whether a field without content is not written, and one that is missing has the value of the empty content.
+    /// Whether a field without content is left out, and a missing field has the value of the empty content.
     const EMPTY: bool = false;
-    /// Writes it as content.
+    /// Writes the value as content.
     fn write(&self, to: &mut Encoder);
-    /// Reads it. After a fault, any value will do.
+    /// Reads the value. After a fault, any value will do.
     fn read(content: Content<'_>) -> Self;
 }
 
-/// What can be a field, or several of one number.
+/// A type that is written as one field, or as several of one number.
 pub(crate) trait Field: Sized {
-    /// Writes it.
+    /// Writes the field.
     fn put(&self, number: u32, essential: bool, to: &mut Encoder);
-    /// Takes it out of the fields.
+    /// Takes the field out of a message.
     fn get(number: u32, fields: &mut Fields<'_>) -> Self;
 }
 
@@ -465,7 +465,7 @@ pub(crate) fn put_each<'v, T: Value + 'v>(
     }
 }
 
-/// Makes a [`Value`] of a struct by a table: the number of each field, and those that were used before.
+/// Makes a [`Value`] of a struct by a table of field numbers, and of the numbers that were used before.
 ///
 /// `table! { Name { 1 one, 2 @hint two; retired 3 } }`
 macro_rules! table {
@@ -489,8 +489,8 @@ macro_rules! table {
     )*};
 }
 
-/// Makes a [`Value`] of an enum by a table: the number of each variant, and those of its fields, each with a name for
-/// it here and the name that it has.
+/// Makes a [`Value`] of an enum by a table of the numbers of its variants and of their fields. Each field has a name
+/// for use in the table and its own name.
 ///
 /// `choice! { Name { 1 One {}, 2 Two { 1 it: 0 }, 3 Three { 1 field: field } } }`
 macro_rules! choice {

@@ -1,4 +1,4 @@
-//! The image: everything that a shim keeps, written down for the program that goes on in its place.
+//! The image: everything that a shim keeps, written down for the next program in its process.
 //!
 //! `format` says how it is written, and how a field is added. The tables of the core's types are in `processes`,
 //! `stdio` and `supervisor`; those of a front end are beside it. Descriptors are written as their numbers, which

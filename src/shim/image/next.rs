@@ -1,5 +1,5 @@
-//! The supervisor's last fields as a later version might have them, for tests: one is gone, one is new, and one is
-//! essential where it is in use, which is for containers whose ids say so.
+//! The supervisor's last fields as a later version might have them, for tests: one field is gone, one is new, and one
+//! is essential if it is used, which it is for containers with certain ids.
 
 use super::format::{Encoder, Fields};
 use crate::Supervisor;

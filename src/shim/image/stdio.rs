@@ -54,7 +54,7 @@ choice! {
     Logger { 1 K8s { 1 file: 0 }, 2 Json { 1 log: 0 }, 3 Raw { 1 file: 0 }, 4 Journald { 1 journal: 0 } }
 }
 
-/// By hand, because one that keeps nothing is not written.
+/// By hand, because settings that keep nothing are not written.
 impl Value for Spooling {
     const EMPTY: bool = true;
 
@@ -72,7 +72,7 @@ impl Value for Spooling {
     }
 }
 
-/// The bytes as they are, and not each as a field.
+/// Writes the bytes as one content, and not each as a field.
 impl Field for VecDeque<u8> {
     fn put(&self, number: u32, essential: bool, to: &mut Encoder) {
         let (one, two) = self.as_slices();

@@ -10,7 +10,7 @@ use windlass_sys::{Result, spawn};
 #[cfg(feature = "next-image")]
 use super::next as last;
 
-/// The fields that another format has otherwise.
+/// The fields that differ in another format.
 #[cfg(not(feature = "next-image"))]
 mod last {
     use super::{Encoder, Fields, Supervisor};
@@ -24,7 +24,7 @@ mod last {
     }
 }
 
-/// Writes the supervisor down. Nothing may wait to be told: the loop stands at its top.
+/// Writes the supervisor down. No event may be pending: the loop is at its top.
 pub(crate) fn save(core: &Supervisor, to: &mut Encoder) {
     to.put(1, true, &core.oom_score_adj);
     to.put(2, true, &core.listen_pid);
@@ -41,7 +41,7 @@ pub(crate) fn save(core: &Supervisor, to: &mut Encoder) {
     last::save(core, to);
 }
 
-/// Reads it back into one that was just made. What it watches is watched again by [`watch`].
+/// Reads the supervisor back into a new one. [`watch`] then watches its descriptors again.
 pub(crate) fn restore(core: &mut Supervisor, content: Content<'_>) {
     let mut fields = Fields::of(content, "Supervisor");
     core.oom_score_adj = fields.get(1);
@@ -58,11 +58,11 @@ pub(crate) fn restore(core: &mut Supervisor, content: Content<'_>) {
     spawn::set_descriptor_limit(fields.get(12));
     last::restore(core, &mut fields);
     fields.end();
-    // Children that died meanwhile may have left some.
+    // Children that died meanwhile may have left orphans.
     core.orphans = true;
 }
 
-/// Watches everything again that was watched in the program before.
+/// Watches everything again that the previous program watched.
 pub(crate) fn watch(core: &mut Supervisor) -> Result<()> {
     for container in core.containers.iter_mut() {
         watching::container(container, &core.poll);

@@ -455,7 +455,7 @@ fn an_image_that_was_cut_or_changed_is_refused_and_never_half_believed() {
         let body = format::header(&changed).map(|header| header.body.to_vec());
         assert!(body.is_err() || body.as_deref() == Ok(header.body), "{at}");
     }
-    // A body that is no image, behind a header that is right: reading ends, with a fault or a state.
+    // A wrong body behind a correct header: reading ends, with a fault or a state.
     for _ in 0..300 {
         let mut body = header.body.to_vec();
         let at = random.below(body.len() as u64) as usize;
@@ -509,7 +509,7 @@ fn written(value: &impl Value) -> Vec<u8> {
 fn a_field_that_is_not_known_is_skipped_or_refused_as_its_writer_says() {
     let later = |told, needed: &[u8]| Later { kept: 5, told, needed: needed.into() };
     let earlier = Earlier { kept: 5, dropped: "x".into() };
-    // Forward: what is gone is skipped, and what is new is empty.
+    // Forward: a removed field is skipped, and a new field is empty.
     assert_eq!(read(&written(&earlier)), (later(None, b""), Ok(())));
     // Back: a hint is skipped, and an essential field refused where it is in use.
     let back = Earlier { kept: 5, dropped: String::new() };

@@ -1,4 +1,4 @@
-//! The contents of fields that are no messages, and the fields that are repeated.
+//! The contents of fields other than messages, and the fields that are repeated.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::{OsStr, OsString};
@@ -44,7 +44,7 @@ numbers! {
     i32, number => folded(number.into()), unfolded;
 }
 
-/// A number with its sign as the last bit, so that small ones are short.
+/// A number with its sign as the last bit, so that small numbers are short.
 fn folded(number: i64) -> u64 {
     (number << 1 ^ number >> 63) as u64
 }
@@ -201,7 +201,7 @@ impl<A: Field, B: Field> Value for (A, B) {
     }
 }
 
-/// Two fields of a kind.
+/// Two fields of one type.
 impl<T: Field> Value for [T; 2] {
     fn write(&self, to: &mut Encoder) {
         to.put(1, true, &self[0]);
@@ -216,7 +216,7 @@ impl<T: Field> Value for [T; 2] {
     }
 }
 
-/// What is repeated: a field for each.
+/// Collections: a field for each element.
 macro_rules! repeated {
     ($($collection:ident),*) => {$(
         impl<T: Value> Field for $collection<T> {

@@ -1,8 +1,8 @@
-//! Watching again what was watched in the program before: execve(2) has closed its epoll(7) and inotify(7)
+//! Watching again what the previous program watched: execve(2) has closed its epoll(7) and inotify(7)
 //! instances.
 //!
-//! epoll is level-triggered, so nothing is lost with the old instance. What inotify had to report is lost, so
-//! everything that it tells of is looked at once (`Supervisor::look_at_everything`).
+//! epoll is level-triggered, so nothing is lost with the old instance. The events of inotify are lost, so everything
+//! that inotify watches is looked at once (`Supervisor::look_at_everything`).
 
 use crate::calls::Calls;
 use crate::client::Client;
@@ -45,7 +45,7 @@ pub(super) fn process(managed: &mut ManagedProcess, poll: &Poll) -> Result<()> {
     managed.streams.as_mut().map_or(Ok(()), |streams| stdio(streams, poll))
 }
 
-/// The runtimes that run.
+/// The calls of the runtime.
 pub(super) fn calls(calls: &Calls, poll: &Poll) -> Result<()> {
     for (serial, call) in calls.running.entries() {
         poll.watch(&call.child.pidfd, key(Kind::Call, *serial, 0), Interest::Read)?;

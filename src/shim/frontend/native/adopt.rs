@@ -1,4 +1,4 @@
-//! A new shim for a container that has outlived its own (`--keep-on-shim-death`).
+//! A new shim for a container whose shim has died (`--keep-on-shim-death`).
 //!
 //! The container's init is not a child of the new shim. Its pidfd reports its end, and since Linux 6.15 its exit
 //! status. Its output is in the fifos of the container's directory. Its standard input and the running execs are lost.

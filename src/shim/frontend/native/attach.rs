@@ -15,7 +15,7 @@ use windlass_sys::terminal;
 /// The keys that detach: ctrl-p ctrl-q.
 const LEAVE: [u8; 2] = [0x10, 0x11];
 
-/// The caller's terminal in raw mode, until this is dropped.
+/// The caller's terminal, which is in raw mode until this is dropped.
 struct Raw(Termios);
 
 impl Raw {

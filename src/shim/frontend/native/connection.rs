@@ -12,7 +12,7 @@ use windlass_sys::{Result, socket};
 /// Longest line that a client may send, in bytes. An OCI process with a large environment fits.
 pub(super) const LINE: usize = 256 * 1024;
 
-/// Size of a client's unsent output, in bytes, from which on no more requests of it are read.
+/// Bytes of unsent output from which on no more requests of a client are read.
 const WAITING: usize = 64 * 1024;
 
 /// A connected client.
@@ -29,7 +29,7 @@ pub(crate) struct Connection {
     pub(crate) half_closed: bool,
     /// The connection is closed when its output is sent.
     pub(crate) closing: bool,
-    /// Its position in the events, if it has subscribed.
+    /// The position in the events, if the client has subscribed.
     pub(crate) cursor: Option<Cursor>,
     /// The last descriptor that the client has passed.
     pub(crate) passed: Option<OwnedFd>,
@@ -40,7 +40,7 @@ pub(crate) struct Connection {
 pub(crate) enum NextLine {
     /// A line, without its newline.
     Line(Vec<u8>),
-    /// No complete line is there now.
+    /// No complete line has arrived yet.
     Nothing,
     /// The client has closed the connection, or sent a line that is too long.
     Gone,
@@ -113,7 +113,7 @@ impl Connection {
         Some(line)
     }
 
-    /// Whether input was received that is not read yet.
+    /// Whether input was received that has not been returned yet.
     pub(crate) fn has_more(&self) -> bool {
         !self.input.is_empty()
     }

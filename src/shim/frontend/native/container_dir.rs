@@ -34,7 +34,7 @@ use windlass_sys::{Called, directory, fd, way};
 /// The version of [`Facts`] that is written. Every version up to it is read.
 pub(super) const VERSION: u32 = 1;
 
-/// What does not change after a container was created.
+/// The facts that are fixed when the container is made.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Facts {
     /// Version of this document.
@@ -47,7 +47,7 @@ pub(super) struct Facts {
     pub runtime_args: Vec<String>,
     /// The runtime's arguments after `create` or `restore`.
     pub create_args: Vec<String>,
-    /// The directory of the images that it is restored from.
+    /// The directory of the images that the container is restored from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restore: Option<PathBuf>,
     pub tty: bool,
@@ -59,10 +59,10 @@ pub(super) struct Facts {
     pub drain_ms: u64,
     /// Whether the container outlives the shim (`--keep-on-shim-death`).
     pub keep: bool,
-    /// Whether the container is not started by `run`.
+    /// Whether `run` does not start the container.
     pub create_only: bool,
-    /// Whether the other processes are killed when init ends, because there is no own PID namespace whose end kills
-    /// them.
+    /// Whether the shim kills the other processes when init ends, because init has no PID namespace of its own whose
+    /// end kills them.
     pub kill_on_exit: bool,
     /// The owner of the pipes: user and group.
     pub owner: Option<(u32, u32)>,
@@ -106,7 +106,7 @@ const RESERVE_FLAGS: OFlag = OFlag::O_WRONLY.union(OFlag::O_CREAT).union(OFlag::
 #[derive(Clone, Debug)]
 pub(super) struct ContainerDir {
     pub(super) dir: PathBuf,
-    /// It is the working directory.
+    /// Whether this is the working directory.
     pub(super) entered: bool,
 }
 
@@ -117,14 +117,14 @@ impl ContainerDir {
         Ok(ContainerDir { dir: state.join(id), entered: false })
     }
 
-    /// An existing directory.
+    /// A directory that exists.
     pub(super) fn at(dir: PathBuf) -> ContainerDir {
         ContainerDir { dir, entered: false }
     }
 
-    /// Refuses a directory of another user's, and one that others may write to: its facts say which program is
-    /// executed as the runtime. So does the directory that it is in, whose owner may put another in its place. That
-    /// it does not exist is no fault here.
+    /// Refuses a directory of another user, or one that others may write to: its facts say which program is executed as
+    /// the runtime. The parent is checked too, since its owner may replace the directory. It is no fault here if the
+    /// directory does not exist.
     pub fn check(&self) -> Result<()> {
         let path = if self.entered { Path::new(".") } else { &self.dir };
         if !self.entered {
@@ -144,13 +144,13 @@ impl ContainerDir {
         }
     }
 
-    /// The directory that it is in.
+    /// The parent directory.
     fn state(&self) -> &Path {
         self.dir.parent().filter(|state| !state.as_os_str().is_empty()).unwrap_or(Path::new("."))
     }
 
-    /// Makes it the working directory. From then on [`ContainerDir::file`] means this very directory, though another may be
-    /// made at its path after it was removed.
+    /// Makes this the working directory. From then on [`ContainerDir::file`] means this very directory, even if it is
+    /// removed and another is made at its path.
     pub fn enter(self) -> Result<ContainerDir> {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW;
         let dir = fd::open(&self.dir, flags).map_err(|failed| match failed.errno {
@@ -161,7 +161,7 @@ impl ContainerDir {
         Ok(ContainerDir { entered: true, ..self })
     }
 
-    /// Whether the path leads to another directory than the one that was entered, or to none.
+    /// Whether the path leads to another directory than the entered one, or to none.
     pub(super) fn is_replaced(&self) -> bool {
         let of = |path: &Path| fd::stat_at(fd::CWD, path).map(|stat| (stat.st_dev, stat.st_ino));
         self.entered && of(".".as_ref()) != of(&self.dir)
@@ -191,10 +191,10 @@ impl ContainerDir {
         self.path(&exec_name(exec, suffix))
     }
 
-    /// Makes the directory, which must not be there: it is the reservation of the id.
+    /// Makes the directory, which must not exist: the directory reserves the id.
     pub fn make(&self) -> Result<()> {
         let state = self.state();
-        // Whatever the umask is, nobody else may write to it.
+        // Whatever the umask is, no other user may write to the directory.
         let make = || std::fs::DirBuilder::new().mode(0o700).create(state);
         let made = match (make(), state.parent()) {
             (Err(error), Some(above)) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -204,7 +204,7 @@ impl ContainerDir {
             (made, _) => made,
         };
         match made {
-            // The check says what it is.
+            // The check below reports what is wrong with it.
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
             other => other.called(|| format!("mkdir({state:?})"))?,
         }
@@ -230,7 +230,7 @@ impl ContainerDir {
         clear(dir);
     }
 
-    /// Completes a removal that was killed. Returns false if there was none.
+    /// Completes a removal that was killed. Returns false if there is none to complete.
     pub(super) fn remove_rest(&self) -> bool {
         let gone = self.gone();
         let left = gone.is_dir();
@@ -282,7 +282,7 @@ impl ContainerDir {
         Record::read(&self.file("exit.json"))
     }
 
-    /// Takes the lock. `None`: a shim lives.
+    /// Takes the lock. Returns `None` if a shim lives.
     pub(super) fn lock(&self) -> Result<Option<OwnedFd>> {
         self.check()?;
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_NOFOLLOW;
@@ -299,8 +299,8 @@ impl ContainerDir {
         }
     }
 
-    /// As [`ContainerDir::lock`], but waits up to two seconds: a reader has the lock for a moment, and a shim that was
-    /// killed has it until the kernel has closed its files.
+    /// [`ContainerDir::lock`] that waits up to two seconds: a reader has the lock for a moment, and a killed shim has
+    /// it until the kernel has closed its files.
     pub(super) fn lock_soon(&self) -> Result<Option<OwnedFd>> {
         for _ in 0..100 {
             if let Some(lock) = self.lock()? {
@@ -311,7 +311,7 @@ impl ContainerDir {
         Ok(None)
     }
 
-    /// As [`ContainerDir::lock_soon`], for a shim that starts.
+    /// [`ContainerDir::lock_soon`] for a shim that starts.
     pub(super) fn lock_for_life(&self) -> Result<OwnedFd> {
         self.lock_soon()?.ok_or_else(|| Refusal::new(Code::AlreadyExists, "another shim serves this container"))
     }
@@ -336,7 +336,7 @@ fn clear(dir: &Path) {
     }
 }
 
-/// All containers below a state directory, which need not exist.
+/// All containers below a state directory, or none if it does not exist.
 pub(super) fn all(state: &Path) -> Result<Vec<(String, ContainerDir)>> {
     let directory = match fd::open(state, OFlag::O_RDONLY | OFlag::O_DIRECTORY) {
         Err(failed) if failed.errno == Errno::ENOENT => return Ok(Vec::new()),
@@ -470,7 +470,7 @@ mod tests {
         assert!(dir.lock().expect("asked").is_none());
         drop(lock);
         assert!(dir.lock().expect("asked").is_some());
-        // A shim that was killed has the lock until the kernel has closed its files.
+        // A killed shim has the lock until the kernel has closed its files.
         let lock = dir.lock().expect("asked").expect("free");
         let dying = std::thread::spawn(move || {
             std::thread::sleep(Duration::from_millis(100));

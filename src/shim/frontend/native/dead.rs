@@ -51,8 +51,8 @@ pub(super) fn status(dir: &ContainerDir) -> Result<Value> {
     }))
 }
 
-/// The record of the end, or else what the runtime says. If the runtime alone knows how the container ended, because the
-/// kernel has kept it, the record is made up for.
+/// The record of the end, or else the runtime's state. If only the runtime knows how the container ended, because the
+/// kernel has kept that, the record is written now.
 fn end_or_state(dir: &ContainerDir, facts: &Facts) -> (Option<Record>, Option<RuntimeState>) {
     if let Some(record) = dir.exit() {
         return (Some(record), None);
@@ -60,7 +60,7 @@ fn end_or_state(dir: &ContainerDir, facts: &Facts) -> (Option<Record>, Option<Ru
     let state = runtime_state(facts);
     let Some(end) = state.as_ref().and_then(RuntimeState::end) else { return (None, state) };
     let record = Record::of(&ProcessId::init(&facts.id), pid(dir).unwrap_or(0), &end, (0, 0));
-    // Best effort: without it, the next one asks the runtime again. A new shim writes its own.
+    // Best effort: without this record, the next command asks the runtime again. A new shim writes its own.
     if let Ok(Some(_lock)) = dir.lock() {
         let _ = record.write(&dir.file("exit.json"));
     }
@@ -104,7 +104,7 @@ fn lock(dir: &ContainerDir) -> Result<OwnedFd> {
 
 /// The recorded events. The exit is added if the shim died between writing the exit record and the event.
 pub(super) fn journal(dir: &ContainerDir) -> Result<EventLog> {
-    // Before the lock, which this takes itself.
+    // Before the lock, because this call takes the lock itself.
     let _ = dir.facts().map(|facts| end_or_state(dir, &facts));
     let lock = lock(dir)?;
     let mut journal = EventLog::open(dir.file("events.log"))?;
@@ -124,7 +124,7 @@ pub(super) fn acknowledge(dir: &ContainerDir, event: u64) -> Result<()> {
     Ok(())
 }
 
-/// Removes the container. `force` is needed only for one that runs and was created with --keep-on-shim-death.
+/// Removes the container. `force` is needed only for a running one that was created with --keep-on-shim-death.
 pub(super) fn delete(dir: &ContainerDir, force: bool) -> Result<Value> {
     let _lock = match lock(dir) {
         Ok(lock) => lock,
@@ -160,7 +160,7 @@ pub(super) fn delete(dir: &ContainerDir, force: bool) -> Result<Value> {
     Ok(json!({"pid": pid.unwrap_or(0), "exit": exit, "shim_lost": record.is_none()}))
 }
 
-/// Whether init was never started or has ended, as far as its files tell.
+/// Whether init was never started or has ended, according to its files.
 fn is_nothing_left(dir: &ContainerDir) -> bool {
     dir.exit().is_some() || pid(dir).is_none_or(|pid| windlass_sys::process::open_pid(pid).is_err())
 }
@@ -170,7 +170,7 @@ fn remove_from_runtime(facts: &Facts) -> Result<()> {
     let words = facts.words(&["delete", "--force"]);
     let finished = command::run(&facts.runtime, &words, Deadline::after(command::TIMEOUT))?;
     let text = finished.message();
-    // The container is gone if it does not exist, too.
+    // If the container does not exist, it is gone too.
     match finished.success() || gone::is_container(&text) {
         true => Ok(()),
         false => Err(Refusal::new(Code::Runtime, text)),

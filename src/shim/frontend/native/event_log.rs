@@ -33,7 +33,7 @@ pub(super) struct EventLog {
     pub(super) generation: u32,
     /// The last event of [`EventLog::append_once`].
     pub(super) once: Option<(u64, String)>,
-    /// Lines that are not written yet, because the disk was full.
+    /// Lines that are not written yet, because the disk is full.
     pub(super) late: VecDeque<String>,
 }
 
@@ -67,8 +67,8 @@ pub(super) struct Marks {
 }
 
 impl Marks {
-    /// Reads them from the file at `path`, which is not changed, because its shim may be writing. A file that does not
-    /// exist counts as empty.
+    /// Reads the marks of the file at `path`, which is not changed, because its shim may be writing. A file that does
+    /// not exist counts as empty.
     pub(super) fn read(path: &Path) -> Result<Marks> {
         match fd::open(path, OFlag::O_RDONLY | OFlag::O_NOFOLLOW) {
             Err(failed) if failed.errno == Errno::ENOENT => Ok(Marks::default()),
@@ -88,8 +88,8 @@ impl Marks {
 }
 
 impl EventLog {
-    /// Opens or creates the file, and removes an incomplete last line, which a shim that was killed has left. The
-    /// caller must have the lock of the directory (`ContainerDir::lock`), so that no other process writes.
+    /// Opens or creates the file, and removes an incomplete last line, which a killed shim has left. The caller must
+    /// have the lock of the directory (`ContainerDir::lock`), so that no other process writes.
     pub(super) fn open(path: PathBuf) -> Result<EventLog> {
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_APPEND | OFlag::O_NOFOLLOW;
         let file = fd::openat(fd::CWD, &path, flags, 0o600)?;
@@ -119,7 +119,7 @@ impl EventLog {
         self.acknowledged
     }
 
-    /// Whether it has an event of this kind for init.
+    /// Whether the log has an event of this kind for init.
     pub(super) fn has(&self, kind: &str) -> bool {
         self.text().is_ok_and(|text| lines(&text).any(|line| line.kind == Some(kind) && line.exec.is_none()))
     }
@@ -132,7 +132,7 @@ impl EventLog {
         self.write_late();
     }
 
-    /// Appends an event, unless it equals the last one and that is not acknowledged. So an event that a container can
+    /// Appends an event, unless it equals the last event and that is not acknowledged. So an event that a container can
     /// cause again and again does not fill the disk.
     pub(super) fn append_once(&mut self, members: &str) {
         let last = self.last();
@@ -162,14 +162,14 @@ impl EventLog {
                     self.late.pop_front();
                 }
                 _ => {
-                    // Removes a part of the line, which the next line would continue.
+                    // Remove the written part of the line, which the next line would continue.
                     let _ = nix::unistd::ftruncate(&self.file, self.length as i64);
                     return false;
                 }
             }
         }
         if self.length > self.compact_at {
-            // If this fails, the file grows, and it is tried again at twice the size.
+            // If this fails, the file grows, and the next attempt is at twice the size.
             let _ = self.compact();
             self.compact_at = self.length * 2 + COMPACT;
         }
@@ -180,10 +180,10 @@ impl EventLog {
         fd::read_all(fd::reopen(self.file.as_fd(), OFlag::O_RDONLY)?, usize::MAX)
     }
 
-    /// Rewrites the file without the events that were acknowledged and those of execs that were deleted.
+    /// Rewrites the file without acknowledged events and those of deleted execs.
     pub(super) fn compact(&mut self) -> Result<()> {
         let text = self.text()?;
-        // For each name, the last event of an exec that was deleted: a later exec may have the same name.
+        // For each name, the last event of a deleted exec: a later exec may have the same name.
         let mut deleted: HashMap<&str, u64> = HashMap::new();
         for line in lines(&text).filter(|line| line.kind == Some("deleted")) {
             if let (Some(exec), Some(event)) = (line.exec, line.event) {
@@ -201,7 +201,7 @@ impl EventLog {
                 kept.extend_from_slice(raw);
             }
         }
-        // Keeps the last number, even if its event is removed.
+        // Keep the last number, even if its event is removed.
         kept.extend_from_slice(
             format!("{{\"acknowledged\":{},\"event\":{}}}\n", self.acknowledged, self.last()).as_bytes(),
         );
@@ -215,7 +215,7 @@ impl EventLog {
         Ok(())
     }
 
-    /// A cursor at the event `from`, or without it at the first that is not acknowledged.
+    /// A cursor at the event `from`, or by default at the first that is not acknowledged.
     pub(super) fn cursor(&self, from: Option<u64>) -> Cursor {
         Cursor { from: from.unwrap_or(self.acknowledged + 1), offset: 0, generation: self.generation }
     }
@@ -250,9 +250,9 @@ fn lines(text: &[u8]) -> impl Iterator<Item = EventLine<'_>> {
     text.split(|&byte| byte == b'\n').filter_map(parsed)
 }
 
-/// A line. `None`: it is damaged, also if a number in it could not be counted on from.
+/// A line. `None` if it is damaged, or has a number too large to continue from.
 fn parsed(line: &[u8]) -> Option<EventLine<'_>> {
-    // What every reader of JSON can hold.
+    // The largest integer that every JSON reader can hold.
     const LARGEST: u64 = 1 << 53;
     let line: EventLine<'_> = serde_json::from_slice(line).ok()?;
     line.event.max(line.acknowledged).is_none_or(|number| number < LARGEST).then_some(line)

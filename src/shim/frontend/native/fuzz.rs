@@ -1,11 +1,11 @@
-//! What must hold for any journal of events that a shim finds: the property test on stable and the fuzz target on
-//! nightly call the same function.
+//! Any journal of events that a shim finds must be usable: the property test on stable and the fuzz target on nightly
+//! call the same function.
 
 use super::event_log::EventLog;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// A journal that another shim has left, whole or not. It is opened, goes on, and keeps what is not acknowledged when it
-/// is compacted.
+/// Opens a journal that another shim has left, damaged or not. It goes on, and compacting keeps the events that are not
+/// acknowledged.
 pub fn journal(bytes: &[u8]) {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -19,7 +19,7 @@ pub fn journal(bytes: &[u8]) {
         assert_eq!(log.last(), last + 1);
         let before = read(&log);
         log.compact().expect("compacted");
-        // Events have growing numbers. A subscriber of others sees what is left of them.
+        // Events have growing numbers. If they do not, a subscriber sees only a part of them.
         assert!(read(&log) == before || !is_growing(bytes));
         log.acknowledge(last + 1);
         log.compact().expect("compacted");
@@ -36,7 +36,7 @@ fn is_growing(bytes: &[u8]) -> bool {
     numbers.is_sorted_by(|one, next| one < next)
 }
 
-/// The events that a subscriber gets which has acknowledged none, without those of execs that were deleted.
+/// The events of a subscriber that has acknowledged none, without those of deleted execs.
 fn read(log: &EventLog) -> Vec<String> {
     let (mut cursor, mut events) = (log.cursor(None), Vec::new());
     loop {

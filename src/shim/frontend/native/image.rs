@@ -1,4 +1,4 @@
-//! The server in an image, for the program that goes on in its place.
+//! The server in an image, for the next program.
 
 use super::connection::Connection;
 use super::container_dir::{ContainerDir, Facts};
@@ -36,7 +36,7 @@ choice! {
     }
 }
 
-/// The document `shim.json`, which has versions of its own.
+/// The document `shim.json`, which has its own versions.
 impl Value for Facts {
     fn write(&self, to: &mut Encoder) {
         to.bytes(&serde_json::to_vec(self).unwrap_or_default());
@@ -51,7 +51,7 @@ impl Value for Facts {
 }
 
 impl Connection {
-    /// Watches it as in the program before.
+    /// Watches the connection as the previous program did.
     pub(crate) fn watch_again(&self, poll: &Poll) -> windlass_sys::Result<()> {
         poll.watch(&self.socket, self.key, self.watched)
     }

@@ -1,5 +1,5 @@
-//! Reads a log that a shim writes, from its oldest file on; with `--follow` also what is written later, across
-//! rotations. Only the files are used, so the shim may be dead.
+//! Reads a log that a shim writes, from its oldest file on; with `--follow` also later entries, across rotations. Only
+//! the files are used, so the shim may be dead.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -13,7 +13,7 @@ use crate::Refusal;
 use crate::log::{Entry, Stream, parse};
 use crate::stdio::LogFile;
 
-/// Which entries are printed, and how.
+/// The entries that are printed, and how.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Wanted {
     /// The oldest time, in RFC 3339 and UTC, as the log has it.
@@ -94,7 +94,7 @@ impl Reader {
             self.files().into_iter().filter_map(|path| inode(&path).map(|inode| (path, inode))).collect();
         let after = files.iter().position(|(_, inode)| *inode == self.inode).map_or(0, |at| at + 1);
         let Some((path, _)) = files.get(after) else { return Ok(false) };
-        // The name may be gone by now, or a link that another user has made.
+        // The name may be gone by now, or be a link that another user has made.
         let opened = File::options().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path);
         let file = match opened {
             Err(error) if error.raw_os_error().is_some_and(|raw| [libc::ENOENT, libc::ELOOP].contains(&raw)) => {

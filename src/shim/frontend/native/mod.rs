@@ -7,9 +7,9 @@
 //!   `-- prints one line <---'
 //! ```
 //!
-//! An engine that restarts finds everything in the directory: whether `shim.lock` is locked tells whether the shim
-//! lives, `subscribe` repeats the events that the engine has not acknowledged, and the files have what a dead shim had
-//! recorded. `docs/shim-protocol.md` describes the protocol.
+//! An engine that restarts finds everything in the directory: `shim.lock` is locked while the shim lives, `subscribe`
+//! repeats the events that the engine has not acknowledged, and the files hold what a dead shim has recorded.
+//! `docs/shim-protocol.md` describes the protocol.
 
 mod adopt;
 mod attach;
@@ -59,10 +59,10 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
 #[cfg(simulated)]
 pub(crate) use simulated::{RunRequest, adopt, begin, keeps, last_event};
 
-/// The state that goes on in another program.
+/// The state that the next program goes on with.
 pub(crate) type Served = serve::Server;
 
-/// Goes on as the server.
+/// Goes on as the server, in the next program.
 pub(super) fn go_on((mut core, mut server): (Supervisor, Served)) -> Result<i32, String> {
     carried::serve(&mut core, &mut server).map_err(|failed| failed.to_string())
 }

@@ -17,7 +17,7 @@ impl Report {
     /// Writes the line, and closes the output.
     pub(super) fn write(line: &Value) {
         use std::io::Write;
-        // That program may have been killed meanwhile. The container goes on.
+        // The waiting program may have been killed meanwhile. The container goes on.
         if let Err(error) = writeln!(std::io::stdout(), "{line}") {
             print_error(NAME, &format!("the result of the start cannot be reported: {error}"));
         }

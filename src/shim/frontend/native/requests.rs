@@ -22,13 +22,13 @@ use crate::frontend::carried::{self, Mode};
 use crate::refusal::{Refusal, Result};
 use windlass_sys::fd;
 
-/// How a request is answered.
+/// When and how a request is answered.
 enum Response {
-    /// At once.
+    /// Answered at once.
     Answer(Value),
-    /// When the core has answered.
+    /// Answered when the core has answered.
     Later,
-    /// At once; then the connection carries the stdio of this process.
+    /// Answered at once; then the connection carries the stdio of this process.
     Attach(ProcessId, Framing),
 }
 
@@ -40,7 +40,7 @@ impl Server {
         if ready.write && self.connection(key).is_some_and(|connection| !connection.flush()) {
             return self.drop_client(key);
         }
-        // Bounded, because a client may send requests without a pause, and the others must be served.
+        // Bounded, because a client may send requests without a pause, and others must be served.
         for _ in 0..TURN {
             let Some(connection) = self.connection(key).filter(|connection| !connection.closing) else { break };
             match connection.receive() {
@@ -269,7 +269,7 @@ impl Server {
         let Some(mut connection) = taken.next() else { return };
         drop(taken);
         let value = json!({"exec": process.exec.as_deref(), "end": framing == Framing::Marked});
-        // Only if all answers were sent: frames in between would not be recognized.
+        // Only if all answers were sent: the client could not tell frames between them.
         if connection.send(&answer(seq, Ok(value))) && connection.is_idle() {
             // This fails only for want of memory. The client then reads the end of the connection.
             let _ = core.attach(process, connection.into_socket(&core.poll), framing);
@@ -367,7 +367,7 @@ impl Server {
     }
 
     /// Answers the clients that wait for the exec with the reason. With `keep`, later requests about the exec get it
-    /// too: a client that was attached has had no answer with it.
+    /// too, because a client that was attached has already had its answer.
     fn exec_failed(&mut self, exec: &Rc<str>, refusal: &Refusal, keep: bool, core: &mut Supervisor) {
         let of_it = |asked: &PendingRequest| matches!(asked, PendingRequest::Client { what: ClientRequest::Wait { exec: of }, .. } if of.as_ref() == Some(exec));
         let waiting: Vec<_> = self.pending.extract_if(.., |(_, asked)| of_it(asked)).collect();

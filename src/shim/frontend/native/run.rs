@@ -1,4 +1,4 @@
-//! `run` and `adopt`: start a server and print what it reports.
+//! `run` and `adopt`: start a server and print its report.
 
 use std::ffi::{CString, OsStr};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -199,8 +199,8 @@ fn begin(mode: &str, dir: &ContainerDir) -> Result<StartedServer> {
 }
 
 impl StartedServer {
-    /// Reads the report, which is one line. A server without one may have created a container, so the directory stays,
-    /// and `delete` removes both. Such a server is not waited for: it may live as long as the container.
+    /// Reads the report, which is one line. A server without a report may have created a container, so the directory
+    /// stays, and `delete` removes both. Such a server is not waited for: it may live as long as the container.
     fn report(self, dir: &ContainerDir) -> Result<Value> {
         let mut line = String::new();
         let read = BufReader::new(std::fs::File::from(self.report)).take(1 << 20).read_line(&mut line);

@@ -39,7 +39,7 @@ use crate::refusal::{Refusal, Result};
 use crate::stdio::{Output, Spooling, Stdin, Stdio};
 use windlass_sys::{clock, fd, socket};
 
-/// The listener's key. Those of connections follow it.
+/// The listener's key. The keys of connections follow.
 const LISTENER: u64 = 1;
 
 /// How long the server waits at its end for clients to read their answers.
@@ -48,10 +48,10 @@ const FLUSH_TIME: Duration = Duration::from_secs(2);
 /// How many descriptors a call of the runtime needs.
 const SPARE: usize = 8;
 
-/// How long to wait before events are written to a full disk again.
+/// The pause before events are written to a full disk again.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// A request to the core whose answer is pending, and what is done with the answer.
+/// A request to the core whose answer is pending, and its purpose.
 #[derive(Debug)]
 pub(super) enum PendingRequest {
     /// The create of `run`: on success the container is started, or with --create-only reported.
@@ -71,7 +71,7 @@ pub(super) enum PendingRequest {
 pub(super) enum ClientRequest {
     /// Answered with the core's reply.
     Plain,
-    /// Start of an exec. If the client is `attached`, it has its answer already.
+    /// Start of an exec. A client that is `attached` has its answer already.
     Exec { exec: Rc<str>, attached: bool },
     /// Wait for an exec or init.
     Wait { exec: Option<Rc<str>> },
@@ -92,21 +92,21 @@ pub(crate) struct Server {
     /// Execs that could not be started and are not deleted yet.
     pub(super) failed: Vec<(Rc<str>, Refusal)>,
     pub(super) execs: u64,
-    /// Whether the container was created by an earlier shim.
+    /// Whether an earlier shim has created the container.
     pub(super) adopted: bool,
     pub(super) next_key: u64,
     pub(super) listener: Listener,
-    /// Whether the limit of clients was reached when the last turn looked for new ones.
+    /// Whether the limit of clients was reached at the last accept.
     pub(super) is_full: bool,
     /// The lock on `shim.lock`, held until the shim ends.
     pub(super) lock: OwnedFd,
-    /// The shim ends: until when clients may read their answers, and the exit status.
+    /// The shim ends. Clients may read their answers until then, and this is the exit status.
     pub(super) finishing: Option<(Instant, i32)>,
     pub(super) late: Option<Instant>,
-    /// Clients that have sent more than was served in their turn.
+    /// Clients with more requests than were served in their turn.
     pub(super) unserved: Vec<u64>,
-    /// Descriptors in reserve. They are closed when a failed container must be removed, for which the runtime needs
-    /// descriptors.
+    /// Descriptors in reserve. They are closed before a failed container is removed, because the runtime needs
+    /// descriptors for that.
     pub(super) spare: Vec<OwnedFd>,
     /// Whether the container's directory was removed.
     pub(super) dir_gone: bool,
@@ -145,7 +145,7 @@ impl Server {
         let lock = dir.lock_for_life()?;
         let facts = dir.facts()?;
         let here = fd::open(".", OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
-        // A shim that was killed leaves its socket behind.
+        // A killed shim leaves its socket behind.
         let _ = fd::unlinkat(here.as_fd(), "shim.sock");
         let listener = socket::listen_stream_at(here.as_fd(), "shim.sock", 0o600)?;
         let mut listener = Listener::new(listener, LISTENER);
@@ -191,7 +191,7 @@ impl Server {
         self.ask(core, Request::Create(process), PendingRequest::Create)
     }
 
-    /// Tells the core of the container. Returns its init, which is to be made or adopted.
+    /// Makes the container known to the core. Returns its init, which is to be made or adopted.
     pub(super) fn open(&mut self, core: &mut Supervisor) -> Result<NewProcess> {
         core.open(Container {
             id: self.facts.id.as_str().into(),
@@ -237,7 +237,7 @@ impl Server {
         }
     }
 
-    /// Sends a request to the core. `asked` says what is done with the answer.
+    /// Sends a request to the core. `asked` is its purpose.
     pub(super) fn ask(&mut self, core: &mut Supervisor, request: Request, asked: PendingRequest) -> Result<()> {
         let reply = core.request(request);
         self.note(reply, asked, core)
@@ -270,7 +270,7 @@ impl Server {
             },
             PendingRequest::RemoveOrphan => self.finish(0),
             PendingRequest::RollBack(refusal) => match result {
-                // The container is gone if it does not exist, too.
+                // If the container does not exist, it is gone too.
                 Err(more) if !gone::is_container(&more.message) => self.keep_record(&refusal, &more),
                 _ => self.abandon(&refusal),
             },
@@ -278,9 +278,9 @@ impl Server {
         }
     }
 
-    /// Handles a failed create. A runtime that fails removes the container, but one that is killed, or whose success is
-    /// not noticed, does not. Only the file with the process id proves that the container is this one and not another
-    /// of the same id.
+    /// Handles a failed create. A runtime that fails removes the container, but a runtime that is killed, or whose
+    /// success is not noticed, does not. Only the file with the process id proves that the container is this one and
+    /// not another of the same id.
     fn create_failed(&mut self, refusal: Refusal, core: &mut Supervisor) {
         self.spare.clear();
         if self.dir.file("pid").exists() {
@@ -294,7 +294,7 @@ impl Server {
         }
     }
 
-    /// Removes a container that was created. The core may not know it, so the runtime is called directly then.
+    /// Removes a container that was created. If the core does not know it, the runtime is called directly.
     fn roll_back(&mut self, refusal: Refusal, core: &mut Supervisor) {
         self.spare.clear();
         let arguments = vec!["delete".into(), "--force".into()];
@@ -307,7 +307,7 @@ impl Server {
         }
     }
 
-    /// Ends, but keeps the directory of a container that could not be removed, so that it can be deleted later.
+    /// Ends, but keeps the directory of a container that could not be removed, so that a later `delete` can.
     fn keep_record(&mut self, refusal: &Refusal, more: &Refusal) {
         let id = &self.facts.id;
         let message = format!("{refusal}; the container could not be removed: {more}; \"delete --force {id}\" does");
@@ -361,8 +361,8 @@ impl Server {
         self.connections.iter_mut().for_each(|connection| connection.closing = true);
     }
 
-    /// Accepts clients. More than the limit are turned away, but not before the clients that have left by now are
-    /// counted out: their hang-ups are handled in this turn or at the beginning of the next.
+    /// Accepts clients. Above the limit they are turned away, but not before clients that have already left are no
+    /// longer counted: their hang-ups are handled in this turn or at the beginning of the next.
     fn accept(&mut self, core: &Supervisor) {
         /// The limit of clients, because each needs a descriptor. Engines have fewer.
         const CLIENTS: usize = 64;
@@ -378,7 +378,7 @@ impl Server {
         }
     }
 
-    /// Sends subscribers the events that they have not got, as far as their buffers have room.
+    /// Sends subscribers the next events, as far as their buffers have room.
     fn serve_subscribers(&mut self, core: &Supervisor) {
         let journal = &self.journal;
         self.connections.retain_mut(|connection| {
@@ -433,7 +433,7 @@ impl Front for Server {
                 self.record("exited", Some(&process), members);
                 self.finish_without_dir(core);
             }
-            // Written once, because a container that runs out of memory again and again would fill the disk.
+            // Written once, because a container that runs out of memory repeatedly would fill the disk.
             Event::OutOfMemory { .. } => {
                 self.journal.append_once(&wire::event_members("oom", &self.facts.id, None, &json!({})));
                 self.write_late();
@@ -455,7 +455,7 @@ impl Front for Server {
                 // The shim passes the signal on and stays, because it must report the end of the container.
                 let _ = core.request(Request::Kill { process: self.init(), signal, all: false });
             }
-            // No fifo is read by an engine, so nothing is kept for one.
+            // Engines read no fifos in this mode, so no output is kept for them.
             Event::Signal(_) | Event::Warning(_) => {}
         }
         self.serve_subscribers(core);

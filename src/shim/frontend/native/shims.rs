@@ -20,17 +20,17 @@ use windlass_args::Matches;
 use windlass_client::{Client, Error};
 use windlass_sys::{directory, fd};
 
-/// How long an upgrade may take, which may have to read the program from a disk.
+/// How long an upgrade may take. It may have to read the program from a disk.
 const UPGRADE_TIME: Duration = Duration::from_secs(30);
 
 /// Pause between two shims, so that an upgrade of a thousand leaves the machine to others.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Where a shim can be asked.
+/// The way to ask a shim.
 enum Shim {
-    /// That of a container in the engine-neutral mode.
+    /// The shim of a container in the engine-neutral mode.
     Neutral(String, ContainerDir),
-    /// One of another protocol, by its control socket.
+    /// The shim of another protocol, by its control socket.
     Other(PathBuf),
 }
 
@@ -40,12 +40,12 @@ impl Shim {
             Shim::Neutral(_, dir) => Client::open(&dir.path("shim.sock"))?,
             Shim::Other(socket) => Client::open(socket)?,
         };
-        // One that is stopped must not hide the others.
+        // A stopped shim must not hide the others.
         client.set_timeout(ANSWER_TIME)?;
         Ok(client)
     }
 
-    /// What it says of itself, with the ids of its containers.
+    /// The shim's description, with the ids of its containers.
     fn hello(&self, client: &mut Client) -> Result<Value, Error> {
         let mut hello = client.call("hello", json!({}))?;
         if let Shim::Neutral(id, _) = self {
@@ -63,7 +63,7 @@ impl Shim {
     }
 }
 
-/// All shims whose directories are to be trusted. Sockets of shims that have died are removed.
+/// All shims whose directories are trusted. Sockets of dead shims are removed.
 fn all(state: &Path) -> Result<Vec<Shim>, Failure> {
     let mut shims = Vec::new();
     for (id, dir) in container_dir::all(state)? {
@@ -98,7 +98,7 @@ fn memory(pid: &Value) -> Value {
     number.map_or(Value::Null, Value::from)
 }
 
-/// `list`: a line for each.
+/// `list`: a line for each shim.
 pub(super) fn list(state: &Path) -> Result<i32, Failure> {
     for shim in all(state)? {
         match line(&shim) {
@@ -131,7 +131,7 @@ fn line(shim: &Shim) -> Result<Value, Failure> {
     Ok(line)
 }
 
-/// `upgrade`: a line for each shim that has become another program. The status is 1 if one has refused.
+/// `upgrade`: a line for each shim that has become another program. The status is 1 if a shim has refused.
 pub(super) fn upgrade(state: &Path, matches: &Matches) -> Result<i32, Failure> {
     let id = matches.operands.first().and_then(|word| word.to_str());
     if id.is_some() == matches.switch("all") {
@@ -159,10 +159,10 @@ pub(super) fn upgrade(state: &Path, matches: &Matches) -> Result<i32, Failure> {
     }
 }
 
-/// `None`: it has another container, or has ended.
+/// Upgrades one shim. Returns `None` if it has another container, or has ended.
 fn upgrade_one(shim: &Shim, id: Option<&str>, program: &OwnedFd) -> Result<Option<Value>, Error> {
     let mut client = match (shim, shim.connect()) {
-        // Its container may be adopted by a new one.
+        // A new shim may adopt its container.
         (Shim::Neutral(..), Err(Error::Lost(_))) if id.is_none() => return Ok(None),
         (Shim::Neutral(of, _), Err(_)) if id != Some(of) => return Ok(None),
         (_, connected) => connected?,

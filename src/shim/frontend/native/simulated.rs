@@ -1,4 +1,4 @@
-//! A server for the simulation, in whose process it runs.
+//! A server in the process of the simulation.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use super::serve::Server;
 use crate::{Phase, Refusal, Supervisor};
 use windlass_sys::process;
 
-/// What a client wants of `run`.
+/// The arguments of a simulated `run`.
 pub(crate) struct RunRequest {
     pub(crate) terminal: bool,
     pub(crate) keep: bool,
@@ -20,7 +20,7 @@ pub(crate) struct RunRequest {
 
 const ID: &str = "c";
 
-/// As `run`: makes the container's directory below `state`, and the server of it.
+/// Begins as `run` does: makes the container's directory below `state`, and its server.
 pub(crate) fn begin(state: &Path, wanted: RunRequest, core: &mut Supervisor) -> Result<Server, Refusal> {
     let dir = ContainerDir::of(state, ID)?;
     dir.make()?;
@@ -53,7 +53,7 @@ pub(crate) fn last_event(state: &Path) -> u64 {
     Marks::read(&state.join(ID).join("events.log")).map_or(0, |marks| marks.last)
 }
 
-/// As `adopt`, without asking a runtime, which is not a program here.
+/// Adopts as `adopt` does, but without asking a runtime, which is not a program here.
 pub(crate) fn adopt(state: &Path, pid: i32, phase: Phase, core: &mut Supervisor) -> Result<Server, Refusal> {
     let mut server = Server::new(ContainerDir::of(state, ID)?.enter()?, true, core)?;
     let new = server.open(core)?;

@@ -1,5 +1,5 @@
-//! A shim that lives and does not answer: it is stopped, hangs, or waits for a disk. Commands name it after a while;
-//! `delete --force` ends it.
+//! A shim that lives and does not answer, because it is stopped, hangs, or waits for a disk. Commands report it after a
+//! while; `delete --force` ends it.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -13,13 +13,14 @@ use windlass_client::{Client, Error};
 use windlass_sys::poll::{self, Deadline};
 use windlass_sys::{process, waiting};
 
-/// How long a shim is waited for. Its loop waits neither for the runtime nor for clients, so that milliseconds are usual.
+/// How long a command waits for a shim. The loop waits neither for the runtime nor for clients, so milliseconds are
+/// usual.
 pub(super) const ANSWER_TIME: Duration = Duration::from_secs(5);
 
-/// How long a killed shim may take to end: as long as a page of it is read from a slow disk.
+/// How long a killed shim may take to end. A page of it may have to be read from a slow disk.
 const END: Duration = Duration::from_secs(10);
 
-/// Whether a call has failed because its time was over.
+/// Whether a call has failed because its time was up.
 pub(super) fn is_stalled(error: &Error) -> bool {
     matches!(error, Error::Lost(error) if error.kind() == io::ErrorKind::WouldBlock)
 }
@@ -37,7 +38,7 @@ pub(super) fn kill(client: &Client, socket: &Path) -> Result<(), Refusal> {
         Err(failed) if failed.errno == Errno::ESRCH => return Ok(()),
         other => other?,
     };
-    // As long as somebody listens there, the number is not another process's.
+    // While a process listens there, the number is not another process's.
     if Client::open(socket).is_err() {
         return Ok(());
     }

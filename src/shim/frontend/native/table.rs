@@ -1,6 +1,6 @@
 //! The command line of `windlass-shim` as data: the verbs of its engine-neutral mode.
 //!
-//! The other two protocols have command lines of their own, which are their callers'.
+//! The command lines of the other two protocols are their callers'.
 
 use windlass_args::{Flag, HELP, ID, ONE, Operands, Takes, Verb, flag};
 
@@ -69,8 +69,8 @@ pub const VERBS: &[Verb] = &[
             "Prints one line of JSON when the container runs, and leaves it to its shim: id, pid, shim_pid, socket \
              and state. After a failure the line has the member error with code and message, and nothing remains.",
             "A log is FORMAT:PATH. The format is k8s (the lines of the CRI), json (docker's objects), raw (the bytes), \
-             journald, or none. Behind the path, max=SIZE (with k, m or g) begins a new file at that size and files=N \
-             keeps the last N. Without --log it is k8s in the container's directory, where max=8m,files=1 is the default.",
+             journald, or none. After the path, max=SIZE (k, m or g) rotates the file at that size, and files=N keeps \
+             the last N files. Without --log it is k8s in the container's directory, where max=8m,files=1 is the default.",
         ],
         flags: &[
             flag("id", Takes::Text("CONTAINER"), "container id"),
@@ -159,8 +159,8 @@ pub const VERBS: &[Verb] = &[
         summary: "replace the program of running shims",
         about: &[
             "The shim of any mode executes the program in its own process: its id, children, sockets and streams stay. \
-             Before that the program must show that it can read what the shim keeps; otherwise the shim refuses, \
-             says why, and serves on. Prints a line for each, and exits with 1 if one has refused.",
+             The shim first has the program read its state in a child. If that fails, it refuses, gives the reason, \
+             and keeps running. Prints a line for each shim, and exits with 1 if one has refused.",
         ],
         flags: &[
             flag("all", Takes::Nothing, "upgrade all shims of this host").short('a'),
@@ -301,7 +301,7 @@ mod tests {
     fn every_help_fits_a_screen_of_24_by_80() {
         let texts = VERBS.iter().map(|it| help::verb("windlass-shim", it));
         for text in texts.chain([help::program("windlass-shim", "", VERBS, GLOBAL)]) {
-            // One line is left for the prompt.
+            // The prompt needs one line.
             assert!(text.lines().count() < 24, "{} lines:\n{text}", text.lines().count());
             assert!(text.lines().all(|line| line.chars().count() < help::COLUMNS), "{text}");
         }

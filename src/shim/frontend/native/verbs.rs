@@ -1,4 +1,4 @@
-//! The commands that ask a shim, or read its records if it is dead.
+//! The commands that ask a shim, or read the records of a dead one.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -16,7 +16,7 @@ use windlass_client::{Client, Error};
 use windlass_sys::clock;
 use windlass_sys::fd;
 
-/// Why a command fails: the message that is printed.
+/// Why a command fails: the printed message.
 pub(super) struct Failure(pub String);
 
 impl From<Refusal> for Failure {
@@ -88,19 +88,19 @@ impl Invocation<'_> {
         let dir = self.dir()?;
         dir.check()?;
         let Ok(mut client) = Client::connect(self.state, self.id()?) else { return Ok(dead(&dir)?) };
-        // `wait` is for as long as it takes.
+        // `wait` takes as long as the process lives.
         let answers = if op == "wait" { Ok(()) } else { client.check(ANSWER_TIME) };
         match answers.and_then(|()| client.call(op, members)) {
             Ok(value) => return Ok(value),
             Err(error) if stalled::is_stalled(&error) => self.end_stalled(op, &client, &dir)?,
-            // The shim has ended meanwhile, so the records are read.
+            // The shim has ended meanwhile, so read the records.
             Err(Error::Lost(_)) => {}
             Err(error) => return Err(error.into()),
         }
         Ok(dead(&dir)?)
     }
 
-    /// A shim that does not answer is an error, but to `delete --force` of its container, which ends it.
+    /// Handles a shim that does not answer. This is an error, unless `delete --force` of its container ends the shim.
     fn end_stalled(&self, op: &str, client: &Client, dir: &ContainerDir) -> Result<(), Failure> {
         if op == "delete" && self.exec()?.is_none() {
             if self.matches.switch("force") {
@@ -270,7 +270,7 @@ impl Invocation<'_> {
         if matches!(all, Ok(false)) {
             return Ok(0);
         }
-        // Of a process that could not be executed nothing ends, and this says why.
+        // A process that could not be executed has no end, and the answer is the reason.
         let exit = self.client()?.call("wait", json!({"exec": exec}))?;
         all?;
         Ok(exit["status"].as_i64().unwrap_or(255) as i32)

@@ -54,10 +54,10 @@ pub(crate) struct WireRequest<'a> {
     /// `exec`: with standard input.
     #[serde(default)]
     pub stdin: bool,
-    /// `exec`: the connection then carries its stdio.
+    /// `exec`: the connection then carries the stdio.
     #[serde(default)]
     pub attach: bool,
-    /// `attach` and `exec`: a last frame tells the end of the output.
+    /// `attach` and `exec`: a last frame reports the end of the output.
     #[serde(default)]
     pub end: bool,
     /// `checkpoint`: the directory of the images.
@@ -72,7 +72,7 @@ pub(crate) struct WireRequest<'a> {
     /// `checkpoint`: more arguments of the runtime's verb.
     #[serde(default)]
     pub arguments: Vec<String>,
-    /// `exec`: its logs, as in `--log`.
+    /// `exec`: the logs, as in `--log`.
     #[serde(default)]
     pub log: Vec<String>,
 }
@@ -139,8 +139,8 @@ pub(super) fn lost_exit(killed: bool) -> Value {
     members(&ExitRecord { signal, ..ExitRecord::default() }, if killed { 137 } else { 255 })
 }
 
-/// The members of a record as this protocol names them. `at` is absent if no shim reaped the process. `status` is the
-/// status as a shell gives it: the exit code, or 128 plus the signal. 255 if it is lost.
+/// The members of a record as this protocol names them. `at` is absent if no shim reaped the process. `status` is what
+/// a shell would report: the exit code, or 128 plus the signal. 255 if it is lost.
 fn members(record: &ExitRecord, status: i32) -> Value {
     let mut members = serde_json::json!({"oom_killed": record.oom_killed, "status": status});
     let at = Some(record.at.as_str()).filter(|at| !at.is_empty());
