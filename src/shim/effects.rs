@@ -126,7 +126,7 @@ impl Supervisor {
         let Container { timeouts, kill_on_exit, .. } = container.container;
         self.calls.shorten_deadlines(&init.container, clock::now() + timeouts.short);
         if kill_on_exit {
-            // It fails only without a container.
+            // This fails only if the container is unknown.
             let _ = self.plan_kill(init, libc::SIGKILL, true, NOBODY);
         }
     }

@@ -53,7 +53,7 @@ pub enum Phase {
     Running,
     /// The container is frozen.
     Paused,
-    /// It has ended, and that is on disk.
+    /// The process has ended, and that was recorded, or could not be.
     Stopped,
 }
 

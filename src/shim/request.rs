@@ -11,7 +11,7 @@ use super::{ExitStatus, NewProcess, Phase, ProcessId, Refusal};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct WaitToken(pub u64);
 
-/// A request. The state of a process is not one: [`super::Supervisor::state`] returns it at once.
+/// A request. The state of a process needs none: [`super::Supervisor::state`] returns it at once.
 ///
 /// `R` is the runtime with its global arguments.
 #[derive(Debug)]
@@ -58,8 +58,7 @@ pub enum Request {
     CloseStdin(ProcessId),
     /// Opens the log files again, by their names.
     ReopenLogs(ProcessId),
-    /// Waits for the end. The answer is [`Reply::Exited`]. It comes at once if the process has ended and that is on
-    /// disk.
+    /// Waits for the end. The answer is [`Reply::Exited`]. It comes at once if the end was reported.
     Wait(ProcessId),
     /// Forgets a process that has ended or was never started. For init it runs `R delete` first. The answer is
     /// [`Reply::Deleted`].
@@ -74,19 +73,19 @@ pub enum Request {
 /// An answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
-    /// It is done.
+    /// The request is done.
     Done,
-    /// It is done, and this is the process id.
+    /// The request is done, and this is the process id.
     Pid(i32),
-    /// It is done, and this is the standard output of the runtime.
+    /// The request is done, and this is the standard output of the runtime.
     Output(Vec<u8>),
     /// How the process ended.
     Exited(ExitStatus),
     /// The process is forgotten.
     Deleted {
-        /// Its process id; 0 if it never ran.
+        /// The process id; 0 if the process never ran.
         pid: i32,
-        /// How it had ended, if it had ever run.
+        /// How the process had ended, if it had ever run.
         status: Option<ExitStatus>,
     },
     /// The answer comes as [`Event::Finished`] with this token.
@@ -101,23 +100,23 @@ pub enum Event {
     Created {
         /// Init.
         process: ProcessId,
-        /// Its process id.
+        /// The process id of init.
         pid: i32,
     },
     /// `start` or `exec` has succeeded.
     Started {
-        /// Which.
+        /// The process.
         process: ProcessId,
-        /// Its process id.
+        /// The process id.
         pid: i32,
     },
     /// A process has ended, and that is on disk.
     Exited {
-        /// Which.
+        /// The process.
         process: ProcessId,
-        /// Its process id.
+        /// The process id.
         pid: i32,
-        /// How.
+        /// How the process ended.
         status: ExitStatus,
     },
     /// The kernel has killed processes of a container's cgroup for want of memory.
@@ -132,9 +131,9 @@ pub enum Event {
         /// The answer.
         result: Result<Reply, Refusal>,
     },
-    /// Something that an administrator should know of.
+    /// A fact that an administrator should know.
     Warning(String),
-    /// Something was removed from the directory that the front end has had watched.
+    /// An entry was removed from the directory that the front end has had watched.
     Removal,
     /// The shim itself has got SIGTERM, SIGINT, SIGQUIT, SIGHUP or SIGUSR1.
     Signal(i32),

@@ -32,8 +32,8 @@ pub struct Runtime {
     pub binary: PathBuf,
     /// `--root R`, `--log F --log-format json`, `--systemd-cgroup` and the like.
     pub global: Vec<OsString>,
-    /// The file of `--log`, if there is one. The last error in it is the message of a call that has failed. A
-    /// long one is emptied before a call, unless another call runs.
+    /// The file of `--log`, if there is one. The last error in it is the message of a failed call. A long file is
+    /// emptied before a call, unless another call runs.
     pub log: Option<PathBuf>,
 }
 
@@ -99,8 +99,8 @@ impl Runtime {
         if emptied.is_ok() { 0 } else { length }
     }
 
-    /// Why a call has failed: the last error in its log after the first `log_length` bytes. If there is none, what
-    /// it wrote on standard error.
+    /// Why a call has failed: the last error in the log after the first `log_length` bytes, otherwise the standard
+    /// error of the call.
     pub(super) fn error_message(&self, stderr: &[u8], log_length: u64) -> String {
         let logged = self.log.as_ref().and_then(|log| {
             let file = windlass_sys::fd::open(log, nix::fcntl::OFlag::O_RDONLY).ok()?;

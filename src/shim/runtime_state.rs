@@ -1,4 +1,4 @@
-//! What the runtime's `state` says of a container whose shim is dead.
+//! The runtime's `state` of a container whose shim is dead.
 
 use serde::Deserialize;
 
@@ -6,7 +6,7 @@ use crate::{ExitStatus, Phase};
 use windlass_sys::clock;
 use windlass_sys::process::Exit;
 
-/// The members of the answer that are used. windlass alone says how a container ended.
+/// The members of the answer that are used. Only windlass reports how a container ended.
 #[derive(Debug, Deserialize)]
 pub(crate) struct RuntimeState {
     status: String,
@@ -31,7 +31,7 @@ impl RuntimeState {
         serde_json::from_slice(text).ok()
     }
 
-    /// The phase. `None`: the container is being made, or the runtime has a word of its own.
+    /// The phase. `None`: the container is being made, or the status is the runtime's own.
     pub(crate) fn phase(&self) -> Option<Phase> {
         match self.status.as_str() {
             "created" => Some(Phase::Created),
@@ -42,12 +42,12 @@ impl RuntimeState {
         }
     }
 
-    /// Whether the container has a process, or is getting one.
+    /// Whether the container has a process, or is being created.
     pub(crate) fn is_alive(&self) -> bool {
         self.status == "creating" || self.phase().is_some_and(|phase| phase != Phase::Stopped)
     }
 
-    /// How it ended, if the runtime knows. It does not know when, so the time is that of this call.
+    /// How init ended, if the runtime knows. The runtime does not know when, so the time is now.
     pub(crate) fn end(&self) -> Option<ExitStatus> {
         let ended = self.exit.as_ref().filter(|_| !self.is_alive())?;
         let signal = |name: &String| windlass_args::values::signal(name).ok();

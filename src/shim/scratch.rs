@@ -7,7 +7,7 @@ use windlass_sys::region::Region;
 /// Bytes read at once: the capacity of a pipe.
 pub(super) const READ: usize = 64 * 1024;
 
-/// The memory. All streams share it, and it is given back when nothing moves.
+/// The memory. All streams share it, and it is freed when nothing moves.
 #[derive(Debug)]
 pub(super) struct Scratch {
     input: Region,

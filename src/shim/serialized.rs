@@ -13,8 +13,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use windlass_sys::clock;
 use windlass_sys::process::Exit;
 
-/// One moment by both clocks, so that all conversions agree. Of some readings it is the one with the least time in
-/// between, in which this process may have had to wait for a CPU.
+/// One moment by both clocks, so that all conversions agree. It is the best of several readings, because between the
+/// two clocks this process may have had to wait for a CPU.
 fn anchor() -> (Instant, Duration) {
     static ANCHOR: OnceLock<(Instant, Duration)> = OnceLock::new();
     let read = || {

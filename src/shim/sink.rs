@@ -19,19 +19,19 @@ use windlass_sys::{Result, clock, fd};
 const AGAIN: Duration = Duration::from_secs(1);
 const SOON: Duration = Duration::from_millis(20);
 
-/// How long a reader may take nothing before the end of the process is told without it.
+/// How long a reader may take nothing before the end of the process is reported without it.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// What a sink has taken.
+/// The outcome of writing to a sink.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Taken {
-    /// This many bytes.
+    /// The sink has taken this many bytes.
     Bytes(usize),
-    /// Nothing, because it is full. After a splice(2) also: because the source was empty.
+    /// The sink is full. After a splice(2) also: the source was empty.
     Later,
-    /// Nothing, because it has no reader at the moment.
+    /// The sink has no reader at the moment.
     Alone,
-    /// Nothing, and it will never take anything again.
+    /// The sink will never take anything again.
     Gone,
 }
 
@@ -51,15 +51,15 @@ pub(super) enum Sink {
 #[derive(Debug)]
 pub(super) struct Fifo {
     pub(super) end: OwnedFd,
-    /// Whether it had no reader when it was last looked at.
+    /// Whether the fifo had no reader at the last look.
     pub(super) without_reader: bool,
-    /// Whether it ever had a reader.
+    /// Whether the fifo ever had a reader.
     pub(super) had_reader: bool,
     pub(super) watch: Option<Watch>,
     pub(super) next_look: Option<Instant>,
-    /// Bytes that its reader had not taken at the last look after the end of the process.
+    /// Bytes that the reader had not taken at the last look after the end of the process.
     pub(super) left: u64,
-    /// Since when their number is unchanged.
+    /// Since when `left` is unchanged.
     pub(super) since: Option<Instant>,
 }
 
@@ -110,12 +110,12 @@ impl Sink {
         }
     }
 
-    /// Looks whether it is a fifo without a reader.
+    /// Checks whether the sink is a fifo without a reader.
     pub(super) fn is_alone(&mut self) -> bool {
         self.fifo().is_some_and(Fifo::is_alone)
     }
 
-    /// Writes bytes to it.
+    /// Writes bytes to the sink.
     pub(super) fn write(&mut self, bytes: &[u8], poll: &Poll) -> Taken {
         match self.pipe().map(|pipe| stream::write(pipe, bytes)) {
             None => Taken::Gone,
@@ -123,7 +123,7 @@ impl Sink {
         }
     }
 
-    /// Moves bytes to it from another pipe, which keeps what is not taken.
+    /// Moves bytes to the sink from another pipe, which keeps the rest.
     pub(super) fn splice(&mut self, source: BorrowedFd<'_>, most: usize, poll: &Poll) -> Taken {
         match self.pipe().map(|pipe| stream::splice(source, pipe, most)) {
             None => Taken::Gone,
@@ -149,7 +149,7 @@ impl Sink {
         }
     }
 
-    /// When to look at it although nothing is reported.
+    /// When to look at the sink although nothing is reported.
     pub(super) fn next_look(&self) -> Option<Instant> {
         match self {
             Sink::Fifo(fifo) => fifo.next_look,
@@ -157,7 +157,7 @@ impl Sink {
         }
     }
 
-    /// No more bytes will come. A fifo is closed when a reader has taken its content.
+    /// Ends the sink. A fifo is closed when a reader has taken its content.
     pub(super) fn end(&mut self, poll: &Poll) {
         if self.fifo().is_none_or(|fifo| fifo.is_done(poll)) {
             *self = Sink::None;
@@ -166,7 +166,7 @@ impl Sink {
 }
 
 impl Fifo {
-    /// Whether it waits for a reader, which has to come or to read.
+    /// Whether the fifo waits until it has a reader, or its reader reads.
     pub(super) fn waits(&self) -> bool {
         self.without_reader || self.watch.is_some()
     }
@@ -179,14 +179,14 @@ impl Fifo {
         self.without_reader
     }
 
-    /// Waits for a reader. False: one has just come.
+    /// Waits for a reader. Returns false if a reader has just come.
     fn wait_for_a_reader(&mut self, poll: &Poll) -> bool {
         self.watch(poll, None);
         self.without_reader = true;
         self.is_alone()
     }
 
-    /// Watches again what was watched in the program before. What has happened since is looked for by the caller.
+    /// Watches again what the previous program watched. The caller looks for changes that were missed.
     pub(super) fn watch_again(&mut self, poll: &Poll) {
         if self.watch.take().is_some() {
             let look_again = self.next_look.map(|_| AGAIN);
@@ -203,24 +203,24 @@ impl Fifo {
         self.next_look = pause.map(|pause| clock::now() + pause);
     }
 
-    /// Whether a reader is there that goes on reading what is left.
+    /// Whether a reader still takes bytes.
     pub(super) fn is_being_read(&self) -> bool {
         !self.without_reader && self.since.is_none_or(|since| clock::now() < since + PATIENCE)
     }
 
-    /// The process has ended, and so many bytes are not in the fifo yet: looks whether the reader goes on.
+    /// Notes after the end of the process whether the reader goes on. `unsent` bytes are not in the fifo yet.
     pub(super) fn note_unread(&mut self, unsent: u64) {
         let (now, left) = (clock::now(), unsent + stream::waiting(self.end.as_fd()) as u64);
         if self.since.is_none() || left != self.left {
             (self.left, self.since) = (left, Some(now));
         }
-        // Otherwise it looks again by itself.
+        // Otherwise the outlet sets the next look itself.
         if unsent > 0 && !self.without_reader {
             self.next_look = self.since.map(|since| since + PATIENCE).filter(|at| *at > now);
         }
     }
 
-    /// Whether there is a reader and it has read everything. If not, the fifo is watched for a change of that.
+    /// Whether a reader has read everything. If not, the fifo is watched for that.
     fn is_done(&mut self, poll: &Poll) -> bool {
         if self.is_alone() {
             return false;
@@ -233,12 +233,12 @@ impl Fifo {
             return true;
         }
         self.watch(poll, Some(AGAIN));
-        // The reader may have read it before the watch was there.
+        // The reader may have read it all before the watch existed.
         stream::waiting(self.end.as_fd()) == 0
     }
 }
 
-/// The write end of the fifo at `path`, and whether it has a reader. If the path is that of a file, the file is
+/// The write end of the fifo at `path`, and whether it has a reader. If the path is that of a regular file, the file is
 /// opened for appending.
 fn open_fifo(path: &Path) -> Result<(OwnedFd, bool)> {
     let flags = OFlag::O_WRONLY | OFlag::O_NONBLOCK | OFlag::O_APPEND;

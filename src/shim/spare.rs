@@ -1,11 +1,11 @@
-//! Descriptors that are kept for when there are no others: the end of a process is recorded even then.
+//! Spare descriptors, so that the end of a process is recorded even when no other descriptor is free.
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 
-/// What recording an end takes at most: copies of the two logs, and the pidfd of the child that writes.
+/// Descriptors that recording an end takes at most: copies of the two logs, and the pidfd of the child that writes.
 const KEPT: usize = 3;
 
-/// The descriptors.
+/// The spare descriptors.
 #[derive(Debug, Default)]
 pub(super) struct Spare(Vec<OwnedFd>);
 
@@ -16,7 +16,7 @@ impl Spare {
         self.0.extend((0..missing).map_while(|_| any.try_clone_to_owned().ok()));
     }
 
-    /// Gives them back to the process. False: there were none.
+    /// Closes the spare descriptors for other use. Returns false if there were none.
     pub(super) fn release(&mut self) -> bool {
         !std::mem::take(&mut self.0).is_empty()
     }

@@ -36,8 +36,8 @@ pub enum Output {
     None,
     /// There is none, but clients may attach.
     Attach,
-    /// A fifo. If it has no reader, the shim keeps the output and waits for one; see [`Spooling`]. What was not read
-    /// when the process ends can be read until the process is deleted.
+    /// A fifo. If it has no reader, the shim keeps the output and waits for a reader; see [`Spooling`]. Output that is
+    /// unread when the process ends can be read until the process is deleted.
     Fifo(PathBuf),
     /// A file to append to. Both streams may name the same.
     File(PathBuf),
@@ -47,15 +47,15 @@ pub enum Output {
     Inherit,
 }
 
-/// What becomes of output whose fifo has no reader.
+/// How output is kept while its fifo has no reader.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Spooling {
-    /// Bytes of each stream that are kept in a file, besides those in memory (1 MiB). With 0 nothing is kept:
-    /// the process is held back as soon as the pipes are full.
+    /// Bytes of each stream that are kept in a file, besides those in memory (1 MiB). With 0 nothing is kept: the
+    /// process is held back as soon as the pipes are full.
     pub max: u64,
-    /// What is done when there is no room.
+    /// The behaviour when there is no room.
     pub full: WhenFull,
-    /// The directory of the file, which has no name in it.
+    /// The directory of the file, which is unnamed.
     pub directory: PathBuf,
 }
 
@@ -70,7 +70,7 @@ pub(super) fn size(text: &str) -> Option<u64> {
     digits.parse::<u64>().ok()?.checked_mul(unit)
 }
 
-/// What is done when there is no room for more output.
+/// The behaviour when there is no room for more output.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum WhenFull {
     /// The process is held back.
@@ -96,21 +96,20 @@ pub enum Log {
 /// A log's file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LogFile {
-    /// Its path.
     pub path: PathBuf,
-    /// The directories below which it must be, links resolved; none: it may be anywhere.
+    /// The directories below which the file must be, links resolved. If there are none, it may be anywhere.
     pub below: Vec<PathBuf>,
-    /// Bytes after which it is rotated.
+    /// Bytes after which the file is rotated.
     pub max_size: Option<u64>,
-    /// Rotated files kept beside it as `.1`, `.2`, ...; with none it is begun anew.
+    /// Number of rotated files, `.1`, `.2`, ...; with 0 the file is begun anew.
     pub max_files: u32,
     /// Bytes after which nothing more is logged at all.
     pub max_total: Option<u64>,
-    /// Whether it is synced when the process has ended.
+    /// Whether the file is synced when the process has ended.
     pub sync: bool,
 }
 
-/// What each entry of the journal carries.
+/// The fields of each entry in the journal.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct JournalFields {
     /// `CONTAINER_ID_FULL`.
@@ -134,15 +133,15 @@ pub enum Framing {
     /// A stream of frames both ways: one byte (0 input, 1 output, 2 error), the length in four
     /// (big-endian), the data. An empty input frame closes the input.
     Stream,
-    /// A stream of frames, of which the last to the client (3, without data) tells the end of the output. A
-    /// client that is left behind because it does not read gets none.
+    /// A stream of frames, of which the last to the client (3, without data) reports the end of the output. A client
+    /// that is disconnected because it does not read gets none.
     Marked,
 }
 
 /// The stdio of a process.
 #[derive(Debug, Default)]
 pub struct Stdio {
-    /// Whether it has a terminal: then `stderr` is not used.
+    /// Whether the process has a terminal. `stderr` is not used then.
     pub terminal: bool,
     /// Input.
     pub stdin: Stdin,
@@ -150,14 +149,14 @@ pub struct Stdio {
     pub stdout: Output,
     /// Errors.
     pub stderr: Output,
-    /// What becomes of output whose fifo has no reader.
+    /// How output is kept while its fifo has no reader.
     pub spooling: Spooling,
     /// Logs.
     pub logs: Vec<Log>,
     /// User and group that own the pipes, so that a user who is not root can open `/dev/stdout`.
     pub owner: Option<(u32, u32)>,
-    /// A directory and a name. The pipes of the output are then fifos in it, `NAME.stdout` and `NAME.stderr`, and
-    /// another shim can go on reading them when this one has died. The process holds both ends, so it gets no
-    /// SIGPIPE meanwhile.
+    /// A directory and a name. The pipes of the output are then fifos in the directory, `NAME.stdout` and
+    /// `NAME.stderr`, and another shim can go on reading them when this shim has died. The process holds both ends, so
+    /// it gets no SIGPIPE meanwhile.
     pub fifos: Option<(PathBuf, String)>,
 }

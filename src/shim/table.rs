@@ -1,7 +1,7 @@
 //! A small table sorted by key.
 //!
-//! It is a vector, for the tables of a shim have few entries and most keys are serial numbers, so that new
-//! entries come last. A tree of the standard library would bring its code into memory for each type of entry.
+//! The table is a vector: a shim has few entries, and most keys are serial numbers, so new entries come last. A tree of
+//! the standard library would bring its code into memory for each type of entry.
 
 use std::borrow::Borrow;
 
@@ -41,7 +41,7 @@ impl<K: Ord, V> Table<K, V> {
         self.place(key).ok().map(|at| &mut self.0[at].1)
     }
 
-    /// Puts an entry in, in place of that which had its key.
+    /// Inserts an entry, in place of the one that had its key.
     pub(super) fn insert(&mut self, key: K, value: V) {
         match self.place(&key) {
             Ok(at) => self.0[at].1 = value,
@@ -49,7 +49,7 @@ impl<K: Ord, V> Table<K, V> {
         }
     }
 
-    /// Takes an entry out, and gives memory back where little of it is still needed.
+    /// Removes an entry, and frees memory if little of it is still needed.
     pub(super) fn remove<Q: Ord + ?Sized>(&mut self, key: &Q) -> Option<V>
     where
         K: Borrow<Q>,

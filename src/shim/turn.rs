@@ -1,4 +1,4 @@
-//! One turn of the supervisor's loop: what is ready, and what is due.
+//! One turn of the supervisor's loop: it handles ready descriptors and deadlines.
 
 use std::time::{Duration, Instant};
 
@@ -13,18 +13,18 @@ use super::{Event, Ready};
 use windlass_sys::Result;
 use windlass_sys::clock;
 
-/// How long a terminal that was hung up is left alone before it is looked at again.
+/// The pause before a terminal that was hung up is looked at again.
 const HUNG_UP: Duration = Duration::from_millis(100);
 
-/// When nothing has happened for this long, memory is given back.
+/// When nothing has happened for this long, memory is freed.
 const IDLE: Duration = Duration::from_millis(500);
 
 impl Supervisor {
     /// Waits until a descriptor is ready, but not longer than until `deadline` or the core's own. Does what
     /// the core has to do, and returns the descriptors of the front end that are ready.
     ///
-    /// When the front end has some, the descriptors of the core wait for the beginning of the next turn. So
-    /// a client that has connected before a process began to write gets all that it writes.
+    /// If the front end has ready descriptors, those of the core wait for the beginning of the next turn. So a client
+    /// that has connected before a process began to write gets all its output.
     pub fn turn(&mut self, deadline: Option<Instant>) -> Result<Vec<(u64, Ready)>> {
         for (key, ready) in std::mem::take(&mut self.deferred) {
             self.ready(key, ready);
@@ -75,7 +75,7 @@ impl Supervisor {
     }
 
     fn signals(&mut self) {
-        // One at a time: the descriptor stays readable while there are others.
+        // One signal at a time: the descriptor stays readable while others are pending.
         if let Some(signal) = self.reaper.next_signal() {
             match signal {
                 libc::SIGCHLD => {
@@ -135,8 +135,8 @@ impl Supervisor {
         }
     }
 
-    /// Drops the clients that do not read, and looks again at terminals and fifos that cannot tell of a
-    /// change by themselves.
+    /// Drops the clients that do not read, and looks again at terminals and fifos, whose changes the kernel may not
+    /// report.
     fn streams_due(&mut self, now: Instant) {
         for managed in self.processes.iter_mut() {
             let alive = managed.process.is_alive();

@@ -8,8 +8,8 @@
 //! ```
 //!
 //! First the program checks an image in a child while the loop goes on. Then, at the top of the loop, where nothing
-//! is half done, the loop stands still: the image is taken once more, and the program is executed. If a field is there
-//! of which the program has seen none, it checks again first, and the loop goes on. This ends,
+//! is half done, the loop stands still: the image is taken once more, and the program is executed. If the image has a
+//! kind of field that the program has not seen, the program checks again first, and the loop goes on. This ends,
 //! because the format has a bounded number of kinds of fields. The loop never waits.
 
 use std::ffi::{CString, OsString};
@@ -38,8 +38,8 @@ struct Image {
 }
 
 impl Supervisor {
-    /// Begins to have this program replaced by another in its process. The later answer is [`Reply::Done`] from
-    /// the other program, or why this one goes on.
+    /// Begins to replace this program by another in the same process. The later answer is [`Reply::Done`] from the
+    /// other program, or the reason why this program goes on.
     pub fn request_upgrade(&mut self, program: OwnedFd) -> Result<Reply, Refusal> {
         if self.upgrade.is_some() {
             return Err(Refusal::new(Code::WrongPhase, "an upgrade is under way"));
@@ -61,19 +61,19 @@ impl Supervisor {
         Ok(Reply::Pending(token))
     }
 
-    /// How often a program was replaced in this process, and how long the loop stood still for the last time.
+    /// How often a program was replaced in this process, and how long the loop stood still the last time.
     pub(crate) fn upgrades(&self) -> (u64, Duration) {
         (self.upgrades, self.upgrade_pause)
     }
 
-    /// This program goes on. `answer` goes to the client that asked for the upgrade.
+    /// Goes on with this program. `answer` goes to the client that asked for the upgrade.
     pub(crate) fn resumed(&mut self, token: WaitToken, answer: Result<Reply, Refusal>, upgrade_pause: Duration) {
         self.upgrade_pause = upgrade_pause;
         self.answer(token, answer);
         self.look_at_everything();
     }
 
-    /// Whether the upgrade has something to do at the top of the loop.
+    /// Whether the upgrade continues at the top of the loop.
     pub(crate) fn is_upgrade_due(&self) -> bool {
         self.upgrade.as_ref().is_some_and(|upgrade| upgrade.is_due())
     }
@@ -111,14 +111,14 @@ impl Supervisor {
         Ok(())
     }
 
-    /// The child that checks an image may have ended.
+    /// Checks whether the child that checks an image has ended.
     pub(super) fn look_at_image_check(&mut self, now: Instant) {
         if let Some(pid) = self.upgrade.as_mut().and_then(|upgrade| upgrade.look_at_check(now)) {
             self.forget_child(pid);
         }
     }
 
-    /// The loop stands still from here on. `Ok`: the program has to look once more.
+    /// Takes the image and executes the program while the loop stands still. `Ok`: the program has to check again.
     fn hand_over(&self, upgrade: &Upgrade, save: &dyn Fn(&mut Encoder)) -> Result<(), String> {
         let began = clock::now();
         let image = self.image(upgrade, save);
@@ -130,7 +130,7 @@ impl Supervisor {
         let kept: Vec<u32> = image.descriptors.iter().copied().chain([number]).collect();
         let place = format!("{number},{}", serialized::since_boot(began));
         let environment: Vec<CString> = environment().collect();
-        // Without it, closing the inotify instance would take most of the time.
+        // Otherwise closing the inotify instance would take most of the time.
         let _closed_later = self.poll.notifier_fd().map(DeferredClose::of);
         Err(handover::execute(upgrade.program.as_fd(), &words(&place, None), &environment, &kept).to_string())
     }

@@ -21,14 +21,14 @@ pub(super) struct Upgrade {
     pub(super) seen: Kinds,
 }
 
-/// How far it has come.
+/// The progress of an upgrade.
 #[derive(Debug)]
 pub(super) enum Stage {
-    /// It is to be begun.
+    /// The check is to be begun.
     Requested,
     /// The program checks an image while the loop goes on.
     Checking(ImageCheck, Kinds),
-    /// It can read the image, or cannot for a reason.
+    /// The program can read the image, or cannot for this reason.
     Checked(Result<(), String>),
 }
 
@@ -37,7 +37,7 @@ impl Upgrade {
         Upgrade { program, own, token, stage: Stage::Requested, seen: Kinds::default() }
     }
 
-    /// Whether something is to be done at the top of the loop.
+    /// Whether the upgrade continues at the top of the loop.
     pub(super) fn is_due(&self) -> bool {
         !matches!(self.stage, Stage::Checking(..))
     }
@@ -50,7 +50,7 @@ impl Upgrade {
         }
     }
 
-    /// The child that checks may have ended, or takes too long. Returns its process id if it is over.
+    /// Looks whether the child that checks has ended or takes too long. Returns its process id if it is over.
     pub(super) fn look_at_check(&mut self, now: Instant) -> Option<i32> {
         let Stage::Checking(check, kinds) = &self.stage else { return None };
         let result = match check.result() {

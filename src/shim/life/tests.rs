@@ -25,7 +25,7 @@ const SEVEN: Option<Exit> = Some(Exit::Code(7));
 
 const DRAINED: DrainProgress = DrainProgress { read: true, held_back: false, taken: true };
 
-/// A process in this state, as in the functions that follow.
+/// A process in this state. The next functions make other states.
 fn launching(mut process: Process) -> Process {
     assert_eq!(process.start(false, false), Ok(Command::Launch { stdin_closed: false }));
     process
@@ -110,7 +110,7 @@ fn init_is_created_started_and_ends() {
     assert_eq!(process.reaped(Reaped::NotYet, &reaping(now)), []);
     let ended = process.reaped(Reaped::Ended(SEVEN), &reaping(now));
     assert_eq!(ended, [Effect::Descriptors(DescriptorEffect::Drain), Effect::EndContainer]);
-    // Until it is reported, its phase is that in which it ended, and nobody learns how.
+    // Until the end is reported, the phase is that in which the process ended, and the exit is hidden.
     assert_eq!((phase(&process), process.state(false, 0, 0).exit), (Phase::Paused, None));
     process.enter(Phase::Running);
     assert_eq!(phase(&process), Phase::Paused);
@@ -145,7 +145,7 @@ fn an_exec_that_comes_after_its_container_has_ended_is_killed() {
     let mut late = launching(exec());
     let started = Effect::Notify(Event::Started { process: late.id.clone(), pid: PID });
     assert_eq!(late.made(PID, Parent::Shim, true, true), [Effect::Descriptors(DescriptorEffect::Kill), started]);
-    // And one that is not launched yet is refused, whether it is new or is being launched already.
+    // A process that is not launched yet is refused too, whether it is new or being launched.
     assert_eq!(wrong(exec().start(false, true)), Code::WrongPhase);
     assert_eq!(wrong(exec().start(true, false)), Code::WrongPhase);
 }
@@ -213,7 +213,7 @@ fn a_record_that_fails_is_tried_again_and_at_last_given_up() {
     }
     assert_eq!(process.recorded(false, now), [Effect::TakeTurns]);
     assert!(matches!(process.life, Life::Recorded { .. }));
-    // An answer that comes twice is none.
+    // A second answer has no effect.
     assert_eq!(process.recorded(true, now), []);
     let mut process = recording(exec(), now);
     process.recorded(false, now);
@@ -241,7 +241,7 @@ fn a_failed_launch_ends_an_exec_and_forgets_init() {
 
     let mut process = launching(init());
     assert_eq!(process.not_made(&refusal), [Effect::Remove]);
-    // Where the runtime itself could not be run, init can be tried again.
+    // If the runtime itself could not be run, init can be tried again.
     let mut process = launching(init());
     assert_eq!(process.not_launched(&refusal), [Effect::Descriptors(DescriptorEffect::CloseStdio)]);
     assert_eq!(process.start(false, false), Ok(Command::Launch { stdin_closed: false }));
@@ -262,7 +262,7 @@ fn a_signal_goes_through_the_runtime_to_init_and_through_the_pidfd_to_an_exec() 
         let refused = of(exec(), now).kill(15, true).expect_err("it has ended");
         assert_eq!(refused.message, "process already finished");
         assert_eq!(wrong(of(init(), now).kill(15, false)), Code::NotFound);
-        // What init has left behind can still be killed.
+        // Processes that outlive init can still be killed.
         assert_eq!(of(init(), now).kill(15, true), kill(true));
     }
 }
@@ -273,7 +273,7 @@ fn who_deletes_what_runs_waits_for_its_end() {
     for of in [draining, recording, recorded] {
         assert_eq!(wrong(of(exec(), now).delete(true)), Code::WrongPhase);
         let mut process = of(init(), now);
-        // It has not been started, so it may be deleted without force, but the runtime needs it.
+        // Init has not been started, so it may be deleted without force, but the runtime needs the flag.
         assert_eq!(process.delete(false), Ok(Command::Delete { force: true }));
         process.started();
         assert_eq!(wrong(process.delete(false)), Code::WrongPhase);
@@ -283,7 +283,7 @@ fn who_deletes_what_runs_waits_for_its_end() {
     assert_eq!(wrong(alive(exec()).delete(true)), Code::WrongPhase);
     assert_eq!(exec().delete(false), Ok(Command::Forget));
     assert_eq!(init().delete(false), Ok(Command::Delete { force: false }));
-    // The runtime has killed and deleted it: the answer comes when its end is reported.
+    // The runtime has killed and deleted the process: the answer comes when its end is reported.
     let mut process = alive(init());
     assert_eq!(process.deleted(WaitToken(3)), []);
     process.wait(WaitToken(4)).expect("it waits");
@@ -309,7 +309,7 @@ fn a_reader_that_is_about_to_take_the_output_delays_the_deletion() {
     assert_eq!(process.leave(true, until, now), []);
     assert_eq!((process.deadline(now), phase(&process)), (Some(until), Phase::Stopped));
     assert_eq!(process.wait(WaitToken(2)), Ok(Reply::Exited(status(SEVEN))));
-    // A second deletion does not prolong it.
+    // A second deletion does not extend the time.
     assert_eq!(process.leave(true, until + PAUSE, now), []);
     assert_eq!(process.deadline(now), Some(until));
     assert_eq!(process.clone().leave(false, until, now), [Effect::Forget], "the reader has it");
@@ -340,7 +340,7 @@ fn an_adopted_process_is_reaped_by_its_parent_or_after_a_while_by_nobody() {
     let effects = process.reaped(Reaped::ByItsParent, &reaping(now + PARENT));
     assert_eq!(effects, [Effect::Descriptors(DescriptorEffect::Drain), Effect::EndContainer]);
     assert_eq!(process.status().map(|status| status.code()), Some(255));
-    // A shim that finds a dead process, of which the kernel tells nothing any more.
+    // A shim that finds a dead process whose exit the kernel does not report any more.
     let mut process = adopted();
     process.reaped(Reaped::Ended(None), &reaping(now));
     assert_eq!(process.status(), Some(status(None)));
@@ -408,7 +408,7 @@ fn every_state_can_be_written_down_and_read_back() {
     }
 }
 
-/// Every input in every state: the end is reported once, and what is known of it does not change.
+/// Every input in every state: the end is reported once, and the known facts do not change.
 #[test]
 fn whatever_happens_in_whatever_state_a_process_that_was_told_stays_told() {
     let now = Instant::now();

@@ -36,7 +36,7 @@ impl FileLog {
         self.spec.max_size.map_or(u64::MAX, |max| max.saturating_sub(self.size))
     }
 
-    /// Whether the file has content. An empty file takes a line of any length.
+    /// Whether the file is empty. An empty file takes a line of any length.
     pub(super) fn is_empty(&self) -> bool {
         self.size == 0
     }
@@ -61,11 +61,11 @@ impl FileLog {
 
     /// Opens the name again on request; the caller may have moved the file away.
     ///
-    /// CRI-O then waits without a limit for an event that the file was created or changed (inotify(7)). A file that
-    /// was not moved keeps its content, so it is truncated to the size that it has, which makes such an event.
+    /// CRI-O then waits without a limit for an event that the file was created or changed (inotify(7)). A file that was
+    /// not moved keeps its content, so it is truncated to its own size, which makes such an event.
     pub(super) fn reopen(&mut self) {
         let known = identity(&self.file);
-        // The path may have another directory by now, which must be allowed too.
+        // The path may lead to another directory now, which must be an allowed one too.
         if let Ok(directory) = directory(&self.spec) {
             self.open_again(directory);
         }
@@ -168,8 +168,8 @@ fn identity(file: &OwnedFd) -> Option<(u64, u64)> {
     fd::stat(file.as_fd()).ok().map(|stat| (stat.st_dev, stat.st_ino))
 }
 
-/// Writes all bytes, or on a full disk all whole lines: a line that was cut is removed again. Returns how many bytes
-/// were written.
+/// Writes all bytes, or on a full disk all whole lines: a line that was cut is removed again. Returns the number of
+/// bytes that were written.
 fn put(file: &OwnedFd, bytes: &[u8]) -> usize {
     let mut done = 0;
     while done < bytes.len() {

@@ -1,5 +1,5 @@
-//! What must hold for any output of a container in its log: the property test on stable and the fuzz target on nightly
-//! call the same function.
+//! The log must give back any output of a container: the property test on stable and the fuzz target on nightly call
+//! the same function.
 
 use super::stream::Stream;
 use super::{Logger, SCRATCH, k8s};
@@ -7,8 +7,8 @@ use crate::stdio::{Log, LogFile};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Output in pieces, each with a byte before it: its stream, and its length in 4 bits, both for 16 times as much in the
-/// upper half. What a reader of the log puts together is what was written.
+/// Logs output in pieces, and checks that a reader of the log gets what was written. Before each piece is a byte: bits
+/// 0 to 3 are its length, bit 6 makes that 16 times as long, and bit 7 is its stream.
 pub fn written(bytes: &[u8]) {
     let pieces = pieces(bytes);
     let text = logged(Log::K8s, &pieces);
@@ -27,7 +27,7 @@ pub fn written(bytes: &[u8]) {
         let to = &mut read[usize::from(entry["stream"] == "stderr")];
         to.push_str(entry["log"].as_str().expect("a text"));
     }
-    // Bytes that are no UTF-8 are replaced. How many of them one U+FFFD stands for is not said.
+    // Invalid UTF-8 is replaced. How many bytes one U+FFFD stands for is undefined.
     let known = |text: &str| text.chars().filter(|char| *char != char::REPLACEMENT_CHARACTER).collect::<String>();
     let wanted = output(&pieces).map(|bytes| known(&String::from_utf8_lossy(&bytes)));
     assert_eq!(read.map(|text| known(&text)), wanted);
@@ -44,7 +44,7 @@ fn pieces(bytes: &[u8]) -> Vec<(Stream, &[u8])> {
     pieces
 }
 
-/// All that each stream had.
+/// The whole output of each stream.
 fn output(pieces: &[(Stream, &[u8])]) -> [Vec<u8>; 2] {
     let mut output = [Vec::new(), Vec::new()];
     pieces.iter().for_each(|(stream, piece)| output[*stream as usize].extend_from_slice(piece));
@@ -62,7 +62,7 @@ fn logged(kind: fn(LogFile) -> Log, pieces: &[(Stream, &[u8])]) -> Vec<u8> {
     text
 }
 
-/// A file that no other test has.
+/// A file that no other test uses.
 fn place(name: &str) -> PathBuf {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);

@@ -26,13 +26,13 @@ pub(crate) struct Journald {
     pub(crate) partial: bool,
     /// For each stream, the priority of a partial line, which its continuation gets too.
     pub(crate) cut: [Option<u8>; 2],
-    /// Until then, a full queue of the journal is not waited for.
+    /// Until this moment the shim does not wait for a full queue of the journal.
     pub(crate) no_wait_until: Option<Instant>,
     pub(crate) dropped: u64,
 }
 
-/// How many milliseconds a full queue of the journal is waited for, because a burst of output may be longer than the queue; and for
-/// how long it is not waited for after a wait without success, because the loop serves other processes too.
+/// How many milliseconds the shim waits for a full queue of the journal, because a burst of output may be longer than
+/// the queue; and for how long it does not wait after that was in vain, because the loop serves other processes too.
 const QUEUE_TIMEOUT: u32 = 100;
 const NO_WAIT: Duration = Duration::from_secs(2);
 

@@ -73,7 +73,7 @@ pub struct Line<'a> {
     /// When the text was read. The times of one log sort as text.
     pub time: &'a str,
     pub stream: Stream,
-    /// Whether the next entry continues the line.
+    /// Whether the line goes on in the next entry.
     pub partial: bool,
     /// The text, without the end of the line.
     pub text: &'a [u8],

@@ -53,7 +53,7 @@ impl Logger {
         }
     }
 
-    /// Writes what is buffered. Called when the output has ended, before the exit is recorded.
+    /// Writes what is buffered, after the end of the output and before the exit is recorded.
     pub(super) fn end(&mut self, scratch: &mut [u8]) {
         if let Logger::Json(log) = self {
             log.end(scratch, clock::wall());

@@ -1,6 +1,6 @@
 //! The two streams of output.
 
-/// One of the two streams of output.
+/// A stream of output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stream {
     /// Standard output, or the terminal.

@@ -1,4 +1,4 @@
-//! An attached client, which reads a copy of the output as fast as it likes, and may leave.
+//! An attached client, which reads a copy of the output at any speed, and may leave.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
@@ -13,10 +13,10 @@ use windlass_sys::{kernel, socket, stream};
 /// Bytes of the head of a frame: the stream, and the length.
 const HEAD: usize = 5;
 
-/// How long it may take nothing before the shim leaves it behind.
+/// How long the client may take nothing before the shim disconnects it.
 const PATIENCE: u64 = 2 * SECOND;
 
-/// So many bytes tell where in a stream they are.
+/// This many bytes determine the position in a stream.
 const TELLING: usize = 24;
 
 /// The streams of a process, and the position of the next byte of each. `None`: the client was attached somewhere.
@@ -28,17 +28,17 @@ pub(super) struct Client {
     framing: Framing,
     streams: Attached,
     unread: Vec<u8>,
-    /// The first bytes of each, until they tell where they are.
+    /// The first bytes of each stream, until they determine the position.
     first: [Vec<u8>; 2],
-    /// Whether it was told the end.
+    /// Whether the client has got the end of the output.
     told: bool,
-    /// When it has last read, and whether it never stood still for long before.
+    /// When the client has last read, and whether it has never paused for long.
     read: u64,
     steady: bool,
 }
 
 impl Client {
-    /// Its side of a pair of sockets, what it has read already, when it read before, and where each stream stands.
+    /// Takes the client's end of a socket pair, the bytes that were already read and when, and the position in each stream.
     pub(super) fn new(
         socket: OwnedFd,
         framing: Framing,
@@ -53,7 +53,7 @@ impl Client {
         client
     }
 
-    /// Whether it has neither left nor been left.
+    /// Whether the connection is open on both sides.
     pub(super) fn is_open(&self) -> bool {
         self.socket.is_some()
     }
@@ -62,13 +62,13 @@ impl Client {
         self.socket = None;
     }
 
-    /// Reads at most so much. What is wrong with it is a fault. Returns whether something came.
+    /// Reads at most `most` bytes, and reports a fault in them. Returns whether any bytes came.
     pub(super) fn read(&mut self, most: u64) -> bool {
         let Some(socket) = &self.socket else { return false };
         let now = kernel::now();
         self.steady &= now < self.read + PATIENCE;
         self.read = now;
-        // A packet is read as a whole or cut off.
+        // A packet is read as a whole or truncated.
         let most = if self.framing == Framing::Packet { most.max(8193) } else { most };
         let mut buffer = vec![0; most as usize];
         match socket::receive_now(socket.as_fd(), &mut buffer) {
@@ -134,7 +134,7 @@ impl Client {
         if !self.steady && !self.told {
             return;
         }
-        // Where another process has the pipe open, nobody waits for what it writes.
+        // If another process has the pipe open, the shim does not wait for its output.
         let lacks = |(stream, at): &&(Rc<Stream>, Option<u64>)| {
             !stream.held.get() && !stream.lost.get() && at.is_some_and(|at| at != stream.written.get())
         };

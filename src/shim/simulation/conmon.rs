@@ -1,5 +1,5 @@
-//! A podman that has a conmon make containers one after the other, attaches, writes to the fifos, moves the log away, and
-//! believes what is on disk.
+//! A podman that has conmon make one container after the other, attaches, writes to the fifos, moves the log away, and
+//! relies on the files.
 
 use std::cell::RefCell;
 use std::ffi::OsString;
@@ -28,18 +28,18 @@ pub(super) struct Podman {
     plan: Plan,
     random: Random,
     directory: PathBuf,
-    /// What the present conmon has: its bundle, and the files of its log, the oldest first.
+    /// The bundle of the present conmon, and the files of its log, the oldest first.
     bundle: PathBuf,
     logs: Vec<PathBuf>,
     streams: Vec<Rc<Stream>>,
     sync: Option<OwnedFd>,
     said: Vec<u8>,
-    /// The process id that it was told, or -1 for a failure.
+    /// The reported process id, or -1 for a failure.
     told: Option<i64>,
     started: bool,
-    /// Whether the conmon ends the container after some time.
+    /// Whether conmon ends the container after some time.
     times_out: bool,
-    /// The rest of what is half written to the control fifo.
+    /// The rest of a line that is half written to the control fifo.
     half: Vec<u8>,
     names: u64,
     left: u64,
@@ -47,7 +47,7 @@ pub(super) struct Podman {
 
 const ID: &str = "fedcba9876543210";
 
-/// One run. The error is what was wrong.
+/// Runs a plan. An error describes the fault.
 pub(super) fn run(plan: &Plan, directory: &Path) -> Result<(), String> {
     let podman = Podman {
         plan: plan.clone(),
@@ -72,7 +72,7 @@ impl Clients for Podman {
     type Front = conmon::Served;
 
     fn begin(&mut self, outside: &RefCell<Outside>, core: &mut Supervisor) -> Result<conmon::Served, String> {
-        // Each has paths of its own: a child of one that was killed may still write to a slow disk.
+        // Each container has its own paths: a child of a killed shim may still write to a slow disk.
         self.bundle = self.directory.join(format!("bundle.{}", self.names));
         std::fs::create_dir_all(self.bundle.join("exits")).map_err(|error| error.to_string())?;
         let terminal = self.plan.has("terminals") && self.random.chance(15);
@@ -114,14 +114,14 @@ impl Clients for Podman {
             return if status == 1 { Ok(()) } else { Err(format!("it leaves with {status}, and nothing has run")) };
         };
         if self.told == Some(-1) {
-            // The runtime has failed after it had made the container.
+            // The runtime has failed after it made the container.
             return Ok(());
         }
         self.is_recorded(exit, outside.failures)?;
         if status != exit.status() && !self.timed_out(exit, status) {
             return Err(format!("it leaves with {status}, and init with {exit:?}"));
         }
-        // Nobody is waited for longer than ten seconds.
+        // The shim waits for no process longer than ten seconds.
         self.is_logged(kernel::now() < ended + 9 * SECOND)
     }
 
@@ -169,14 +169,14 @@ impl Daemon for Podman {
             let most = if !outside.is_kind && self.random.chance(10) { 600 * SECOND } else { 5 * SECOND };
             return (self.random.any_size(most), happens);
         }
-        // A caller does not wait for ever for its runtime.
+        // A caller does not wait for its runtime for ever.
         happens.push(if self.told.is_none() { Happens::EndRuntimes } else { Happens::Kill });
         (self.random.within(MILLISECOND, 20 * SECOND), happens)
     }
 }
 
 impl Podman {
-    /// What conmon says of the start.
+    /// Reads conmon's report of the start.
     fn listen(&mut self) -> Result<(), String> {
         let Some(sync) = &self.sync else { return Ok(()) };
         let mut buffer = [0; 4096];
@@ -213,7 +213,7 @@ impl Podman {
         self.times_out && status == -1 && exit == Exit::Signal(libc::SIGKILL)
     }
 
-    /// Whether the exit file says how init has ended.
+    /// Checks that the exit file has the exit status of init.
     fn is_recorded(&self, exit: Exit, failures: u64) -> Result<(), String> {
         match self.exit_file().map(|text| text.parse::<i32>()) {
             Some(Ok(status)) if status == exit.status() || self.timed_out(exit, status) => Ok(()),
@@ -222,7 +222,7 @@ impl Podman {
         }
     }
 
-    /// Whether everything that was written is in the log, or at least the beginning.
+    /// Checks that all output is in the log; unless `whole`, that the log is a beginning of it.
     fn is_logged(&self, whole: bool) -> Result<(), String> {
         let joined = self.bundle.join("all");
         let text: Vec<u8> = self.logs.iter().flat_map(|log| std::fs::read(log).unwrap_or_default()).collect();
@@ -267,7 +267,7 @@ impl Podman {
         Some(Happens::Client(Client::new(socket, Framing::Packet, (Vec::new(), kernel::now()), streams)))
     }
 
-    /// Writes a line to a fifo, perhaps only the first half of it.
+    /// Writes a line to a fifo, sometimes only the first half of it.
     fn control(&mut self, name: &str, line: &str) {
         let Ok(fifo) = fd::open(self.bundle.join(name), OFlag::O_WRONLY | OFlag::O_NONBLOCK) else { return };
         let mut text = line.as_bytes().to_vec();

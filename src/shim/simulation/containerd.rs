@@ -1,4 +1,4 @@
-//! A containerd that asks the shim for anything at any time, dies, comes back, and looks at what it is told.
+//! A containerd that sends the shim any call at any time, dies, comes back, and checks what the shim reports.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -23,7 +23,7 @@ use crate::frontend::containerd::ttrpc::{FrameKind, Request, Response, code, nex
 use windlass_base::protobuf::Message;
 use windlass_sys::{fd, kernel, socket, stream};
 
-/// A connection of ttrpc, of either side.
+/// A ttrpc connection, of a client or a server.
 #[derive(Debug)]
 struct Link {
     socket: OwnedFd,
@@ -37,7 +37,7 @@ impl Link {
         Link { socket, unread: Vec::new(), unsent: Vec::new() }
     }
 
-    /// The frames that have come. `None`: the other side has gone.
+    /// The frames that have arrived. `None`: the other side is gone.
     fn frames(&mut self) -> Option<Vec<(u32, Vec<u8>)>> {
         let mut buffer = [0; 65_536];
         let open = loop {
@@ -67,21 +67,21 @@ impl Link {
     }
 }
 
-/// What was asked.
+/// A call that was sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Call {
     method: &'static str,
     exec: String,
 }
 
-/// What was told of a process, and how far it has come.
+/// The events and answers about a process.
 #[derive(Debug, Default)]
 struct Told {
     started: bool,
     exited: Option<TaskExit>,
-    /// Its deletion was asked for while things go wrong: the answer may be lost, and what nobody has read goes with it.
+    /// The deletion was requested while faults occur: the answer may be lost, and with it the unread output.
     given_up: bool,
-    /// Its deletion is answered. Events of it may still be on their way.
+    /// The deletion was answered. Events of the process may still arrive.
     deleted: bool,
 }
 
@@ -90,13 +90,13 @@ pub(super) struct Containerd {
     plan: Plan,
     random: Random,
     directory: PathBuf,
-    /// The same, open.
+    /// That directory, open.
     held: OwnedFd,
-    /// What the present shim has: its bundle, and the name of its socket.
+    /// The bundle of the present shim, and the name of its socket.
     bundle: PathBuf,
     shim: String,
     events: OwnedFd,
-    /// How many children of the shim could not do their work.
+    /// How many children of the shim have failed.
     failures: u64,
     inbox: Option<Link>,
     link: Option<Link>,
@@ -106,9 +106,9 @@ pub(super) struct Containerd {
     left: u64,
     /// Whether the shim may drop the oldest output.
     drops: bool,
-    /// Whether it wants the shim to leave.
+    /// Whether containerd wants the shim to end.
     ends: bool,
-    /// Whether it has asked for the deletion of the task.
+    /// Whether containerd has requested the deletion of the task.
     gives_up: bool,
     created: bool,
     deleted: bool,
@@ -120,7 +120,7 @@ pub(super) struct Containerd {
 const ID: &str = "c";
 const SERVICE: &str = "containerd.task.v2.Task";
 
-/// One run. The error is what was wrong.
+/// Runs a plan. An error describes the fault.
 pub(super) fn run(plan: &Plan, directory: &Path) -> Result<(), String> {
     let held = fd::open(directory, nix::fcntl::OFlag::O_RDONLY | nix::fcntl::OFlag::O_DIRECTORY);
     let held = held.map_err(|failed| failed.to_string())?;
@@ -133,7 +133,7 @@ impl Clients for Containerd {
 
     fn begin(&mut self, _outside: &RefCell<Outside>, core: &mut Supervisor) -> Result<containerd::Served, String> {
         let text = |failed: windlass_sys::SyscallError| failed.to_string();
-        // Each shim has paths of its own: a child of one that was killed may still write to a slow disk.
+        // Each shim has its own paths: a child of a killed shim may still write to a slow disk.
         self.bundle = self.directory.join(format!("bundle.{}", self.names));
         self.shim = format!("shim.{}", self.names);
         self.names += 1;
@@ -152,7 +152,7 @@ impl Clients for Containerd {
     }
 
     fn left(&mut self, status: i32, _outside: &Outside) -> Result<(), String> {
-        // It leaves by itself when it was of no use for half a minute.
+        // A shim that had nothing to do for half a minute ends by itself.
         match (status, self.ends || !self.created || self.deleted) {
             (0, true) => engine::no_files(&self.bundle),
             _ => Err(format!("the shim leaves with {status}, and has a task")),
@@ -172,7 +172,7 @@ impl Clients for Containerd {
             (Some(told), Some(record)) if record.status().code() as u32 != told.exit_status => {
                 Err(format!("{told:?} was told, and \"delete\" says {record:?}"))
             }
-            // Its deletion may have been asked for, which removes the file of its process id.
+            // If the deletion was requested, the file of the process id may be gone.
             (Some(told), None) if outside.failures < 5 && !self.gives_up => {
                 Err(format!("{told:?} was told, and \"delete\" knows nothing"))
             }
@@ -183,7 +183,7 @@ impl Clients for Containerd {
 
     fn reset(&mut self) {
         (self.inbox, self.link) = (None, None);
-        // What a shim that is dead has sent is of its own task.
+        // The messages of a dead shim concern its own task.
         while let Ok(Some(_)) = socket::accept_now(self.events.as_fd()) {}
         self.calls.clear();
         self.told.clear();
@@ -202,7 +202,7 @@ impl Daemon for Containerd {
     fn act(&mut self, outside: &Outside) -> (u64, Vec<Happens>) {
         self.failures = outside.failures;
         if !outside.is_kind && self.plan.has("outages") && self.random.chance(8) {
-            // It dies, and everything that was on its way with it.
+            // containerd dies, and with it all messages in transit.
             (self.inbox, self.link) = (None, None);
             self.calls.clear();
             let most = if self.random.chance(20) { 3600 * SECOND } else { 20 * SECOND };
@@ -264,7 +264,7 @@ impl Containerd {
         let Some(mut inbox) = self.inbox.take() else { return };
         let Some(frames) = inbox.frames() else { return };
         for (stream, body) in frames {
-            // It may die between taking an event and saying so.
+            // containerd may die after it has taken an event and before it acknowledges that.
             let dies = self.plan.has("outages") && self.left > 0 && self.random.chance(3);
             let Ok(request) = Request::decode(&body) else { return kernel::fault("an event is no request".into()) };
             if let Err(why) = self.take(&request.payload) {
@@ -279,7 +279,7 @@ impl Containerd {
     }
 
     fn take(&mut self, payload: &[u8]) -> Result<(), String> {
-        // One that comes again is the same in every byte.
+        // A repeated event is the same in every byte.
         if self.last == payload {
             return Ok(());
         }
@@ -413,7 +413,7 @@ impl Containerd {
     }
 
     fn fifos(&mut self, name: &str, happens: &mut Vec<Happens>) -> [String; 2] {
-        // One that was asked for before may have been made.
+        // An earlier request for it may have succeeded.
         if !self.streams.contains_key(name) {
             let streams: Vec<Rc<Stream>> = (0..2).map(|at| self.new_stream(name, at)).collect();
             self.streams.insert(name.into(), streams.clone());
@@ -423,7 +423,7 @@ impl Containerd {
         [0, 1].map(|at: usize| streams[at].fifo.to_string_lossy().into_owned())
     }
 
-    /// A container that says how much is kept, mostly less than it writes in a long absence.
+    /// A configuration that limits the kept output, mostly to less than the container writes during a long absence.
     fn config(&mut self) -> String {
         let max = if self.random.chance(20) { 0 } else { self.random.any_size(2 << 20) };
         self.drops = max > 0 && self.random.chance(30);
@@ -488,7 +488,7 @@ impl Containerd {
         }
     }
 
-    /// Nothing goes wrong any more: everything ends, is read and is deleted.
+    /// Ends the run without further faults: everything ends, is read and is deleted.
     fn finish(&mut self) {
         if self.link.is_none() || !self.calls.values().all(|call| call.method == "Wait") {
             return;

@@ -1,4 +1,4 @@
-//! The shim is killed at any moment, and another takes the container over.
+//! The shim is killed at any moment, and another one adopts the container.
 
 use super::engine::{Engine, Told};
 use super::upgrade;
@@ -8,7 +8,7 @@ use crate::{Phase, ProcessId, Supervisor};
 use windlass_sys::process;
 
 impl Engine {
-    /// The shim was killed. What was told is on disk. The next one goes on with init, or there is a new container.
+    /// Kills the shim. Reported ends must be on disk. The next shim goes on with init, or there is a new container.
     pub(super) fn crash(&mut self, core: &mut Supervisor) -> Result<(), String> {
         upgrade::kill::<containerd::Served>(core, None)?;
         let init = self.outside.borrow_mut().lose_shim();
@@ -27,7 +27,7 @@ impl Engine {
             Some(pid) => self.adopt(core, pid, told.started),
             None => {
                 self.outside.borrow_mut().delete();
-                // A child of the killed shim may still write the record of the old one to a slow disk.
+                // A child of the killed shim may still write its record to a slow disk.
                 self.containers += 1;
                 Ok(())
             }

@@ -1,4 +1,4 @@
-//! An engine that asks for anything at any time, and looks at what it is told.
+//! An engine that sends any request at any time, and checks what the shim reports.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -22,7 +22,7 @@ use crate::{
 };
 use windlass_sys::{kernel, socket, stream};
 
-/// How far a process has come, as the engine was told.
+/// The events and answers about a process.
 #[derive(Debug, Default)]
 pub(super) struct Told {
     pub(super) created: bool,
@@ -31,7 +31,7 @@ pub(super) struct Told {
     pub(super) deleted: bool,
 }
 
-/// What is done with an answer that comes later.
+/// The request that a later answer belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Asked {
     Create,
@@ -45,22 +45,22 @@ pub(super) struct Engine {
     pub(super) plan: Plan,
     pub(super) random: Random,
     pub(super) directory: PathBuf,
-    /// How many containers there were before this one. Each has files of its own.
+    /// How many containers there were before this one. Each has its own files.
     pub(super) containers: u32,
     pub(super) outside: Rc<RefCell<Outside>>,
     pub(super) pending: BTreeMap<WaitToken, Asked>,
     pub(super) told: BTreeMap<ProcessId, Told>,
     pub(super) streams: BTreeMap<ProcessId, Vec<Rc<Stream>>>,
     pub(super) names: u64,
-    /// When it asks for something next, and how often it still does.
+    /// When the engine sends its next request, and how many it still sends.
     pub(super) next: u64,
     pub(super) left: u64,
 }
 
-/// Most simulated time that the end may take, once nothing goes wrong any more.
+/// Longest simulated time of the end, after the last fault.
 const END: u64 = 1800 * SECOND;
 
-/// One run. The error is what was wrong.
+/// Runs a plan. An error describes the fault.
 pub(super) fn run(plan: &Plan, directory: &Path) -> Result<(), String> {
     let outside = Rc::new(RefCell::new(Outside::new(plan)));
     kernel::set_world(Rc::new(RefCell::new(Shared(outside.clone()))));
@@ -95,7 +95,7 @@ pub(super) fn descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count)
 }
 
-/// Whether anything is left that should not be.
+/// Checks that no descriptor, child or file is left.
 pub(super) fn left(directory: &Path, before: usize) -> Result<(), String> {
     let descriptors = descriptors();
     if descriptors > before {
@@ -104,7 +104,7 @@ pub(super) fn left(directory: &Path, before: usize) -> Result<(), String> {
     no_files(directory)
 }
 
-/// Whether the directory of kept output is empty.
+/// Checks that the directory of kept output is empty.
 pub(super) fn no_files(directory: &Path) -> Result<(), String> {
     let names = std::fs::read_dir(directory.join("work")).into_iter().flatten().flatten();
     let names: Vec<_> = names.map(|entry| entry.file_name()).collect();
@@ -112,7 +112,7 @@ pub(super) fn no_files(directory: &Path) -> Result<(), String> {
 }
 
 impl Engine {
-    /// Asks and listens until it has asked often enough.
+    /// Sends requests and receives, until enough requests were sent.
     fn live(&mut self, core: &mut Supervisor) -> Result<(), String> {
         self.open(core);
         while self.left > 0 {
@@ -137,7 +137,7 @@ impl Engine {
         Ok(())
     }
 
-    /// One turn of the loop. Returns whether the shim was killed in it, which may happen after so many calls.
+    /// One turn of the loop. Returns whether the shim was killed in it, which happens at the call number `after`.
     fn turn(&mut self, core: &mut Supervisor, until: u64, after: Option<u64>) -> Result<bool, String> {
         self.listen(core)?;
         let deadline = windlass_sys::clock::at(self.next.min(until));
@@ -164,7 +164,7 @@ impl Engine {
         let _ = core.open(container);
     }
 
-    /// A new process, with fifos that somebody reads.
+    /// A new process, with fifos that have readers.
     pub(super) fn process(&mut self, exec: Option<u64>) -> NewProcess {
         let name = exec.map_or("init".into(), |number| format!("e{number}"));
         let id = exec.map_or(ProcessId::init("c"), |_| ProcessId::of("c", &name));
@@ -248,7 +248,7 @@ impl Engine {
 
     fn attach(&mut self, core: &mut Supervisor, process: &ProcessId) {
         let Ok((ours, theirs)) = socket::stream_pair() else { return };
-        // What is still in the pipe, or held back until it is known whose it is, comes after the client.
+        // Bytes that are still in the pipe, or held back until the runtime has ended, come after the client.
         let streams = core.processes.find(process).ok().and_then(|managed| managed.streams.as_ref());
         let Some(outlets) = streams.map(|streams| &streams.outlets) else { return };
         let before = |outlet: &crate::outlet::Outlet| {
@@ -283,7 +283,7 @@ impl Engine {
     fn answered(&mut self, core: &mut Supervisor, asked: &Asked, result: &Result<Reply, crate::Refusal>) {
         match (asked, result) {
             (Asked::Create, Err(_)) if core.state(&ProcessId::init("c")).is_none() => {
-                // It is not there, and may be tried again.
+                // The container was not made, and may be requested again.
                 self.told.remove(&ProcessId::init("c"));
             }
             (Asked::Wait(process), Ok(Reply::Exited(status)))
@@ -307,7 +307,7 @@ impl Engine {
         told.deleted = true;
     }
 
-    /// Looks at what the shim tells.
+    /// Checks the events of the shim.
     pub(super) fn listen(&mut self, core: &mut Supervisor) -> Result<(), String> {
         while let Some(event) = core.next_event() {
             match event {
@@ -355,7 +355,7 @@ impl Engine {
         })?;
         let ended = windlass_sys::clock::since_wall(status.at);
         self.streams.get(process).into_iter().flatten().try_for_each(|stream| stream.is_told(ended))?;
-        // Told implies durable, unless the disk was full five times.
+        // A reported end is on disk, unless the disk was full five times.
         let name = process.exec.as_deref().unwrap_or("init");
         match Record::read(&self.record(name)) {
             Some(record) if record.status() == status => Ok(()),
@@ -364,7 +364,7 @@ impl Engine {
         }
     }
 
-    /// Nothing goes wrong any more: everything ends, is read and is deleted.
+    /// Ends the run without further faults: everything ends, is read and is deleted.
     fn end(&mut self, core: &mut Supervisor) -> Result<(), String> {
         self.outside.borrow_mut().be_kind();
         let until = kernel::now() + END;
@@ -386,7 +386,7 @@ impl Engine {
         }
         self.outside.borrow_mut().leave();
         core.close("c");
-        // Children that nobody waits for are reaped, and memory is given back.
+        // Orphans are reaped, and memory is freed.
         let rest = kernel::now() + 300 * SECOND;
         self.next = rest;
         while kernel::now() < rest {
@@ -414,7 +414,7 @@ impl Engine {
                 self.ask(core, Request::Kill { process, signal: libc::SIGKILL, all: false }, Asked::Other);
                 continue;
             }
-            // Nothing is dropped while somebody reads.
+            // No output is dropped while a reader is attached.
             let whole = self.streams[&process].iter().all(|stream| output::is_whole(stream));
             if !ran || whole || core.state(&process).is_some_and(|state| state.dropped > 0) {
                 self.delete(core, process, true);

@@ -1,4 +1,4 @@
-//! The life of shims below clients of a protocol: each is upgraded, killed and replaced at any moment.
+//! The life of shims below clients of a protocol: the shims are upgraded, killed and replaced at any moment.
 
 use std::cell::RefCell;
 use std::path::Path;
@@ -13,30 +13,30 @@ use crate::Supervisor;
 use crate::frontend::carried::Carried;
 use windlass_sys::kernel::{self, Release};
 
-/// Most simulated time that the end may take.
+/// Longest simulated time of the end.
 const END: u64 = 1800 * SECOND;
 
-/// Most calls of the shim in a turn at one of which it is killed.
+/// The shim is killed at one of this many calls of a turn.
 const CALLS: u64 = 120;
 
-/// Most simulated time for which a busy machine gives the shim none.
+/// Longest simulated time in which a busy machine does not run the shim.
 pub(super) const STARVED: u64 = 4 * SECOND;
 
 /// Clients of a protocol.
 pub(super) trait Clients: Daemon {
-    /// The shim's side of it.
+    /// The shim's side of the protocol.
     type Front: Carried;
 
-    /// Has a shim begin with a new container.
+    /// Starts a shim with a new container.
     fn begin(&mut self, outside: &RefCell<Outside>, core: &mut Supervisor) -> Result<Self::Front, String>;
 
-    /// Whether nothing new is begun.
+    /// Whether no new container is begun.
     fn is_over(&self) -> bool;
 
     /// The shim has ended with this status.
     fn left(&mut self, status: i32, outside: &Outside) -> Result<(), String>;
 
-    /// The shim was killed, and `init` lives. Returns the shim that goes on with it, if there can be one.
+    /// The shim was killed, and `init` lives. Returns the shim that adopts it, if the protocol allows that.
     fn killed(
         &mut self,
         init: Option<i32>,
@@ -44,14 +44,14 @@ pub(super) trait Clients: Daemon {
         core: &mut Supervisor,
     ) -> Result<Option<Self::Front>, String>;
 
-    /// The container is gone, with all that was told of it.
+    /// Forgets the container, with everything that was reported of it.
     fn reset(&mut self);
 
-    /// What it still waits for.
+    /// The condition that the clients still wait for.
     fn why(&self) -> String;
 }
 
-/// One run. The error is what was wrong.
+/// Runs a plan. An error describes the fault.
 pub(super) fn live<C: Clients + 'static>(plan: &Plan, directory: &Path, clients: C) -> Result<(), String> {
     let outside = Rc::new(RefCell::new(Outside::new(plan)));
     kernel::set_world(Rc::new(RefCell::new(Shared(outside.clone()))));
@@ -64,7 +64,7 @@ pub(super) fn live<C: Clients + 'static>(plan: &Plan, directory: &Path, clients:
     clients.borrow_mut().reset();
     outside.borrow_mut().leave();
     fault?;
-    // What the shim leaves behind ends by itself.
+    // Processes that outlive the shim end by themselves.
     for (pid, _) in kernel::processes() {
         kernel::release(pid, Release::Go);
     }
@@ -94,7 +94,7 @@ fn shims<C: Clients>(plan: &Plan, outside: &RefCell<Outside>, clients: &RefCell<
         let status = serve(plan, &mut random, &mut until, (&mut core, &mut front), clients)?;
         if let Some(status) = status {
             drop((front, core));
-            // What runs of the runtime dies with its parent.
+            // Running calls of the runtime die with their parent.
             outside.borrow_mut().lose_shim();
             clients.borrow_mut().left(status, &outside.borrow())?;
         } else {
@@ -131,7 +131,7 @@ fn serve<C: Clients>(
         }
         let dies = plan.has("crashes") && random.chance(1) && !clients.borrow().is_over();
         let after = dies.then(|| random.below(CALLS));
-        // The world goes on for ever, also where nothing in it concerns the shim.
+        // The world goes on for ever, even if nothing in it concerns the shim.
         let Some(status) = kernel::unless_killed(after, || turn(core, front, *until)) else { return Ok(None) };
         kernel::take_fault().map_or(Ok(()), Err)?;
         if let Some(status) = status? {
@@ -146,7 +146,7 @@ fn serve<C: Clients>(
     }
 }
 
-/// As [`crate::front::run`], but for the clock.
+/// [`crate::front::run`] with the simulated clock.
 fn turn(core: &mut Supervisor, front: &mut impl crate::Front, until: Option<u64>) -> Result<Option<i32>, String> {
     while let Some(event) = core.next_event() {
         front.event(event, core);

@@ -1,4 +1,4 @@
-//! `simulate [SEED] [SECONDS]`: runs the shim on a simulated kernel, from one seed on, for so many seconds.
+//! `simulate [SEED] [SECONDS]`: runs the shim on a simulated kernel, from one seed on, for that number of seconds.
 #![forbid(unsafe_code)]
 
 fn main() -> std::process::ExitCode {

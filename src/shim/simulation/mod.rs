@@ -1,13 +1,13 @@
-//! The simulation: the shim on a simulated kernel, among engines, runtimes, readers and disks that do anything at any
+//! The simulation: the shim on a simulated kernel, among engines, runtimes, readers and disks that act and fail at any
 //! time.
 //!
-//! A seed decides everything, so a run that has found a fault finds it again. Each run is a process of its own.
-//! What must hold: the end of each process is told once, after its record is on disk, in the order created, started,
-//! exited, deleted, and that of init last, and as the world knows it; each request is answered once; every byte that was
-//! written arrives, in order, unless a mark says how many were dropped, and before the end is told where a reader is
-//! there; a client that is told the end has everything; in the end no descriptor, child or file is left; and the loop
-//! never waits for anything but its descriptors and its clock. A shim that is killed at any call leaves what was told on
-//! disk.
+//! A seed determines a run, so a run that has found a fault can be repeated. Each run has its own process.
+//! These rules are checked: The end of each process is reported once, after its record is on disk, in the order
+//! created, started, exited, deleted, with the true exit, and that of init last. Each request is answered once. Every
+//! byte that was written arrives in order, unless a mark counts the dropped ones, and before the end is reported if a
+//! reader is attached. A client that gets the end of the output has everything. In the end no descriptor, child or file
+//! is left. The loop never waits for anything but its descriptors and its clock. A shim that is killed at any call
+//! leaves on disk what it has reported.
 
 mod client;
 mod conmon;
@@ -28,13 +28,13 @@ use std::time::{Duration, Instant};
 
 use plan::{Mode, Plan};
 
-/// Put before a plan: it is run in this process.
+/// Before a plan: run it in this process.
 const ONE: &str = "--one";
 
-/// How long a run may take. One that takes longer waits for something.
+/// How long a run may take. A longer run hangs.
 const RUN: Duration = Duration::from_secs(180);
 
-/// Runs one seed after the other. The words: the first seed, and how many seconds.
+/// Runs one seed after the other. The arguments are the first seed and the number of seconds.
 pub fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     if words.first().is_some_and(|word| word == ONE) {
@@ -43,7 +43,7 @@ pub fn main() -> ExitCode {
             None => ExitCode::from(2),
         };
     }
-    // A plan that was printed.
+    // The arguments are a plan that was printed.
     if words.len() > 2 || words.get(1).is_some_and(|word| word.contains('=')) {
         let Some(plan) = Plan::read(&words) else { return ExitCode::from(2) };
         return report(&plan, failure(&plan).map(|why| (plan.clone(), why)));
@@ -83,7 +83,7 @@ fn report(plan: &Plan, found: Option<(Plan, String)>) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// A plan that fails and has no part that could be left out.
+/// The smallest plan that still fails, found by leaving out parts.
 fn shrunk(mut plan: Plan, mut why: String) -> (Plan, String) {
     while let Some((smaller, found)) =
         plan.smaller().into_iter().find_map(|smaller| failure(&smaller).map(|found| (smaller, found)))
@@ -93,13 +93,13 @@ fn shrunk(mut plan: Plan, mut why: String) -> (Plan, String) {
     (plan, why)
 }
 
-/// Runs a plan in a process of its own. What was wrong, if anything was.
+/// Runs a plan in its own process. Returns the fault, if there was one.
 fn failure(plan: &Plan) -> Option<String> {
     let mut command = Command::new(std::env::current_exe().expect("this program"));
     command.arg(ONE).args(plan.words().split(' '));
     let errors = std::env::temp_dir().join(format!("windlass-simulate-{}.err", std::process::id()));
     command.stderr(std::fs::File::create(&errors).expect("a file"));
-    // The shim reports on it, and closes it.
+    // The server reports on standard output, and closes it.
     command.stdout(std::process::Stdio::null());
     let mut child = command.spawn().expect("it starts");
     let deadline = Instant::now() + RUN;

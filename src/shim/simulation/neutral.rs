@@ -1,5 +1,5 @@
-//! Clients of the engine-neutral protocol, who ask for anything at any time, die, come back, and compare what they are
-//! told with what has happened.
+//! Clients of the engine-neutral protocol, which send any request at any time, die, come back, and compare the shim's
+//! reports with the world.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -21,7 +21,7 @@ use crate::{Framing, Phase, Supervisor};
 use windlass_sys::process::Exit;
 use windlass_sys::{kernel, socket, stream};
 
-/// What was asked.
+/// A request that was sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Call {
     op: &'static str,
@@ -37,24 +37,24 @@ struct Line {
     calls: BTreeMap<u64, Call>,
     /// When it was last read.
     read: u64,
-    /// The number of the event that comes next, once one has come.
+    /// The number of the next event, after the first has come.
     next: Option<u64>,
     subscribed: bool,
 }
 
-/// What was told of a process.
+/// The events and answers about a process.
 #[derive(Debug, Default)]
 struct Told {
     started: bool,
     exited: Option<Value>,
-    /// Its deletion was asked for: its files go with it.
+    /// The deletion was requested, which removes the files.
     given_up: bool,
     deleted: bool,
-    /// It was an exec of a shim that is dead. Only what that shim has written of it is told.
+    /// The process was an exec of a dead shim. Only the events that this shim had written are reported.
     lost: bool,
 }
 
-/// All clients together.
+/// All clients.
 pub(super) struct Neutral {
     plan: Plan,
     random: Random,
@@ -63,21 +63,21 @@ pub(super) struct Neutral {
     seq: u64,
     names: u64,
     left: u64,
-    /// The events of this container, by their numbers, and the last one of a shim that is dead.
+    /// The events of this container, by number, and the last event of a dead shim.
     events: Vec<String>,
     dead: u64,
     told: BTreeMap<String, Told>,
     streams: BTreeMap<String, Vec<Rc<Stream>>>,
-    /// The processes whose logs are known to be whole.
+    /// The processes whose logs were found complete.
     whole: Vec<String>,
-    /// The container's deletion was asked for.
+    /// The deletion of the container was requested.
     ends: bool,
 }
 
-/// Init, in the names of streams: its pid file is `pid`.
+/// The name of init's streams: its pid file is `pid`.
 const INIT: &str = "pid";
 
-/// One run. The error is what was wrong.
+/// Runs a plan. An error describes the fault.
 pub(super) fn run(plan: &Plan, directory: &Path) -> Result<(), String> {
     let clients = Neutral {
         plan: plan.clone(),
@@ -167,7 +167,7 @@ impl Clients for Neutral {
     }
 }
 
-/// Whether the record says what was told.
+/// Checks that the record has the reported end.
 fn same(told: &Value, record: &Record) -> Result<(), String> {
     let members = json!({"code": record.exit.code, "signal": record.exit.signal});
     let equal = ["code", "signal"].iter().all(|name| told[name] == members[name]);
@@ -202,7 +202,7 @@ impl Daemon for Neutral {
 }
 
 impl Line {
-    /// Whether it has asked to be attached.
+    /// Whether the client has asked to be attached.
     fn attaches(&self) -> bool {
         self.calls.values().any(|call| call.op == "attach" || call.op == "exec-attached")
     }
@@ -213,7 +213,7 @@ impl Line {
         }
     }
 
-    /// The lines that have come. `None`: the shim has closed the connection.
+    /// The lines that have arrived. `None`: the shim has closed the connection.
     fn receive(&mut self) -> Option<()> {
         let mut buffer = [0; 65_536];
         loop {
@@ -233,7 +233,7 @@ impl Line {
 }
 
 impl Neutral {
-    /// A container that is made next.
+    /// The arguments of the next `run`.
     fn wanted(&mut self, outside: &RefCell<Outside>) -> RunRequest {
         let terminal = self.plan.has("terminals") && self.random.chance(15);
         let log = self.new_streams(INIT, if terminal { 1 } else { 2 });
@@ -255,7 +255,7 @@ impl Neutral {
         Some(Line { socket, unread, unsent, calls, read: kernel::now(), next: None, subscribed: false })
     }
 
-    /// The streams of a process that is made next. Returns its log.
+    /// Makes the streams of the next process. Returns its log.
     fn new_streams(&mut self, name: &str, count: u64) -> String {
         let streams: Vec<Rc<Stream>> = (0..count)
             .map(|at| Rc::new(Stream::new(self.plan.seed * 64 + 16 * self.names + at, PathBuf::new(), false)))
@@ -379,12 +379,12 @@ impl Neutral {
             None => return Err(format!("{text}: there is no record")),
         }
         let name = if exec.is_empty() { INIT } else { exec };
-        // Nobody is waited for longer than ten seconds.
+        // The shim waits for no process longer than ten seconds.
         let soon = kernel::now() < ended + 9 * SECOND;
         self.logged(name, soon)
     }
 
-    /// Whether everything that was written is in the log, or at least the beginning.
+    /// Checks that all output is in the log; unless `whole`, that the log is a beginning of it.
     fn logged(&self, name: &str, whole: bool) -> Result<(), String> {
         let streams = &self.streams[name];
         let found = output::logged(&self.log(name), streams)?;
@@ -397,7 +397,7 @@ impl Neutral {
         }
     }
 
-    /// Whether everything is in the log. Large logs are read once.
+    /// Whether all output is in the log. Large logs are read once.
     fn is_logged(&mut self, name: &str) -> bool {
         if self.whole.iter().any(|known| known == name) {
             return true;
@@ -415,7 +415,7 @@ impl Neutral {
     fn answer(&mut self, line: &mut Line, value: &Value) -> Result<Option<Attached>, String> {
         let seq = value["seq"].as_u64().unwrap_or(0);
         if seq == 0 {
-            // To what was no request.
+            // The answer to an invalid line.
             return Ok(None);
         }
         let call = line.calls.remove(&seq).ok_or_else(|| format!("{value} was not asked for, or is the second"))?;
@@ -448,7 +448,7 @@ impl Neutral {
         }
     }
 
-    /// Asks on a connection that is there.
+    /// Sends a request on an open connection.
     fn ask(&mut self, op: &'static str, exec: &str, mut request: Value) {
         let alone = op == "attach" || op == "exec-attached";
         let at = match alone {
@@ -507,7 +507,7 @@ impl Neutral {
                 self.ask("delete", &exec, json!({}));
             }
             18 if self.random.chance(30) => {
-                // Frames follow an attach, and what is none ends the connection.
+                // Frames follow an attach, and an invalid frame ends the connection.
                 if let Some(line) = self.lines.iter_mut().find(|line| !line.attaches()) {
                     line.unsent.extend(b"nonsense\n");
                 }
@@ -531,7 +531,7 @@ impl Neutral {
         self.ask("delete", "", json!({"force": true}));
     }
 
-    /// Nothing goes wrong any more: everything ends, is read and is deleted.
+    /// Ends the run without further faults: everything ends, is read and is deleted.
     fn finish(&mut self) {
         let waits = |call: &Call| call.op == "wait";
         if self.lines.is_empty() || !self.lines.iter().all(|line| line.calls.values().all(waits)) {
@@ -547,7 +547,7 @@ impl Neutral {
         let names: Vec<String> =
             self.told.keys().map(|name| if name.is_empty() { INIT.into() } else { name.clone() }).collect();
         let whole = init.is_none() || names.iter().all(|name| self.is_logged(name));
-        // What a process that outlives another writes is waited for; see Stream::held.
+        // The output of a process that outlives another has to arrive first; see Stream::held.
         if whole || self.random.chance(2) {
             self.end();
         }

@@ -1,4 +1,4 @@
-//! Streams of output: what a process writes, and what a reader must get.
+//! Streams of output: what a process writes must reach its reader.
 
 use std::cell::Cell;
 use std::os::fd::{AsFd, OwnedFd};
@@ -12,27 +12,27 @@ use super::world::SECOND;
 use windlass_sys::stream::Moved;
 use windlass_sys::{fd, kernel, stream};
 
-/// The byte at a position of a stream: a letter, so that a newline is never one.
+/// The byte at a position of a stream: never a newline, because it is a letter.
 fn byte(key: u64, at: u64) -> u8 {
     let mixed = (at / 8 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ key.wrapping_mul(0xbf58_476d_1ce4_e5b9);
     b'a' + ((mixed >> (8 * (at % 8))) as u8) % 26
 }
 
-/// What both sides know of a stream.
+/// A stream, as its writer and its reader share it.
 #[derive(Debug)]
 pub(super) struct Stream {
     pub(super) key: u64,
     pub(super) fifo: PathBuf,
-    /// Bytes that its process has written, and those that a reader has got or was told of.
+    /// Bytes that the process has written, and bytes that a reader has got or that a mark has counted.
     pub(super) written: Cell<u64>,
     pub(super) got: Cell<u64>,
-    /// Whether the oldest may be dropped.
+    /// Whether the oldest bytes may be dropped.
     pub(super) drops: bool,
-    /// Whether its shim was killed, with what it held of it.
+    /// Whether the shim was killed, and bytes of the stream with it.
     pub(super) lost: Cell<bool>,
-    /// Whether a process that outlives its own has it open.
+    /// Whether another process, which outlives this one, has the pipe open.
     pub(super) held: Cell<bool>,
-    /// Since when a reader is there that never stood still for two seconds, and when it has last taken something.
+    /// Since when a reader is attached that has never paused for two seconds, and when it has last taken bytes.
     pub(super) attended: Cell<Option<(u64, u64)>>,
 }
 
@@ -55,20 +55,20 @@ impl Stream {
         byte(self.key, at)
     }
 
-    /// Where these bytes are in it.
+    /// The position of these bytes.
     pub(super) fn find(&self, bytes: &[u8]) -> Option<u64> {
         let last = self.written.get().checked_sub(bytes.len() as u64)?;
         (0..=last).find(|at| bytes.iter().zip(*at..).all(|(found, at)| *found == self.byte(at)))
     }
 
-    /// The end of its process is told, which was at `ended`. A reader that was there all the time, and went on reading, has
+    /// Checks a reported end, which was at `ended`. A reader that was attached all the time, and went on reading, has
     /// everything.
     pub(super) fn is_told(&self, ended: u64) -> Result<(), String> {
         let now = kernel::now();
-        // Others may have the pipe open; nobody is waited for longer than ten seconds.
+        // Others may have the pipe open; the shim waits for no process longer than ten seconds.
         let soon = now < ended + 9 * SECOND;
         let Some((since, last)) = self.attended.get().filter(|_| soon && !is_whole(self)) else { return Ok(()) };
-        // It is noticed within a second.
+        // The shim notices a reader within a second.
         if since + SECOND + SECOND / 10 < ended && now < last + SECOND {
             return Err(format!("the end is told, and a reader that goes on has not read everything: {self:?}"));
         }
@@ -85,7 +85,7 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    /// Writes so many bytes, if the pipe takes them. Returns whether it took some.
+    /// Writes at most `most` bytes, if the pipe takes them. Returns whether it took any.
     pub(super) fn write(&mut self, most: u64) -> bool {
         let at = self.stream.written.get();
         let bytes: Vec<u8> = (at..at + most.min(self.left)).map(|at| byte(self.stream.key, at)).collect();
@@ -133,7 +133,7 @@ impl Reader {
         self.stream.attended.set(None);
     }
 
-    /// Reads at most so much. Returns how many bytes came.
+    /// Reads at most `most` bytes. Returns how many came.
     pub(super) fn read(&mut self, most: u64) -> u64 {
         let Some(end) = &self.end else { return 0 };
         let mut bytes = vec![0; most as usize];
@@ -175,16 +175,16 @@ impl Reader {
     }
 }
 
-/// How much a reader takes at once.
+/// How many bytes a reader takes at once.
 pub(super) fn portion(random: &mut Random) -> u64 {
     1 + random.any_size(256 * 1024)
 }
 
-/// The most that a killed shim may have read and not written.
+/// Most bytes that a killed shim may have read and not written.
 const UNWRITTEN: u64 = 256 * 1024;
 
-/// How many bytes of each stream are in a log of the format `k8s`. What is there must be the beginning of it, but for what
-/// a killed shim has taken along.
+/// How many bytes of each stream are in a log of the format `k8s`. The log must be the beginning of the stream, except
+/// for the bytes that were lost with a killed shim.
 pub(super) fn logged(log: &std::path::Path, streams: &[Rc<Stream>]) -> Result<Vec<u64>, String> {
     let mut lengths = vec![0; streams.len()];
     for entry in std::fs::read(log).unwrap_or_default().split(|&byte| byte == b'\n') {
@@ -208,7 +208,7 @@ pub(super) fn logged(log: &std::path::Path, streams: &[Rc<Stream>]) -> Result<Ve
     Ok(lengths)
 }
 
-/// Whether anything is left of a stream.
+/// Whether every byte was read, or the rest was lost with a shim.
 pub(super) fn is_whole(stream: &Stream) -> bool {
     stream.lost.get() || stream.got.get() == stream.written.get()
 }

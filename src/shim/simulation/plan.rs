@@ -1,4 +1,4 @@
-//! What a run is made of. A run that fails is shrunk by leaving out parts of its plan.
+//! The plan of a run. A plan that fails is shrunk by leaving out parts.
 
 use super::random::Random;
 
@@ -21,9 +21,9 @@ pub(super) const PARTS: [&str; 15] = [
     "starvation",
 ];
 
-/// Who asks the shim.
+/// The protocol of a run.
 pub(super) enum Mode {
-    /// An engine that is compiled with it, and asks its supervisor.
+    /// None: an engine in the same program calls the supervisor.
     Supervisor,
     /// containerd.
     Containerd,
@@ -39,7 +39,7 @@ pub(super) struct Plan {
     pub(super) seed: u64,
     /// How many requests are made before the end begins.
     pub(super) requests: u64,
-    /// Most bytes that a stream has, as a power of two.
+    /// The longest stream in bytes, as a power of two.
     pub(super) size: u64,
     without: Vec<String>,
 }
@@ -51,7 +51,7 @@ impl Plan {
         Plan { seed, requests: random.within(2, 60), size: random.within(10, 23), without }
     }
 
-    /// Who asks the shim.
+    /// The protocol.
     pub(super) fn mode(&self) -> Mode {
         match self.seed % 4 {
             0 => Mode::Supervisor,
@@ -61,19 +61,19 @@ impl Plan {
         }
     }
 
-    /// Whether a part is in it.
+    /// Whether the plan has this part.
     pub(super) fn has(&self, part: &str) -> bool {
         debug_assert!(PARTS.contains(&part));
         !self.without.iter().any(|left_out| left_out == part)
     }
 
-    /// The words by which it is run again.
+    /// The arguments that repeat the plan.
     pub(super) fn words(&self) -> String {
         let without: String = self.without.iter().map(|part| format!(" -{part}")).collect();
         format!("{} requests={} size={}{without}", self.seed, self.requests, self.size)
     }
 
-    /// The plan of these words.
+    /// The plan from these arguments.
     pub(super) fn read(words: &[String]) -> Option<Plan> {
         let mut plan = Plan { without: Vec::new(), ..Plan::of(words.first()?.parse().ok()?) };
         for word in &words[1..] {
@@ -86,7 +86,7 @@ impl Plan {
         Some(plan)
     }
 
-    /// Plans with less in them.
+    /// Smaller plans.
     pub(super) fn smaller(&self) -> Vec<Plan> {
         let mut smaller = Vec::new();
         for part in PARTS.iter().filter(|part| self.has(part)) {

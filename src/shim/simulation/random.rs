@@ -1,11 +1,11 @@
-//! Numbers that are the same for the same seed.
+//! Random numbers that are the same for the same seed.
 
 /// A generator (xorshift64*).
 #[derive(Clone, Debug)]
 pub(super) struct Random(u64);
 
 impl Random {
-    /// Seeds that differ little give numbers that differ much.
+    /// Similar seeds give different numbers.
     pub(super) fn new(seed: u64) -> Random {
         let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
         for _ in 0..4 {
@@ -21,7 +21,7 @@ impl Random {
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
 
-    /// Below `n`, which is not 0.
+    /// A number below `n`, which is not 0.
     pub(super) fn below(&mut self, n: u64) -> u64 {
         (self.next() >> 11) % n
     }
@@ -30,12 +30,12 @@ impl Random {
         least + self.below(most - least + 1)
     }
 
-    /// True in `percent` of a hundred cases.
+    /// Returns true in `percent` of a hundred cases.
     pub(super) fn chance(&mut self, percent: u64) -> bool {
         self.below(100) < percent
     }
 
-    /// Mostly little, sometimes much: a number of any size up to `most`.
+    /// A number up to `most`: often small, sometimes large.
     pub(super) fn any_size(&mut self, most: u64) -> u64 {
         let bits = u64::from(most.ilog2()) + 1;
         let bits = self.within(1, bits);

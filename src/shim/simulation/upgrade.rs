@@ -7,7 +7,7 @@ use crate::image::supervisor;
 use crate::upgrade::field;
 use windlass_sys::handover::{self, Inherited};
 
-/// Puts a shim that was read back in the place of one. Does nothing while something waits to be told.
+/// Replaces a shim by its image. Does nothing while an event is pending.
 pub(super) fn upgrade<F: Carried>(core: &mut Supervisor, mut front: Option<&mut F>) -> Result<(), String> {
     if !core.events.is_empty() || !core.deferred.is_empty() {
         return Ok(());
@@ -28,7 +28,7 @@ pub(super) fn upgrade<F: Carried>(core: &mut Supervisor, mut front: Option<&mut 
     let mut fields = Fields::of(Content::of(&body, &context), "the image");
     fields.take_one(field::CORE).into_iter().for_each(|content| supervisor::restore(&mut new, content));
     if let Some(front) = &mut front {
-        // Its descriptors are closed already, by execve(2) as it were, and it has no other end.
+        // execve(2) would have closed its descriptors already, so it must not be dropped.
         std::mem::forget(std::mem::replace(*front, fields.get(field::FRONT)));
     }
     fields.end();
@@ -42,8 +42,8 @@ pub(super) fn upgrade<F: Carried>(core: &mut Supervisor, mut front: Option<&mut 
     Ok(())
 }
 
-/// The shim is killed: its descriptors are closed, and nothing else happens. There is another then that knows nothing; the
-/// front end is to be forgotten.
+/// Kills the shim: its descriptors are closed, and nothing else happens. A new supervisor replaces it; the caller must
+/// forget the front end.
 pub(super) fn kill<F: Carried>(core: &mut Supervisor, front: Option<&F>) -> Result<(), String> {
     let mut to = Encoder::default();
     let start = to.begin(field::CORE, true);
@@ -58,9 +58,9 @@ pub(super) fn kill<F: Carried>(core: &mut Supervisor, front: Option<&F>) -> Resu
     Ok(())
 }
 
-/// The descriptors that the kernel forgets with a program, although the shim goes on.
+/// The descriptors that execve(2) closes, although the shim goes on.
 fn forgotten(core: &mut Supervisor) -> Vec<u32> {
-    // They are kept in no image; the next program has its own.
+    // Spare descriptors are in no image; the next program has its own.
     core.spare.release();
     let mut closed = vec![handover::number(core.poll.fd()), handover::number(core.reaper.fd())];
     closed.extend(core.poll.notifier_fd().map(handover::number));

@@ -1,4 +1,4 @@
-//! All that is outside of the shim: the runtime, the processes of the container, and the readers of their output.
+//! The world around the shim: the runtime, the processes of the container, and the readers of their output.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -21,33 +21,33 @@ pub(super) const SECOND: u64 = 1000 * MILLISECOND;
 
 /// A daemon that is part of the world.
 pub(super) trait Daemon {
-    /// Does what it does now. Returns how long it waits then, and what it brings into the world.
+    /// Acts now. Returns the time until its next action, and the effects on the world.
     fn act(&mut self, outside: &Outside) -> (u64, Vec<Happens>);
 }
 
-/// What a daemon brings into the world.
+/// An effect of a daemon on the world.
 #[derive(Debug)]
 pub(super) enum Happens {
     /// The streams of a process that is about to be made.
     Streams(String, Vec<Rc<Stream>>),
-    /// The same, where nobody reads them but through the shim.
+    /// Streams that are read only through the shim.
     Outputs(String, Vec<Rc<Stream>>),
     /// A client that is attached.
     Client(Client),
-    /// Somebody calls the runtime's `start`, without the shim.
+    /// A call of the runtime's `start`, without the shim.
     Start,
-    /// Somebody kills init, without the shim.
+    /// The kill of init, without the shim.
     Kill,
-    /// Somebody kills what runs of the runtime.
+    /// The kill of every running call of the runtime.
     EndRuntimes,
-    /// From now on nothing goes wrong.
+    /// The end of all faults.
     Kindness,
 }
 
-/// Something that happens at its time.
+/// An action at its time.
 #[derive(Clone, Copy, Debug)]
 enum Happening {
-    /// A run of the runtime does what it was asked for, and ends.
+    /// A call of the runtime does its work, and ends.
     Runtime(i32),
     /// A process of the container goes on.
     Process(i32),
@@ -78,7 +78,7 @@ struct Process {
 pub(super) struct Outside {
     pub(super) random: Random,
     pub(super) plan: Plan,
-    /// Whether things go wrong. In the end they do not.
+    /// Whether no faults occur any more, as in the end of a run.
     pub(super) is_kind: bool,
     happenings: BTreeMap<(u64, u64), Happening>,
     count: u64,
@@ -89,7 +89,7 @@ pub(super) struct Outside {
     pub(super) readers: Vec<Reader>,
     clients: Vec<Client>,
     held: Vec<Vec<Writer>>,
-    /// How many children could not do their work.
+    /// How many children have failed.
     pub(super) failures: u64,
     init: Option<i32>,
     /// How processes of the container have ended, and when.
@@ -137,7 +137,7 @@ impl Outside {
         }
     }
 
-    /// Whether something that is part of the plan goes wrong now.
+    /// Whether a fault of this part of the plan occurs now.
     pub(super) fn goes_wrong(&mut self, part: &str, percent: u64) -> bool {
         !self.is_kind && self.plan.has(part) && self.random.chance(percent)
     }
@@ -147,7 +147,7 @@ impl Outside {
         self.happenings.insert((kernel::now() + delay, self.count), happening);
     }
 
-    /// What the shim has done since the last look has consequences.
+    /// Applies the effects of what the shim has done since the last call.
     fn take_in(&mut self) {
         for started in kernel::take_started() {
             let delay = self.random.any_size(if self.plan.has("hangs") { 30 * SECOND } else { 40 * MILLISECOND });
@@ -159,7 +159,7 @@ impl Outside {
             }
         }
         for pid in kernel::take_forked() {
-            // A slow disk keeps it for minutes.
+            // A slow disk delays the child for minutes.
             let slow = self.goes_wrong("slowness", 3);
             let most = if slow {
                 600 * SECOND
@@ -198,7 +198,7 @@ impl Outside {
         }
     }
 
-    /// The daemon acts after so long.
+    /// Schedules the daemon's next action after `delay`.
     pub(super) fn wake_daemon(&mut self, delay: u64) {
         self.at(delay, Happening::Daemon);
     }
@@ -297,7 +297,7 @@ impl Outside {
         Ok(())
     }
 
-    /// Whether init, which lives, was started.
+    /// Whether init lives and was started.
     pub(super) fn runs(&self, init: i32) -> bool {
         self.processes.get(&init).is_some_and(|process| process.runs)
     }
@@ -312,7 +312,7 @@ impl Outside {
             let left = self.random.any_size(1 << size);
             outputs.extend(end.map(|end| Writer { end, left, stream }));
         }
-        // Many end when they have written everything, while their readers read.
+        // Many processes end when they have written everything, while their readers still read.
         let lives = if self.random.chance(40) { 0 } else { self.random.any_size(600 * SECOND) };
         let code = self.random.below(200) as i32;
         let ends_at = kernel::now() + lives;
@@ -323,7 +323,7 @@ impl Outside {
         pid
     }
 
-    /// The shim is killed, and by the kernel every runtime that runs. Returns init, if it lives.
+    /// Kills every call of the runtime, as the kernel does when the shim is killed. Returns init, if it lives.
     pub(super) fn lose_shim(&mut self) -> Option<i32> {
         self.take_in();
         self.end_runtimes();
@@ -335,7 +335,7 @@ impl Outside {
         self.runtimes.keys().copied().collect::<Vec<_>>().into_iter().for_each(|pid| self.kill(pid));
     }
 
-    /// Somebody calls the runtime's `delete --force`.
+    /// Acts as the runtime's `delete --force`, without the shim.
     pub(super) fn delete(&mut self) {
         self.processes.keys().copied().collect::<Vec<_>>().into_iter().for_each(|pid| self.kill(pid));
         self.init = None;
@@ -359,7 +359,7 @@ impl Outside {
         let delay = match (done, wrote) {
             (true, _) => process.ends_at.saturating_sub(kernel::now()),
             (false, true) => self.random.any_size(100 * MILLISECOND),
-            // Its pipes are full.
+            // The pipes of the process are full.
             (false, false) => self.random.any_size(5 * SECOND),
         };
         self.at(delay, Happening::Process(pid));
@@ -377,7 +377,7 @@ impl Outside {
 
     fn ends(&mut self, pid: i32, signal: Option<i32>) {
         let Some(process) = self.processes.remove(&pid) else { return };
-        // Another process may have its pipes open for a while longer.
+        // Another process may have the pipes open for a while longer.
         if self.goes_wrong("holders", 20) {
             process.outputs.iter().for_each(|output| output.stream.held.set(true));
             self.held.push(process.outputs);
@@ -388,7 +388,7 @@ impl Outside {
         self.ends.insert(pid, (exit, kernel::now()));
         kernel::end(pid, exit);
         if process.is_init && self.random.chance(50) {
-            // As in a PID namespace of its own.
+            // The container has its own PID namespace.
             let others: Vec<i32> = self.processes.keys().copied().collect();
             others.into_iter().for_each(|pid| self.kill(pid));
         }
@@ -396,7 +396,7 @@ impl Outside {
 
     // The readers.
 
-    /// A fifo gets a reader, which comes when it likes.
+    /// Gives a fifo a reader, which comes at any time.
     pub(super) fn read_from(&mut self, stream: Rc<Stream>) {
         self.readers.push(Reader::new(stream));
         let delay = if self.plan.has("readers") { self.random.any_size(3600 * SECOND) } else { 0 };
@@ -413,7 +413,7 @@ impl Outside {
         let came = reader.read(most);
         let mut delay = self.random.any_size(20 * MILLISECOND);
         if away && self.random.chance(20) {
-            // It stands still, or leaves.
+            // The reader pauses, or leaves.
             if self.random.chance(60) {
                 reader.close();
             }
@@ -427,7 +427,7 @@ impl Outside {
 
     // The clients.
 
-    /// A client is attached.
+    /// Adds an attached client.
     pub(super) fn attach(&mut self, client: Client) {
         self.clients.push(client);
         self.at(0, Happening::Client(self.clients.len() - 1));
@@ -448,14 +448,14 @@ impl Outside {
         self.at(delay, Happening::Client(at));
     }
 
-    /// From now on nothing goes wrong.
+    /// Ends all faults.
     pub(super) fn be_kind(&mut self) {
         self.is_kind = true;
         let readers = 0..self.readers.len();
         readers.for_each(|at| self.at(0, Happening::Reader(at)));
     }
 
-    /// No reader, no process and no run of the runtime is left.
+    /// Ends every reader, process and call of the runtime.
     pub(super) fn leave(&mut self) {
         self.readers.iter_mut().for_each(Reader::close);
         self.readers.clear();
@@ -469,7 +469,7 @@ impl Outside {
     }
 }
 
-/// Makes a terminal and sends it to this socket. Returns the side of the process. A pair of sockets is played for it.
+/// Makes a terminal and sends it to this socket. Returns the side of the process. A pair of sockets stands in for it.
 fn send_terminal(path: &str) -> Option<OwnedFd> {
     let (process, shim) = socket::stream_pair().ok()?;
     stream::never_block(process.as_fd()).ok()?;

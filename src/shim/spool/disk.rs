@@ -1,8 +1,8 @@
 //! The children that write to the file of a spool and read from it.
 //!
-//! Opening, writing, reading and closing a file may each take as long as a disk likes, so the loop does none of them.
-//! The children are not waited for: a pipe or a socket tells what the loop has to know, and the reaper finds them among
-//! the orphans. The file has no name, so that nothing is left of it when the shim is killed.
+//! Opening, writing, reading and closing a file may take a disk any time, so the loop does none of them. The loop does
+//! not wait for the children: a pipe or a socket reports what it has to know, and the reaper finds them among the
+//! orphans. The file has no name, so that nothing is left of it when the shim is killed.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -20,7 +20,7 @@ use windlass_sys::{Result, descriptors, fd, socket, stream};
 /// Bytes read from the file at once.
 const READ: u64 = 64 * 1024;
 
-/// The places in a file of `size` bytes of the positions from `start` to `end`: offset and length.
+/// The ranges in a file of `size` bytes for the positions from `start` to `end`: offset and length.
 pub(super) fn ranges(start: u64, end: u64, size: u64) -> Vec<(u64, u64)> {
     let mut ranges = Vec::new();
     let mut at = start;
@@ -33,7 +33,7 @@ pub(super) fn ranges(start: u64, end: u64, size: u64) -> Vec<(u64, u64)> {
     ranges
 }
 
-/// The first `bytes` of two slices in the order of the places that they get: offset and bytes.
+/// The first `bytes` of two slices, split at the end of the file: offset and bytes.
 pub(super) fn pieces(start: u64, size: u64, slices: [&[u8]; 2], bytes: usize) -> Vec<(u64, &[u8])> {
     let (mut pieces, mut at, mut left) = (Vec::new(), start, bytes);
     for slice in slices {
@@ -84,7 +84,7 @@ fn missing() -> SyscallError {
     SyscallError { call: "the file".into(), errno: Errno::EBADF }
 }
 
-/// The answer of the child of [`save`], with the file if it has made one. `None`: it has not come yet.
+/// The answer of the child of [`save`], with the file if it has made one. `None`: no answer yet.
 pub(super) fn answer(socket: BorrowedFd<'_>) -> Option<std::result::Result<Option<OwnedFd>, Errno>> {
     let mut errno = [0; 4];
     match socket::receive(socket, &mut errno) {
@@ -94,22 +94,22 @@ pub(super) fn answer(socket: BorrowedFd<'_>) -> Option<std::result::Result<Optio
             0 => Ok(made),
             errno => Err(Errno::from_raw(errno)),
         }),
-        // It was killed.
+        // The child was killed.
         Ok(_) => Some(Err(Errno::ECHILD)),
     }
 }
 
-/// A file without a name in a directory that nobody else may write to.
+/// An unnamed file in a directory that no other user may write to.
 fn make(directory: &Path) -> Result<OwnedFd> {
     let directory = fd::open(directory, OFlag::O_PATH | OFlag::O_DIRECTORY)?;
     if fd::distrust(&fd::stat(directory.as_fd())?).is_some() {
         return Err(SyscallError { call: "the directory can be written by others".into(), errno: Errno::EPERM });
     }
     match fd::openat(directory.as_fd(), ".", OFlag::O_RDWR | OFlag::O_TMPFILE, 0o600) {
-        // Not every file system has such files.
+        // Not every file system has unnamed files.
         Err(failed) if matches!(failed.errno, Errno::EOPNOTSUPP | Errno::EISDIR | Errno::ENOENT) => {
             let name = format!(".spool-{}", std::process::id());
-            // One that had the same process id may have been killed here.
+            // A shim with the same process id may have been killed here.
             let _ = fd::unlinkat(directory.as_fd(), &name);
             let file = fd::make_new(directory.as_fd(), &name, 0o600)?;
             fd::unlinkat(directory.as_fd(), &name)?;
@@ -135,8 +135,8 @@ pub(super) fn feed(file: BorrowedFd<'_>, ranges: &[(u64, u64)]) -> Result<OwnedF
     Ok(ours)
 }
 
-/// Closes the file. The last to close a file that has no name waits until the disk has freed it: a child is the
-/// last.
+/// Closes the file in a child. The last close of an unnamed file waits until the disk has freed it, so the child must
+/// be the last to close it.
 pub(super) fn close(file: OwnedFd) {
     let Ok((ours, theirs)) = windlass_sys::pipe::new() else { return };
     let _ = in_child(&[file.as_fd(), ours.as_fd()], || {

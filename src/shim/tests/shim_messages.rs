@@ -11,7 +11,7 @@ use windlass_base::protobuf::Message;
 use windlass_shim::frontend::containerd::message::{Any, Mount, Status, Timestamp, event, options, start, task};
 use windlass_shim::frontend::containerd::ttrpc::{self, FrameKind, Request, Response};
 
-/// Both read what the other writes, to the byte, and each named field is the same one.
+/// Each codec reads what the other writes, to the byte, and each named field is the same.
 macro_rules! agree {
     ($theirs:ty, $ours:expr; $($mine:ident = $other:ident),* $(,)?) => {{
         let ours = $ours;
@@ -197,7 +197,7 @@ fn options_and_the_start_are_containerds() {
         cgroups_mode: text("soft"),
         image_path: text("image"),
         work_path: text("work"),
-        // Newer than the messages that this is compared with.
+        // A field that is newer than the generated types.
         parent_path: String::new(),
     };
     agree!(shim::oci::CheckpointOptions, checkpoint; exit = exit, open_tcp = open_tcp,
@@ -240,7 +240,7 @@ fn frames_are_those_of_ttrpc() {
     assert_eq!(theirs.status().message, "no");
 }
 
-/// What containerd 1.6.20 and 2.1.9 wrote on the sockets of a shim; hexadecimal, a frame a line.
+/// The bytes that containerd 1.6.20 and 2.1.9 sent to a shim, as hexadecimal, a frame a line.
 const RECORDED: &str = include_str!("data/frames.hex");
 
 fn recorded() -> Vec<Vec<u8>> {
@@ -277,7 +277,7 @@ proptest! {
         if let Ok(ours) = task::Deleted::decode(&bytes) {
             let theirs = match api::DeleteResponse::parse_from_bytes(&bytes) {
                 Ok(theirs) => theirs,
-                // A number that is too large for its field: Go's reader and ours cut it off, the oracle refuses it.
+                // A number that is too large for its field: Go's reader and ours truncate it, the oracle refuses it.
                 Err(error) if format!("{error:?}").contains("IncorrectVarint") => return Ok(()),
                 Err(error) => panic!("what we take the oracle takes: {error:?}"),
             };

@@ -1,5 +1,5 @@
-//! The supervisor with scripted requests: no socket, no front end, and a runtime that is a
-//! shell script. One process per test program has the signals, so all is in one test process each.
+//! The supervisor with scripted requests: no socket, no front end, and a runtime that is a shell script. Only one
+//! supervisor in a process can have its signals, so each test has its own process.
 
 use std::fs;
 use std::os::unix::process::CommandExt;
@@ -13,8 +13,8 @@ use windlass_shim::{
 };
 use windlass_sys::process::Exit;
 
-/// The tests below run in processes of their own: a supervisor blocks all signals of its thread,
-/// becomes a subreaper and forks, which a program with many threads must not.
+/// Runs a test in its own process: a supervisor blocks all signals of its thread, becomes a subreaper and forks, which
+/// a program with threads must not.
 fn alone(name: &str, test: fn(&World)) {
     if std::env::var_os("SUPERVISOR_TEST").is_some_and(|wanted| wanted == name) {
         let world = World::new(name);
@@ -53,7 +53,7 @@ impl World {
         path
     }
 
-    /// A container whose program is this script, not yet made.
+    /// Makes a container known whose program is this script. The container is not created yet.
     fn open(&self, core: &mut Supervisor, script: &str) -> NewProcess {
         let path = self.script("init.sh", script);
         let config = format!("{{\"script\": \"{}\"}}", path.display());
@@ -98,7 +98,7 @@ impl World {
     }
 }
 
-/// Turns the loop until an event is the one that is wanted; gives all of them.
+/// Turns the loop until the wanted event. Returns all events.
 fn until(core: &mut Supervisor, wanted: impl Fn(&Event) -> bool) -> Vec<Event> {
     let end = Instant::now() + Duration::from_secs(120);
     let mut seen = Vec::new();
@@ -114,7 +114,7 @@ fn until(core: &mut Supervisor, wanted: impl Fn(&Event) -> bool) -> Vec<Event> {
     panic!("it did not come to pass: {seen:?}");
 }
 
-/// A request, and the answer, whenever it comes.
+/// Sends a request, and turns the loop until its answer.
 fn answer(core: &mut Supervisor, request: Request) -> Result<Reply, windlass_shim::Refusal> {
     let token = match core.request(request)? {
         Reply::Pending(token) => token,
@@ -174,7 +174,7 @@ fn execs_end_before_init_does() {
         let process = world.open(&mut core, FOREVER);
         answer(&mut core, Request::Create(process)).expect("created");
         answer(&mut core, Request::Start(init())).expect("started");
-        // The exec's record is slow to come: its pipe is held open for the whole drain time.
+        // The exec's record comes late, because its pipe is held open for the whole drain time.
         let mut exec = world.exec("e", "sleep 5 &\nexit 4\n");
         exec.stdio.stdout = windlass_shim::Output::Attach;
         core.request(Request::AddExec(exec)).expect("added");
@@ -222,7 +222,7 @@ fn a_failed_create_is_forgotten_with_the_runtime_s_words() {
     alone("a_failed_create_is_forgotten_with_the_runtime_s_words", |world| {
         let mut core = Supervisor::new().expect("a supervisor");
         let process = world.open(&mut core, "exit 0\n");
-        // More than a pipe holds: it must be read while the runtime writes.
+        // More than a pipe holds, so it must be read while the runtime writes.
         fs::write(world.dir.join("root/fail/create"), "x".repeat(200_000)).expect("written");
         let refused = answer(&mut core, Request::Create(process)).expect_err("it fails");
         assert_eq!(refused.code, Code::Runtime);

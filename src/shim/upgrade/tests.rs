@@ -1,18 +1,18 @@
-//! A model of the upgrade, whose states are all walked through: a process that writes and ends, an engine that asks,
-//! reads and is told, a caller that wants upgrades and may be killed, and the kernel between them, in every order.
+//! A model of the upgrade. Every state is visited: a process writes and ends, an engine sends a request and reads, a
+//! caller requests upgrades and may be killed, and the kernel is between them, in every order.
 //!
 //! The process's life and the image are the real ones (`life`, `image`); descriptors, pipes and programs are the
-//! model's. What is held in every state that can be reached (`World::check`):
+//! model's. These rules hold in every reachable state (`World::check`):
 //!
-//! - an end is told at most once, and never before it is recorded;
-//! - the bytes that were read, are on their way, and are still in the pipe are those that were written, in order;
+//! - an end is reported at most once, and never before it is recorded;
+//! - the bytes that were read, are in transit, and are still in the pipe are those that were written, in order;
 //! - a request has at most one answer;
 //! - every descriptor is close-on-exec while a program serves, and the next program has exactly those of the image;
-//! - the loop stands still only where it can go on by itself, whatever the others do;
-//! - after a refusal the program is not executed, and a program only for fields of which it has read one before;
+//! - the loop stands still only while it can go on by itself, whatever the others do;
+//! - a refused program is not executed, and an executed program has read a field of each kind before;
 //!
-//! and where nothing more can happen: the end was told once, all bytes have arrived, each request that was sent whole
-//! has its answer, and a caller that lives has one for each upgrade.
+//! If nothing more can happen, the end was reported once, all bytes have arrived, each request that was sent whole has
+//! its answer, and a caller that lives has one for each upgrade.
 
 use std::collections::{HashSet, VecDeque};
 use std::time::{Duration, Instant, SystemTime};
@@ -22,11 +22,11 @@ use crate::life::{DrainProgress, Effect, Life, Parent, Process, Reaped, Reaping}
 use crate::{Phase, ProcessId};
 use windlass_sys::process::Exit;
 
-/// How many bytes the process writes, and how many upgrades are asked for.
+/// How many bytes the process writes, and how many upgrades are requested.
 const BYTES: u32 = 2;
 const UPGRADES: u32 = 2;
 
-/// What a shim keeps.
+/// The memory of a shim.
 #[derive(Debug)]
 struct Memory {
     process: Process,
@@ -60,7 +60,7 @@ impl Memory {
         memory
     }
 
-    /// The descriptors that belong to it.
+    /// The descriptors that belong to this state.
     fn owned(&self) -> u8 {
         let pidfd = if matches!(self.process.life, Life::Alive { .. }) { PIDFD } else { 0 };
         let recorder = if self.recording { RECORDER } else { 0 };
@@ -68,7 +68,7 @@ impl Memory {
     }
 }
 
-/// How often a program may look for one upgrade: each time there is a kind of field more, and there are so many.
+/// Most checks by a program for one upgrade. Each check finds a new kind of field, and there are this many.
 const LOOKS: usize = 8;
 
 /// Descriptors, as bits.
@@ -81,18 +81,18 @@ const IMAGE: u8 = 32;
 const BEFORE: u8 = 64;
 const LOOK: u8 = 128;
 
-/// How far the upgrade is.
+/// The progress of the upgrade.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Stage {
     Serving,
     Requested,
-    /// The program looks at an image with these fields while the loop goes on.
+    /// The program checks an image with these fields while the loop goes on.
     Checking(Kinds),
     Checked(Result<(), ()>),
     /// From here on the loop stands still.
     Imaged(Vec<u8>),
     Cleared(Vec<u8>),
-    /// The other program reads the image; or, given back, the one before.
+    /// The other program reads the image; or the previous one does, if the image was given back.
     Executed(Vec<u8>, bool),
 }
 
@@ -115,9 +115,9 @@ struct World {
     memory: Vec<u8>,
     stage: Stage,
     open: u8,
-    /// Those of them that are close-on-exec.
+    /// The open descriptors that are close-on-exec.
     closing: u8,
-    /// What the program has looked at, and how often since the request.
+    /// The kinds of fields that the program has checked, and how often it did since the request.
     seen: Kinds,
     looks: usize,
     child: Child,
@@ -127,7 +127,7 @@ struct World {
     recorder_ended: bool,
     recorded: bool,
     told: u32,
-    /// Pieces of the request: sent, and of those not received.
+    /// Pieces of the request: how many were sent, and how many of these were not received.
     sent: u32,
     unread: u32,
     answers: u32,
@@ -175,7 +175,7 @@ impl World {
         world
     }
 
-    /// What the others may do at any time.
+    /// The next steps of the others, which are possible at any time.
     fn of_others(&self) -> Vec<World> {
         let mut next = Vec::new();
         let mut step = |change: &dyn Fn(&mut World)| next.push(self.changed(change));
@@ -207,7 +207,7 @@ impl World {
         self.kept().recording
     }
 
-    /// What the shim may do, one thing at a time.
+    /// The next steps of the shim, one action each.
     fn of_shim(&self, base: Instant) -> Vec<World> {
         if self.stage.serves() { [self.serve(base), self.prepare()].concat() } else { self.hand_over() }
     }
@@ -283,7 +283,7 @@ impl World {
                     world.open |= LOOK | BEFORE;
                     world.closing |= LOOK | BEFORE;
                 });
-                // No child, no memory.
+                // No child can be made, for want of memory.
                 step(&World::refuse);
             }
             Stage::Checking(kinds) => {
@@ -330,7 +330,7 @@ impl World {
                     (world.closing, world.memory) = (0, Vec::new());
                     world.stage = Stage::Executed(image.clone(), false);
                 });
-                // execveat(2) fails, and all are close-on-exec again.
+                // execveat(2) fails, and all descriptors are close-on-exec again.
                 step(&|world| {
                     world.closing = world.open;
                     world.refuse();
@@ -364,7 +364,7 @@ impl World {
         self.caller_answers += u32::from(self.caller_lives);
     }
 
-    /// What the shim keeps: in its memory, or in the image.
+    /// The state of the shim, from its memory or from the image.
     fn kept(&self) -> Memory {
         match &self.stage {
             Stage::Executed(image, _) => Memory::of(image),

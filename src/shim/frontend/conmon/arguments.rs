@@ -77,7 +77,7 @@ struct OptionEntry {
     help: &'static str,
 }
 
-/// For [`OptionEntry::short`]: the option has no short name.
+/// The value of [`OptionEntry::short`] for an option without a short name.
 const NONE: u8 = 0;
 
 const fn flag(long: &'static str, short: u8, to: fn(&mut Arguments) -> &mut bool, help: &'static str) -> OptionEntry {
@@ -164,7 +164,7 @@ const ENTRIES: &[OptionEntry] = &[
     flag("replace-listen-pid", NONE, |a| &mut a.replace_listen_pid, "Set LISTEN_PID to the runtime's process id"),
 ];
 
-/// What `--help` prints.
+/// The output of `--help`.
 pub(super) fn help() -> String {
     let mut out = String::from("Usage:\n  conmon [OPTION…] - windlass-shim in the role of conmon\n\nOptions:\n");
     for entry in ENTRIES {

@@ -28,7 +28,7 @@ pub(super) struct Endpoints {
     pub(super) link: Option<(PathBuf, CreatedName)>,
 }
 
-/// A fifo of lines. It is open for writing too, so that it has no end when a writer closes it.
+/// A fifo of lines. It is open for writing too, so that it does not end when a writer closes it.
 #[derive(Debug)]
 pub(super) struct LineFifo {
     pub(super) fd: OwnedFd,
@@ -53,7 +53,7 @@ impl Endpoints {
             CreatedName::inspect(fd::CWD, link).map(|made| (link.clone(), made))
         });
         let link = link.transpose()?;
-        // A conmon that was killed leaves its socket behind.
+        // A killed conmon leaves its socket behind.
         let _ = fd::unlinkat(bundle.as_fd(), "attach");
         let attach = socket::listen_at(bundle.as_fd(), "attach")?;
         let socket = CreatedName::inspect(bundle.as_fd(), "attach")?;
@@ -72,7 +72,7 @@ impl Endpoints {
 
 impl Drop for Endpoints {
     fn drop(&mut self) {
-        // The caller may have removed the bundle already, or the exit file may have this name.
+        // The caller may have removed the bundle already, or the exit file may have the name of the link.
         self.socket.remove(self.bundle.as_fd(), "attach");
         if let Some((link, made)) = &self.link {
             made.remove_path(link);
@@ -94,7 +94,7 @@ impl LineFifo {
     pub(super) fn receive(&mut self, read: impl Fn(&str) -> Option<ControlMessage>) -> Vec<ControlMessage> {
         let mut received = Vec::new();
         let mut buffer = [0; LINE];
-        // Bounded, because a client may write without a pause, and the others must be served.
+        // Bounded, because a client may write without a pause, and others must be served.
         for _ in 0..MOST {
             let Ok(Moved::Bytes(n)) = stream::read(self.fd.as_fd(), &mut buffer) else { break };
             self.unread.extend_from_slice(&buffer[..n]);

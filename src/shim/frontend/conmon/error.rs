@@ -4,12 +4,12 @@ use std::fmt;
 
 use windlass_base::error::SyscallError;
 
-/// A failure, by its cause. Callers log the text, which is conmon's where conmon fails too.
+/// A failure, by its cause. Callers log the text, which is conmon's if conmon fails too.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Error {
     /// The command line cannot be parsed.
     Parse(String),
-    /// A required option is absent: what it gives, and its name.
+    /// A required option is missing: what it sets, and its name.
     Missing(&'static str, &'static str),
     /// The options are parsed, but their values are invalid or contradict each other.
     Invalid(String),
@@ -17,7 +17,7 @@ pub(super) enum Error {
     Log(SyscallError),
     /// A kernel call has failed.
     Kernel(SyscallError),
-    /// What `--help` or `--version` prints cannot be written.
+    /// The output of `--help` or `--version` cannot be written.
     Print(String),
 }
 

@@ -63,7 +63,7 @@ pub(crate) struct ConmonFront {
     pub(super) endpoints: Option<Endpoints>,
     pub(super) relay: Option<NotifyRelay>,
     pub(super) launched: Option<WaitToken>,
-    /// The last control message from before the launch.
+    /// The last control message before the launch.
     pub(super) early: Vec<ControlMessage>,
     pub(super) timed_out: bool,
     pub(super) next: Next,
@@ -124,12 +124,12 @@ impl ConmonFront {
         Ok(())
     }
 
-    /// The file that says where the exit status is to be written if this shim does not come to it.
+    /// The file that names where the exit status belongs, in case this shim cannot write it.
     fn unwritten(&self) -> Option<PathBuf> {
         self.id.is_init().then(|| self.settings.container.bundle.join(exit_record::UNWRITTEN))
     }
 
-    /// Writes it. Without it, the status is lost with this shim.
+    /// Writes that file. Without it, the status is lost with this shim.
     fn promise(&self, process: &NewProcess) {
         let paths: Vec<&PathBuf> = process.exit_files.iter().map(ExitFile::path).collect();
         if let Some(file) = self.unwritten().filter(|_| !paths.is_empty()) {
@@ -169,7 +169,7 @@ impl ConmonFront {
     }
 
     fn created(&mut self, pid: i32, core: &mut Supervisor) {
-        // The process has its own copies. A pipe among them must not stay open in the shim.
+        // The process has its own copies. The shim must not keep a pipe among them open.
         self.preserved.clear();
         if self.settings.passthrough
             && let Err(failed) = stdio_to_null()
@@ -177,7 +177,7 @@ impl ConmonFront {
             self.messages.log(Level::Warn, &format!("our standard output stays open: {failed}"));
         }
         if !self.pipes.report_pid(pid, self.id.exec.is_some()) && self.id.exec.is_none() {
-            // No caller knows the container, so that none would start or remove it.
+            // No caller knows the container, so no caller would start or remove it.
             self.messages.log(Level::Warn, "the caller has left before the container was made: killing it");
             let _ = core.signal(&self.id, libc::SIGKILL, true);
         }

@@ -1,11 +1,11 @@
-//! What must hold for any arguments of conmon mode: the property test on stable and the fuzz target on nightly call the
-//! same function.
+//! Any arguments of conmon mode must be parsed or refused: the property test on stable and the fuzz target on nightly
+//! call the same function.
 
 use super::arguments::Arguments;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
-/// Words that end with NUL bytes. What is refused is refused with words.
+/// Parses words that end with NUL bytes. A refusal has a text.
 pub fn arguments(bytes: &[u8]) {
     let words = bytes.split(|byte| *byte == 0).map(|word| OsString::from_vec(word.to_vec())).collect();
     if let Err(error) = Arguments::parse(words) {

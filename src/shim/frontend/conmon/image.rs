@@ -1,4 +1,4 @@
-//! The front end in an image, for the program that goes on in its place.
+//! The front end in an image, for the next program.
 
 use super::endpoints::{ControlMessage, Endpoints, LineFifo};
 use super::front::{CONTROL, ConmonFront, NOTIFY, Next, SIZE, START};
@@ -30,7 +30,7 @@ choice! {
     Next { 1 Nothing {}, 2 Timeout { 1 at: 0 }, 3 Leave { 1 at: 0, 2 status: 1 } }
 }
 
-/// The settings that are of use after the start.
+/// The settings that are needed after the start.
 impl Value for Settings {
     fn write(&self, to: &mut Encoder) {
         to.put(1, true, &self.container);
@@ -76,7 +76,7 @@ impl Carried for ConmonFront {
         if let Some(endpoints) = &self.endpoints {
             poll.watch(&endpoints.control.fd, CONTROL, Interest::Read)?;
             poll.watch(&endpoints.size.fd, SIZE, Interest::Read)?;
-            // Clients that connect before the launch wait for it.
+            // Clients that connect before the launch are accepted after it.
             if launched {
                 endpoints.attach.watch_again(poll)?;
             }

@@ -8,14 +8,14 @@ use super::arguments::Arguments;
 use super::error::Error;
 use crate::stdio::{JournalFields, Log, LogFile};
 
-/// Characters of the short id in the journal, by which containers are told apart.
+/// Characters of the short id in the journal, by which a user distinguishes containers.
 const SHORT_ID: usize = 12;
 
-/// Where output goes besides the attached clients.
+/// The targets of the output besides the attached clients.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Logs {
     pub(super) logs: Vec<Log>,
-    /// The process has the stdio of the shim's caller.
+    /// Whether the process has the stdio of the shim's caller.
     pub(super) passthrough: bool,
 }
 
@@ -127,7 +127,7 @@ mod tests {
     fn drivers_are_told_from_paths_as_conmon_does() {
         let file = |path: &'static str| Ok(Driver::File(Path::new(path)));
         assert_eq!(driver("k8s-file:/a:b".as_ref()), file("/a:b"));
-        // podman writes this format too when it is told json-file, and then asks for k8s-file.
+        // podman writes this format too when it is asked for json-file, and then asks for k8s-file.
         assert_eq!(driver("json-file:/a".as_ref()), Err(invalid("No such log driver json-file")));
         assert_eq!(driver("/var/log/x".as_ref()), file("/var/log/x"));
         assert_eq!(driver(":none".as_ref()), file("none"));

@@ -8,7 +8,7 @@ use crate::frontend::stderr::print_error;
 use windlass_base::error::printable;
 use windlass_sys::socket;
 
-/// The severity of a message. `--log-level` is the lowest one that is written.
+/// The severity of a message. `--log-level` is the lowest severity that is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Level {
     Error,
@@ -52,7 +52,7 @@ const SEVERITY: [u8; 5] = [3, 4, 6, 7, 7];
 /// The socket of syslog.
 const SYSLOG: &str = "/dev/log";
 
-/// Where messages are written.
+/// The targets of messages.
 #[derive(Debug)]
 pub(super) struct Messages {
     pub(super) level: Level,
@@ -69,7 +69,7 @@ impl Messages {
         Messages { level, syslog, id: id.chars().take(20).collect() }
     }
 
-    /// Writes a message. Errors are ignored: there is nowhere to report them.
+    /// Writes a message. Errors are ignored, because nothing is left to report them on.
     pub(super) fn log(&self, level: Level, text: &str) {
         if level > self.level {
             return;

@@ -49,7 +49,7 @@ use windlass_sys::process::{self, Forked, SingleThreaded};
 use windlass_sys::spawn::{self, Environment, Spawn};
 use windlass_sys::{self as sys, descriptors, fd};
 
-/// The version of conmon that this one replaces. Callers read it and choose their flags by it.
+/// The version of conmon that this program replaces. Callers choose their flags by it.
 const VERSION: &str = "2.2.1";
 
 /// Runs the front end with the arguments after the program's name.
@@ -63,7 +63,7 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
     }
 }
 
-/// Prints to standard output. That its reader closes it early is no error.
+/// Prints to standard output. Succeeds if the reader closes it early.
 fn print(text: &str) -> Result<i32, Error> {
     windlass_args::print(text).map(|()| 0).map_err(|error| Error::Print(error.to_string()))
 }
@@ -79,7 +79,7 @@ fn run(arguments: Vec<OsString>) -> Result<i32, Error> {
         return print(&format!("conmon version {VERSION}\ncommit: windlass-shim {own} ({commit})\n"));
     }
     let (settings, mut process) = Settings::from_arguments(arguments)?;
-    // Before the fork, because until then the exit status tells the caller of a failure.
+    // Before the fork, because until then the exit status reports a failure to the caller.
     for log in &process.stdio.logs {
         Logger::open(log).map_err(Error::Log)?;
     }
@@ -96,19 +96,19 @@ fn run(arguments: Vec<OsString>) -> Result<i32, Error> {
     }
     // Other inherited descriptors stay open while the process runs: the caller may have reserved ports with them.
     let held = inherited.split_off(&process.preserve_fds.last().map_or(3, |last| last + 1));
-    // A caller may leave numbers out (podman's --preserve-fd). A descriptor that the shim opens there is not the
-    // process's.
+    // A caller may leave numbers out (podman's --preserve-fd). A descriptor that the shim opens at such a number is not
+    // the process's.
     process.preserve_fds.retain(|number| inherited.contains_key(number));
     let messages = Rc::new(Messages::new(settings.level, settings.syslog, &settings.container.id));
     let setup = || -> sys::Result<Supervisor> {
-        // Fails only for the leader of a process group, which the caller's child may be.
+        // This fails only for the leader of a process group, which the caller's child may be.
         let _ = nix::unistd::setsid();
         if !settings.passthrough {
             front::stdio_to_null()?;
         }
         Supervisor::new()
     };
-    // Standard error is the null device now, so the caller is told on its pipe.
+    // Standard error is the null device now, so the failure is reported on the caller's pipe.
     let mut core = setup().inspect_err(|failed| {
         pipes.report(-1, Some(&failed.to_string()));
     })?;
@@ -122,7 +122,7 @@ fn run(arguments: Vec<OsString>) -> Result<i32, Error> {
     Ok(serve(core, front)?)
 }
 
-/// The front end of a conmon with these words, which answers on that pipe, for the simulation.
+/// The front end of a conmon with these arguments, which answers on that pipe, for the simulation.
 #[cfg(simulated)]
 pub(crate) fn simulated(
     words: Vec<OsString>,
@@ -139,10 +139,10 @@ pub(crate) fn simulated(
     Ok(front)
 }
 
-/// The state that goes on in another program.
+/// The state that the next program goes on with.
 pub(crate) type Served = ConmonFront;
 
-/// Goes on as the supervisor.
+/// Goes on as the supervisor, in the next program.
 pub(super) fn go_on((core, front): (Supervisor, Controlled<Served>)) -> Result<i32, String> {
     serve(core, front).map_err(|failed| failed.to_string())
 }
@@ -159,8 +159,8 @@ fn serve(mut core: Supervisor, mut front: Controlled<ConmonFront>) -> sys::Resul
     Ok(status)
 }
 
-/// Sets the lowest OOM score, so that the shim is killed last when memory is short. Returns the score from before,
-/// which the runtime gets.
+/// Sets the lowest OOM score, so that the shim is killed last when memory is short. Returns the previous score, which
+/// the runtime gets.
 fn lower_oom_score() -> sys::Result<String> {
     const FILE: &str = "/proc/self/oom_score_adj";
     let before = fd::read_small(fd::CWD, FILE)?;
@@ -180,13 +180,13 @@ fn write_pid(settings: &Settings, pid: i32) -> i32 {
     }
 }
 
-/// How often the exit command is tried, and the pause between: without it podman does not clean up, and the end of a
-/// container is when memory and processes are short.
+/// Attempts to run the exit command, and the pause between them. Without the command podman does not clean up, and
+/// memory and processes may be short at the end of a container.
 const ATTEMPTS: u32 = 5;
 const PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// Runs the exit command and waits for it. The processes that it starts are not reaped here: one of them may be the
-/// next run of the same container.
+/// next shim of the same container.
 fn run_at_exit(exit: &ExitCommand, mut core: Supervisor) -> sys::Result<()> {
     let oom_score_adj = core.oom_score_adj.take();
     drop(core);
@@ -223,7 +223,7 @@ fn run_at_exit(exit: &ExitCommand, mut core: Supervisor) -> sys::Result<()> {
     started?.wait().map(drop)
 }
 
-/// Whether an error may be another a moment later.
+/// Whether a later attempt may succeed after this error.
 fn passes(errno: Errno) -> bool {
     matches!(errno, Errno::EAGAIN | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE | Errno::ETXTBSY | Errno::EINTR)
 }

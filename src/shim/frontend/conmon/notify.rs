@@ -16,11 +16,11 @@ const LONGEST: usize = 4096;
 /// How many messages are relayed in a turn of the loop.
 const BATCH: usize = 64;
 
-/// The lines that are relayed: these exactly, and those with these prefixes.
+/// The relayed lines: these exactly, and those with these prefixes.
 const WHOLE: [&[u8]; 5] = [b"READY=1", b"RELOADING=1", b"STOPPING=1", b"WATCHDOG=1", b"WATCHDOG=trigger"];
 const BEGINNINGS: [&[u8]; 4] = [b"STATUS=", b"ERRNO=", b"BUSERROR=", b"MONOTONIC_USEC="];
 
-/// The socket of the container, and that to the service manager.
+/// The container's socket, and the socket to the service manager.
 #[derive(Debug)]
 pub(super) struct NotifyRelay {
     pub(super) inside: OwnedFd,
@@ -32,7 +32,7 @@ impl NotifyRelay {
     /// Opens the socket in the bundle. Messages are relayed to the socket `host`.
     pub(super) fn open(bundle: &Path, host: &str) -> Result<NotifyRelay> {
         let bundle = fd::open(bundle, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
-        // The caller may have made it, as the source of a mount.
+        // The caller may have made the directory, as the source of a mount.
         let _ = fd::mkdirat(bundle.as_fd(), "notify", 0o700);
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW;
         let directory = fd::openat(bundle.as_fd(), "notify", flags, 0)?;

@@ -24,9 +24,9 @@ const LONGEST: usize = 4096;
 pub(super) enum NumberKey {
     /// With `--api-version`: podman, and newer versions of CRI-O.
     Data,
-    /// Without it, for a container.
+    /// Without `--api-version`, for a container.
     Pid,
-    /// Without it, for an exec, whose only answer is the exit status.
+    /// Without `--api-version`, for an exec, whose only answer is the exit status.
     ExitCode,
 }
 
@@ -87,7 +87,7 @@ impl Pipes {
     }
 
     /// Reports a number, and the reason if there is one. Returns false if the caller has closed the pipe, or cannot be
-    /// answered: the pipe is closed then, so that it does not wait, and the exit file has the status.
+    /// answered: then the pipe is closed, so that the caller does not wait, and the exit file has the status.
     pub(super) fn report(&mut self, number: i32, message: Option<&str>) -> bool {
         let sent = self.sync.as_ref().is_none_or(|sync| send(sync, &answer(self.key, number, message)));
         if !sent {
@@ -97,8 +97,8 @@ impl Pipes {
     }
 }
 
-/// Repeats `attempt` until it moves something, and waits for the pipe in between: the caller may have made it
-/// non-blocking.
+/// Repeats `attempt` until it moves something, and waits for the pipe between attempts: the caller may have made the
+/// pipe non-blocking.
 fn when_ready(pipe: &OwnedFd, interest: Interest, mut attempt: impl FnMut() -> Result<Moved>) -> Result<Moved> {
     loop {
         match attempt() {

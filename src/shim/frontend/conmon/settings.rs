@@ -1,4 +1,4 @@
-//! What the command line asks the supervisor for.
+//! The settings that the command line gives the supervisor.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -22,20 +22,20 @@ use crate::Stdin;
 use crate::Stdio;
 use crate::Timeouts;
 
-/// The timeout of a call of the runtime. It is long, because the caller has a timeout of its own and kills the shim.
+/// The timeout of a call of the runtime. It is long, because the caller has its own timeout and kills the shim.
 const CALL: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The default directory of CRI-O's attach sockets.
 const SOCKETS: &str = "/var/run/crio";
 
-/// What the shim is asked to do.
+/// The settings of one shim.
 #[derive(Debug)]
 pub(super) struct Settings {
     pub(super) container: Container,
     pub(super) key: NumberKey,
     pub(super) attach_first: bool,
     pub(super) passthrough: bool,
-    /// Do not fork: stay the caller's child.
+    /// Whether the shim does not fork, and so stays the caller's child.
     pub(super) stay: bool,
     pub(super) pid_file: Option<PathBuf>,
     pub(super) endpoints: Option<EndpointPaths>,
@@ -47,7 +47,7 @@ pub(super) struct Settings {
     pub(super) syslog: bool,
 }
 
-/// Where the attach socket and the control fifos are.
+/// The places of the attach socket and the control fifos.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct EndpointPaths {
     pub(super) bundle: PathBuf,
@@ -55,7 +55,7 @@ pub(super) struct EndpointPaths {
     pub(super) link: Option<PathBuf>,
 }
 
-/// The command that is run after everything else.
+/// The command that runs after everything else.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ExitCommand {
     pub(super) program: OsString,
@@ -123,14 +123,14 @@ impl Settings {
     }
 }
 
-/// The values of the options that must be given.
+/// The values of the required options.
 struct Required {
     cid: OsString,
     binary: PathBuf,
 }
 
 impl Required {
-    /// Checks them in the order in which conmon does, so that the same mistake has the same message.
+    /// Checks the options in conmon's order, so that the same mistake has the same message.
     fn check(arguments: &Arguments) -> Result<Required, Error> {
         let cid = arguments.cid.clone().ok_or(Error::Missing("Container ID", "--cid"))?;
         if !arguments.exec && arguments.cuuid.is_none() {
@@ -156,8 +156,8 @@ fn container(id: &str, runtime: Runtime, bundle: &Path, persist: Option<PathBuf>
         id: id.into(),
         runtime,
         timeouts: Timeouts { long: CALL, short: CALL },
-        // The output that is in the pipes when the process ends is moved. Another process that still holds the pipes
-        // is not waited for.
+        // Output that is in the pipes when the process ends is moved. The shim does not wait for another process that
+        // still holds the pipes.
         drain: Duration::ZERO,
         kill_on_exit: false,
         oom_files: std::iter::once(bundle.join("oom")).chain(persist.map(|dir| dir.join("oom"))).collect(),
@@ -194,7 +194,7 @@ fn global(arguments: &Arguments) -> Vec<OsString> {
     systemd.into_iter().chain(arguments.runtime_args.iter().cloned()).collect()
 }
 
-/// The runtime's arguments behind its verb, without those that the supervisor adds.
+/// The runtime's arguments after its verb, without those that the supervisor adds.
 fn runtime_arguments(arguments: &Arguments, bundle: &Path) -> Vec<OsString> {
     let mut words: Vec<OsString> = Vec::new();
     if !arguments.exec {
@@ -212,7 +212,7 @@ fn runtime_arguments(arguments: &Arguments, bundle: &Path) -> Vec<OsString> {
 }
 
 /// How many descriptors from 3 on may be passed on to the runtime: those of `--preserve-fds`, and those of socket
-/// activation, which the runtime finds by itself. Some of them may not be open.
+/// activation, which the runtime finds itself. Some of them may not be open.
 fn preserved(options: &[OsString]) -> u32 {
     let number = |word: &OsStr| word.to_str().and_then(|text| text.parse().ok());
     let asked = options.iter().enumerate().filter_map(|(at, word)| match word.as_bytes() {

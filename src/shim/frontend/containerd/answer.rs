@@ -8,9 +8,9 @@ use windlass_base::protobuf::{Malformed, Message};
 /// The answer to a call, if it is known at once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Answer {
-    /// The message.
+    /// An answer with this message.
     Now(Vec<u8>),
-    /// The answer is sent when something has ended.
+    /// An answer when a call or a job has ended.
     Later,
 }
 

@@ -10,9 +10,9 @@ pub(super) const TTRPC_ADDRESS: &str = "TTRPC_ADDRESS";
 /// The action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Action {
-    /// No action: serve. Only `start` runs the shim so.
+    /// No action: serve. Only `start` executes the shim in this way.
     Serve,
-    /// `start`: start a shim, or find that of the pod, and print its address.
+    /// `start`: start a shim, or find the one of the pod, and print its address.
     Start,
     /// `delete`: remove the rest of a container whose shim is gone.
     Delete,
@@ -68,7 +68,7 @@ impl Arguments {
                 Some((name, value)) => (name, Some(value.to_owned())),
                 None => (flag, None),
             };
-            // These need no other flag.
+            // These actions need no other flag.
             match name {
                 "v" => return Ok(Arguments { action: Action::Version, ..arguments }),
                 "info" => return Ok(Arguments { action: Action::Info, ..arguments }),
@@ -80,7 +80,7 @@ impl Arguments {
                 "id" => &mut arguments.id,
                 "address" => &mut arguments.address,
                 "bundle" => &mut arguments.bundle,
-                // containerd gives these, but events go over ttrpc, and the name of the socket is the shim's choice.
+                // containerd sets these, but events go over ttrpc, and the shim chooses the name of the socket.
                 "publish-binary" => &mut ignored,
                 "socket" => &mut arguments.socket,
                 _ => return Err(Error::Invalid(format!("flag provided but not defined: -{name}"))),

@@ -1,4 +1,4 @@
-//! One ttrpc connection, from either side: a socket in the loop, and its [`Frames`].
+//! One ttrpc connection of a client or a server: a socket in the loop, and its [`Frames`].
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -30,14 +30,14 @@ impl Connection {
         Ok(Connection { key, socket, frames: Frames::default(), watched: Waits::Idle })
     }
 
-    /// Reads what is there, at most about one long frame. Whole frames are then there for
-    /// [`Connection::take`].
+    /// Reads the bytes that have arrived, at most about one long frame. [`Connection::take`] then returns the whole
+    /// frames.
     pub(super) fn read(&mut self) -> std::result::Result<(), Closed> {
         let mut buffer = [0; READ];
         loop {
             match socket::receive_now(self.socket.as_fd(), &mut buffer) {
                 Ok(0) => return Err(Closed),
-                // Less than asked for is all that there was. What comes later is reported again.
+                // A read of fewer bytes than asked for has emptied the socket. The loop reports later bytes.
                 Ok(n) if self.frames.received(&buffer[..n]) || n < READ => return Ok(()),
                 Ok(_) => {}
                 Err(Errno::EAGAIN | Errno::EINTR) => return Ok(()),
@@ -63,7 +63,7 @@ impl Connection {
         self.flush(poll)
     }
 
-    /// Sends what is left.
+    /// Sends the rest.
     pub(super) fn flush(&mut self, poll: &Poll) -> std::result::Result<(), Closed> {
         let mut done = 0;
         while done < self.frames.unsent().len() {

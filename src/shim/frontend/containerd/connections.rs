@@ -33,7 +33,7 @@ pub(super) enum NextFrame {
     Call(Caller, Request),
     /// There is no whole frame now.
     Nothing,
-    /// It speaks another protocol.
+    /// The client speaks another protocol.
     Malformed,
 }
 
@@ -42,13 +42,13 @@ pub(super) enum NextFrame {
 pub(super) struct Connections(pub(super) Table<u64, Box<Connection>>);
 
 impl Connections {
-    /// Takes in a client's socket, which does not block, and watches it.
+    /// Adds a client's socket, which does not block, and watches it.
     pub(super) fn insert(&mut self, serial: u64, key: u64, socket: OwnedFd, poll: &Poll) -> Result<()> {
         self.0.insert(serial, Box::new(Connection::new(socket, key, poll)?));
         Ok(())
     }
 
-    /// Sends and receives what is possible.
+    /// Sends and receives as much as possible.
     pub(super) fn ready(&mut self, serial: u64, ready: Ready, poll: &Poll) -> std::result::Result<(), Closed> {
         let Some(connection) = self.0.get_mut(&serial) else { return Ok(()) };
         let flushed = if ready.write { connection.flush(poll) } else { Ok(()) };
@@ -69,12 +69,12 @@ impl Connections {
         }
     }
 
-    /// Closes one.
+    /// Closes a connection.
     pub(super) fn close(&mut self, serial: u64) {
         self.0.remove(&serial);
     }
 
-    /// Answers a call. A caller that has left gets no answer, and one that cannot be sent to is closed.
+    /// Answers a call. A caller that has left gets no answer, and a connection that fails is closed.
     pub(super) fn answer(&mut self, caller: Caller, outcome: Outcome, poll: &Poll) {
         self.put(caller, outcome);
         self.flush(caller.connection, poll);
@@ -99,7 +99,6 @@ impl Connections {
         }
     }
 
-    /// Whether there is none.
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

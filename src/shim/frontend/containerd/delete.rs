@@ -1,8 +1,8 @@
 //! `delete`: removes the rest of a container whose shim is gone, and prints its exit status.
 //!
-//! containerd calls it after each normal end too, and again for a container that is removed already. Then there is
-//! nothing to do, which is no error. The answer is the recorded exit if there is a record, or else what the runtime knows
-//! of the end. The status is 137 only for a container that was alive and that this action has killed.
+//! containerd calls it after each normal end too, and again for a container that is already removed. Then there is
+//! nothing to do, and the action succeeds. The answer is the exit record if there is one, otherwise the runtime's
+//! report of the end. The status is 137 only for a container that was alive and that this action has killed.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -25,7 +25,7 @@ use windlass_sys::{clock, fd, socket};
 /// How long all calls of the runtime may take together. containerd waits for five seconds.
 const TIMEOUT: Duration = Duration::from_secs(4);
 
-/// The exit status of a container that was killed here, and of one whose exit is not known.
+/// The exit status of a container that was killed here, and of a container whose exit is not known.
 const KILLED: u32 = 137;
 const LOST: u32 = 255;
 
@@ -60,13 +60,13 @@ pub(super) fn main(arguments: &Arguments) -> Result<(), Error> {
     io::print(&answer.encode())
 }
 
-/// What the runtime knew of the container before it was deleted.
+/// The runtime's report about the container before it was deleted.
 enum Found {
-    /// It was alive.
+    /// The container was alive.
     Alive,
-    /// It had ended, and the runtime knew how.
+    /// The container had ended, and the runtime knew how.
     Ended(ExitStatus),
-    /// Nothing, or nothing that is of use.
+    /// The runtime knew nothing that can be used.
     Nothing,
 }
 
@@ -83,7 +83,7 @@ fn delete(runtime: &Runtime, id: &str, ended: bool, until: Deadline) -> Result<F
     };
     let (success, said) = run(runtime, &["delete".into(), "--force".into(), id.into()], until)?;
     let said = String::from_utf8_lossy(&said);
-    // It is no error if the container does not exist.
+    // If the container does not exist, it is deleted too.
     if success || gone::is_container_or_file(&said) {
         return Ok(found);
     }
@@ -101,7 +101,7 @@ fn run(runtime: &Runtime, words: &[OsString], until: Deadline) -> Result<(bool, 
     Ok((success, if finished.stdout.is_empty() { finished.stderr } else { finished.stdout }))
 }
 
-/// The exit record of the container. A record with another process id is that of an earlier container, whose bundle had
+/// The exit record of the container. A record with another process id belongs to an earlier container, whose bundle had
 /// the same path: its shim may have written it after that bundle was removed.
 pub(super) fn record(bundle: &Path, id: &str) -> Option<Record> {
     let of_it = |record: &Record| record.id == id && u32::try_from(record.pid) == Ok(pid(bundle));
@@ -113,7 +113,7 @@ fn pid(bundle: &Path) -> u32 {
     String::from_utf8_lossy(&text).trim().parse().unwrap_or_default()
 }
 
-/// Removes the shim's socket, unless a shim listens: that of a pod may live on.
+/// Removes the shim's socket, unless a shim listens: the shim of a pod may live on.
 fn remove_socket(bundle: &Path) {
     let address = fd::document(bundle.join("address")).unwrap_or_default();
     let address = String::from_utf8_lossy(&address);

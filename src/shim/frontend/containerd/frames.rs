@@ -1,22 +1,22 @@
-//! The bytes of a ttrpc connection, as a state machine: what was received and is not whole yet, and what
-//! was not sent yet.
+//! The bytes of a ttrpc connection, as a state machine: received bytes that are not a whole frame yet, and bytes that
+//! were not sent yet.
 
 use serde::{Deserialize, Serialize};
 
 use super::ttrpc::{self, FrameKind};
 use windlass_base::protobuf::Message;
 
-/// With this many bytes unsent nothing more is read: a client that does not take answers gets no more.
+/// With this many unsent bytes, nothing more is read: a client that does not take answers gets no more.
 const FULL: usize = 1 << 20;
 
-/// Bytes after which whole frames are taken before more is read, so that a client that never stops has its turn.
+/// Bytes after which whole frames are taken before more is read, so that a client that never stops gets only its turn.
 const TURN: usize = 16 * 1024;
 
-/// The connection is of no use any more.
+/// The connection cannot be used any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Closed;
 
-/// The bytes that wait in either direction.
+/// The bytes that wait in both directions.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Frames {
     pub(super) unread: Vec<u8>,
@@ -26,17 +26,17 @@ pub(super) struct Frames {
 /// How much waits to be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Waits {
-    /// There is nothing to send.
+    /// Nothing to send.
     Idle,
-    /// There is something to send, and more is received.
+    /// Bytes to send; more is received meanwhile.
     Sending,
-    /// So much is to be sent that nothing is received.
+    /// So many bytes to send that nothing is received.
     Full,
 }
 
 impl Frames {
-    /// Takes bytes that were received. True: they are enough for one turn, and those of other connections
-    /// come next.
+    /// Takes bytes that were received. Returns true if they are enough for one turn, so that other connections come
+    /// next.
     pub(super) fn received(&mut self, bytes: &[u8]) -> bool {
         self.unread.extend_from_slice(bytes);
         self.unread.len() >= TURN && !matches!(ttrpc::next_frame(&self.unread), Ok(None))
@@ -56,12 +56,12 @@ impl Frames {
         Ok(Some(taken))
     }
 
-    /// Adds a frame to what is to be sent.
+    /// Adds a frame to the unsent bytes.
     pub(super) fn put(&mut self, stream: u32, kind: FrameKind, message: &impl Message) {
         ttrpc::put_frame(&mut self.unsent, stream, kind, message);
     }
 
-    /// What is to be sent.
+    /// The bytes to be sent.
     pub(super) fn unsent(&self) -> &[u8] {
         &self.unsent
     }

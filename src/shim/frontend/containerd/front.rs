@@ -1,4 +1,4 @@
-//! The lasting shim in its loop: what its descriptors, the supervisor's events and time lead to.
+//! The lasting shim in its loop: it handles descriptors, the supervisor's events, and deadlines.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -22,7 +22,7 @@ use crate::image::format::table;
 use crate::{Event, Ready, Supervisor};
 use windlass_sys::{clock, descriptors, fd, stream};
 
-/// Serves until containerd needs the shim no more.
+/// Serves until containerd does not need the shim any more.
 pub(super) fn main(arguments: &Arguments) -> Result<(), Error> {
     let bundle = std::env::current_dir().unwrap_or_default();
     let served = Supervisor::new().and_then(|core| {
@@ -37,30 +37,30 @@ pub(super) fn main(arguments: &Arguments) -> Result<(), Error> {
 /// Serves, and removes the socket.
 pub(super) fn serve(mut core: Supervisor, mut front: Controlled<ContainerdFront>) -> windlass_sys::Result<i32> {
     let status = carried::serve(&mut core, &mut front)?;
-    // The next shim of the same container may listen there by now.
+    // The next shim of the same container may already listen there.
     if let Some((path, socket)) = &front.front.socket {
         socket.remove_path(path);
     }
     Ok(status)
 }
 
-/// The shim, with what only the loop uses.
+/// The shim, with the parts that only the loop uses.
 #[derive(Debug)]
 pub(crate) struct ContainerdFront {
     pub(super) server: Server,
     pub(super) listener: Listener,
     /// The bundle that the shim was started for, where its log is.
     pub(super) bundle: PathBuf,
-    /// The path of the listener's socket, and what was made there.
+    /// The path of the listener's socket, and the file that was made there.
     pub(super) socket: Option<(PathBuf, CreatedName)>,
     /// Whether there was ever a task.
     pub(super) used: bool,
 }
 
 impl ContainerdFront {
-    /// Takes the listener that is its standard input.
+    /// Takes the listener, which is standard input.
     fn new(arguments: &Arguments, bundle: PathBuf, core: &Supervisor) -> windlass_sys::Result<ContainerdFront> {
-        // A working directory that stays, whatever becomes of the bundle.
+        // A working directory that stays, even if the bundle is removed.
         let _ = std::env::set_current_dir("/");
         let listener = fd::duplicate(std::io::stdin().as_fd())?;
         stream::never_block(listener.as_fd())?;
@@ -72,7 +72,7 @@ impl ContainerdFront {
         Ok(ContainerdFront { socket, ..ContainerdFront::on(listener, bundle, &arguments.namespace, &events, core)? })
     }
 
-    /// Listens there, and sends its events to `events`.
+    /// A front end that listens on `listener` and sends its events to `events`.
     pub(super) fn on(
         listener: OwnedFd,
         bundle: PathBuf,
@@ -96,8 +96,8 @@ impl ContainerdFront {
 
     fn connection_ready(&mut self, serial: u64, ready: Ready, core: &mut Supervisor) {
         let open = self.server.connections.ready(serial, ready, &core.poll);
-        // The calls that came before the end are done, and answered if that is still possible. Those that came together
-        // are answered together.
+        // The calls that arrived before the end are carried out, and answered if that is still possible. Calls that
+        // arrived together are answered together.
         loop {
             match self.server.connections.next(serial) {
                 NextFrame::Call(caller, request) => {
@@ -118,7 +118,7 @@ impl ContainerdFront {
         }
     }
 
-    /// Updates the lifetime. A shim that is of no use any more, because containerd died at the wrong moment, must not stay for ever.
+    /// Updates the lifetime. A shim must not stay for ever because containerd died at the wrong moment.
     fn update_lifetime(&mut self) {
         let server = &mut self.server;
         self.used |= !server.tasks.is_empty();
@@ -126,7 +126,7 @@ impl ContainerdFront {
         server.lifetime.look(idle && (self.used || server.connections.is_empty()), clock::now());
     }
 
-    /// Sends the event of containerd's that stands for one of the supervisor's.
+    /// Sends containerd the event that corresponds to an event of the supervisor.
     fn publish(&mut self, event: Event, core: &Supervisor) {
         let event = match event {
             Event::Started { process, pid } => {
@@ -180,7 +180,7 @@ impl crate::Front for ContainerdFront {
             Event::Signal(libc::SIGTERM | libc::SIGINT | libc::SIGQUIT) if self.server.tasks.is_empty() => {
                 self.server.lifetime.leave(clock::now());
             }
-            // A service manager that stops all processes of a service does not mean the shims.
+            // A service manager that stops all processes of a service does not intend to stop the shims.
             Event::Signal(_) | Event::Removal => {}
             Event::Warning(text) => log::warn(&self.bundle, &text),
             Event::Started { .. } | Event::Exited { .. } | Event::OutOfMemory { .. } => self.publish(event, core),

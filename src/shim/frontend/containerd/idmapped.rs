@@ -1,8 +1,8 @@
 //! Idmapped root filesystems, whose files belong to the users of a user namespace. containerd 2 asks for them with the
-//! options `uidmap=` and `gidmap=`, for pods with a user namespace. It would have to copy the image otherwise.
+//! options `uidmap=` and `gidmap=`, for pods with a user namespace. Otherwise it would have to copy the image.
 //!
-//! A bind mount is idmapped itself (mount_setattr(2), Linux 5.12). Of an overlay the lower directories are idmapped,
-//! and the upper one is not (Linux 5.19). A child makes the mount in a mount namespace of its own: there an idmapped copy
+//! A bind mount is idmapped itself (mount_setattr(2), Linux 5.12). For an overlay the lower directories are idmapped,
+//! and the upper one is not (Linux 5.19). A child makes the mount in its own mount namespace: there an idmapped copy
 //! covers each lower directory, and the overlay uses the copies. The host gets only the result.
 
 use std::os::fd::{AsFd, OwnedFd};

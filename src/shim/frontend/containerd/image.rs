@@ -1,4 +1,4 @@
-//! The shim in an image, for the program that goes on in its place.
+//! The shim in an image, for the next program.
 
 use std::os::fd::AsFd;
 
@@ -54,7 +54,7 @@ choice! {
     Lifetime { 1 InUse {}, 2 Alone { 1 until: 0 }, 3 Leaving { 1 until: 0 }, 4 Over {} }
 }
 
-/// Tables are repeated fields, as they are without their names.
+/// A table is written as the repeated field that it wraps.
 macro_rules! tables {
     ($($name:ident),*) => {$(
         impl Field for $name {
@@ -71,7 +71,7 @@ macro_rules! tables {
 
 tables!(Tasks, PendingCalls, Jobs, Loggers, Connections, Serials);
 
-/// Messages of containerd's protocols are written as these say.
+/// Messages of containerd's protocols are written as these protocols define.
 macro_rules! messages {
     ($($name:ident),*) => {$(
         impl Value for $name {
@@ -112,7 +112,7 @@ impl Value for Outcome {
     }
 }
 
-/// What it finds is in its type.
+/// The type `T` of the finding is not written.
 impl<T> Value for Job<T> {
     fn write(&self, to: &mut Encoder) {
         to.put(1, true, &self.child);
@@ -127,7 +127,7 @@ impl<T> Value for Job<T> {
     }
 }
 
-/// Watches again what was watched in the program before.
+/// Watches again what the previous program watched.
 pub(super) fn watch_again(server: &Server, poll: &Poll) -> windlass_sys::Result<()> {
     for (serial, job) in server.jobs.0.entries() {
         poll.watch(&job.1.child().pidfd, key(FrontKind::Job, *serial), Interest::Read)?;

@@ -15,8 +15,8 @@ use windlass_sys::process::{self, Child, Exit, Forked, SingleThreaded};
 use windlass_sys::stream::{self, Moved};
 use windlass_sys::{descriptors, pipe};
 
-/// What a child can find out. It writes it to the pipe, as words: a program before this one may have forked it, and one
-/// after it may read them, so the words stay as they are.
+/// The result of a child's work. The child writes it to the pipe as words, which never change: the previous program may
+/// have forked the child, and the next program may read them.
 pub(super) trait Finding: Sized {
     /// The words.
     fn words(&self) -> String;
@@ -24,7 +24,7 @@ pub(super) trait Finding: Sized {
     fn of(words: &str) -> Option<Self>;
 }
 
-/// Nothing but that the work is done.
+/// No finding: the work is done.
 impl Finding for () {
     fn words(&self) -> String {
         String::new()
@@ -38,13 +38,13 @@ impl Finding for () {
 /// The PID namespace of a container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PidNamespace {
-    /// Its own: the kernel kills all its processes when init ends.
+    /// The container has its own: the kernel kills all its processes when init ends.
     Own,
-    /// That of others.
+    /// The container shares the namespace of others.
     Shared,
 }
 
-/// What the child that prepares a container finds in its configuration.
+/// The result of the child that prepares a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Prepared {
     pub namespace: PidNamespace,
@@ -78,21 +78,21 @@ impl Finding for Prepared {
 /// The exit status of a child whose work has failed. The pipe has the reason.
 const FAILED: i32 = 1;
 
-/// Longest reason or finding, in bytes. What the pipe does not hold without being read is cut off (pipe(7)).
+/// Longest reason or finding, in bytes. What exceeds the capacity of the pipe is cut off (pipe(7)).
 const LONGEST: usize = 16 * 1024;
 
-/// A child that works.
+/// A child at work.
 #[derive(Debug)]
 pub(super) struct Job<T> {
     pub(super) child: Child,
-    /// The pipe with the reason for which it has failed, or what it has found.
+    /// The pipe with the reason of a failure, or with the finding.
     pub(super) report: OwnedFd,
     pub(super) finds: PhantomData<T>,
 }
 
 impl<T: Finding> Job<T> {
-    /// Starts `work` in a child, which keeps `kept` open and no other descriptor. Its end is reported under
-    /// `key`.
+    /// Starts `work` in a child, which keeps `kept` open and no other descriptor. The end of the child is reported
+    /// under `key`.
     pub(super) fn start(
         key: u64,
         poll: &Poll,
@@ -141,7 +141,7 @@ impl<T: Finding> Job<T> {
     }
 }
 
-/// A job, and what its end is needed for.
+/// A job, and the step after its end.
 #[derive(Debug)]
 pub(super) enum Work {
     /// The root filesystem is mounted, and the logger awaited; then the container is created.
@@ -177,14 +177,14 @@ pub(super) enum JobResult {
 pub(super) struct Jobs(pub(super) Table<u64, Box<(Caller, Work)>>);
 
 impl Jobs {
-    /// Takes a job in, whose end answers `caller`. Returns the process id of its child.
+    /// Adds a job, whose end answers `caller`. Returns the process id of its child.
     pub(super) fn insert(&mut self, serial: u64, caller: Caller, work: Work) -> i32 {
         let pid = work.child().pid;
         self.0.insert(serial, Box::new((caller, work)));
         pid
     }
 
-    /// Takes out a job that has ended, with the process id of its child. `None`: it has not.
+    /// Takes out a job that has ended, with the process id of its child. Returns `None` while it runs.
     pub(super) fn ended(&mut self, serial: u64) -> Option<(i32, Caller, JobResult)> {
         let exit = self.0.get(&serial)?.1.child().try_wait().transpose()?;
         let (caller, work) = *self.0.remove(&serial)?;
@@ -197,7 +197,6 @@ impl Jobs {
         Some((pid, caller, ended))
     }
 
-    /// Whether there is none.
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -219,7 +218,7 @@ mod tests {
         assert_eq!(<()>::of(&().words()), Some(()));
     }
 
-    /// What a child with this exit status has found, after it wrote this reason.
+    /// The result of a child with this exit status, after it wrote this reason.
     fn result<T: Finding>(exit: Exit, reason: &str) -> Result<T, Error> {
         let (read_end, write_end) = pipe::new().expect("a pipe");
         stream::write(write_end.as_fd(), reason.as_bytes()).expect("written");

@@ -1,6 +1,6 @@
 //! The keys under which the descriptors of this front end are watched.
 
-/// What a descriptor is for.
+/// The kind of a descriptor of this front end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FrontKind {
     /// The listener.

@@ -1,7 +1,7 @@
 //! How long a shim stays, as a state machine.
 //!
-//! A shim ends after `Shutdown`, as soon as its last events and answers are sent. A shim that is of no use,
-//! because containerd died at the wrong moment, ends by itself.
+//! A shim ends after `Shutdown`, as soon as its last events and answers are sent. A shim that is left over, because
+//! containerd died at the wrong moment, ends by itself.
 
 use std::time::{Duration, Instant};
 
@@ -18,23 +18,23 @@ const ALONE: Duration = Duration::from_secs(30);
 /// How long the shim stays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Lifetime {
-    /// It has something to do.
+    /// The shim has work: a task, a job or an event, or a first connection.
     InUse,
-    /// It has nothing to do, and ends at this moment.
+    /// The shim has no work, and ends at this moment.
     Alone(#[serde(with = "serialized::moment")] Instant),
-    /// It ends when everything is sent, or at this moment.
+    /// The shim ends when everything is sent, or at this moment.
     Leaving(#[serde(with = "serialized::moment")] Instant),
-    /// It ends as soon as nothing is under way.
+    /// The shim ends as soon as nothing is in progress.
     Over,
 }
 
 impl Lifetime {
-    /// That of a shim that was just started.
+    /// The lifetime of a shim that was just started.
     pub(super) fn new(now: Instant) -> Lifetime {
         Lifetime::Alone(now + ALONE)
     }
 
-    /// There is nothing to do (any more), or there is.
+    /// Notes whether the shim has nothing to do.
     pub(super) fn look(&mut self, alone: bool, now: Instant) {
         match (alone, *self) {
             (true, Lifetime::InUse) => *self = Lifetime::Alone(now + ALONE),
@@ -43,17 +43,17 @@ impl Lifetime {
         }
     }
 
-    /// containerd needs it no more.
+    /// Ends the shim soon, because containerd does not need it any more.
     pub(super) fn leave(&mut self, now: Instant) {
         *self = Lifetime::Leaving(now + FLUSH);
     }
 
-    /// containerd needs it after all.
+    /// Keeps the shim, because containerd needs it after all.
     pub(super) fn stay(&mut self) {
         *self = Lifetime::InUse;
     }
 
-    /// When time alone changes it.
+    /// When time alone changes the lifetime.
     pub(super) fn deadline(&self) -> Option<Instant> {
         match *self {
             Lifetime::InUse | Lifetime::Over => None,
@@ -61,17 +61,17 @@ impl Lifetime {
         }
     }
 
-    /// Time has passed.
+    /// Handles a deadline that has passed.
     pub(super) fn due(&mut self, now: Instant) {
         match *self {
             Lifetime::Alone(at) if now >= at => self.leave(now),
-            // Something may still be under way, and is not waited for by a moment that has passed.
+            // Work may still be in progress, and a moment that has passed does not wait for it.
             Lifetime::Leaving(until) if now >= until => *self = Lifetime::Over,
             _ => {}
         }
     }
 
-    /// Whether it is over. `all_sent`: everything is sent.
+    /// Whether the lifetime is over. `all_sent`: everything is sent.
     pub(super) fn is_over(&self, all_sent: bool, now: Instant) -> bool {
         match *self {
             Lifetime::Leaving(until) => all_sent || now >= until,
@@ -100,7 +100,7 @@ mod tests {
         assert!(lifetime.is_over(false, now + ALONE + FLUSH));
     }
 
-    /// The loop would turn without a pause as long as a call of the runtime lasts.
+    /// Otherwise the loop would spin as long as a call of the runtime lasts.
     #[test]
     fn a_shim_that_is_still_busy_at_its_end_waits_for_no_moment_that_has_passed() {
         let now = Instant::now();
@@ -115,7 +115,7 @@ mod tests {
         let now = Instant::now();
         let mut lifetime = Lifetime::new(now);
         lifetime.leave(now);
-        // Neither looking nor waiting changes that it leaves.
+        // Neither a look nor time changes that the shim leaves.
         lifetime.look(false, now);
         lifetime.look(true, now);
         assert!(lifetime.is_over(true, now));

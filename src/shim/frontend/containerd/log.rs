@@ -1,7 +1,7 @@
 //! The shim's own messages: lines in the fifo `log` of the bundle, which containerd copies to its log.
 //!
-//! The fifo is opened for each line, because there are few of them, and never waited for. Without a reader the line is
-//! lost.
+//! The fifo is opened for each line, because there are few, and the shim never waits for it. Without a reader the line
+//! is lost.
 
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -20,7 +20,7 @@ pub(super) fn warn(bundle: &Path, text: &str) {
 }
 
 fn line(at: SystemTime, text: &str) -> String {
-    // A quoted value has the escapes of Go, which those of JSON are among.
+    // A quoted value has the escapes of Go, which include those of JSON.
     let (time, text) = (windlass_base::rfc3339::nanoseconds(at), serde_json::Value::from(text));
     format!("time=\"{time}\" level=warning msg={text} runtime=windlass-shim\n")
 }

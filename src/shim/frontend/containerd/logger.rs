@@ -35,7 +35,7 @@ pub(super) struct BinaryLogger {
     pub(super) process: ProcessId,
     /// The logger's own process.
     pub child: Child,
-    /// When it gets which signal next. `None` before its process is deleted, and after SIGKILL.
+    /// The time of the next signal, and its number. `None` before the process is deleted, and after SIGKILL.
     pub(super) end: Option<(Instant, i32)>,
 }
 
@@ -74,7 +74,7 @@ impl BinaryLogger {
         Ok((logger, ([out_write, err_write], ready_read)))
     }
 
-    /// Schedules the signals, because its process is deleted.
+    /// Schedules the signals, because the process is deleted.
     fn end(&mut self, now: Instant) {
         self.end = Some((now + GRACE, libc::SIGTERM));
     }
@@ -82,7 +82,7 @@ impl BinaryLogger {
     /// Sends the signal that is due.
     fn due(&mut self, now: Instant) {
         let Some((at, signal)) = self.end.filter(|(at, _)| *at <= now) else { return };
-        // An error means that it has ended. It is reaped when its pidfd is ready.
+        // An error means that the logger has ended. It is reaped when its pidfd is ready.
         let _ = process::send_signal(self.child.pidfd.as_fd(), signal);
         self.end = (signal != libc::SIGKILL).then_some((at + TERM, libc::SIGKILL));
     }

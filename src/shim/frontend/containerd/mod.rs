@@ -1,9 +1,9 @@
 //! containerd's shim protocol, version 2 and 3 of the task service.
 //!
-//! containerd runs the binary as `containerd-shim-NAME-vN` with an action: `start` (`start`)
-//! makes the lasting shim, or finds that of the same pod, and prints its address; the shim
-//! (`server`) answers calls on ttrpc ([`ttrpc`]) and sends events back (`outbox`); `delete`
-//! (`delete`) cleans up when it is gone; `-info` (`info`) says what the runtime can do.
+//! containerd runs the binary as `containerd-shim-NAME-vN` with an action: `start` (`start`) makes the lasting shim, or
+//! finds the one of the same pod, and prints its address; the shim (`server`) answers calls on ttrpc ([`ttrpc`]) and
+//! sends events back (`outbox`); `delete` (`delete`) cleans up after the shim; `-info` (`info`) reports the features of
+//! the runtime.
 //!
 //! ```text
 //!  containerd --start--> us --spawn--> shim: listener on fd 0
@@ -63,15 +63,15 @@ use super::control::Controlled;
 use super::stderr::print_error;
 use crate::Supervisor;
 
-/// The state that goes on in another program.
+/// The state that the next program goes on with.
 pub(crate) type Served = front::ContainerdFront;
 
-/// Goes on as the shim.
+/// Goes on as the shim, in the next program.
 pub(super) fn go_on((core, front): (Supervisor, Controlled<Served>)) -> Result<i32, String> {
     front::serve(core, front).map_err(|failed| failed.to_string())
 }
 
-/// The front end of a shim that listens there, for the simulation.
+/// The front end of a shim on this listener, for the simulation.
 #[cfg(simulated)]
 pub(crate) fn simulated(
     listener: std::os::fd::OwnedFd,
@@ -88,7 +88,7 @@ pub(crate) fn recorded(bundle: &std::path::Path, id: &str) -> Option<crate::exit
     delete::record(bundle, id)
 }
 
-/// Runs it.
+/// Runs the action.
 pub fn main(words: Vec<OsString>) -> ExitCode {
     let done = Arguments::parse(words).and_then(|arguments| match arguments.action {
         Action::Serve => front::main(&arguments),
@@ -100,7 +100,7 @@ pub fn main(words: Vec<OsString>) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // containerd shows it as the reason.
+            // containerd shows this text as the reason.
             print_error(&info::program(), &error.to_string());
             ExitCode::FAILURE
         }

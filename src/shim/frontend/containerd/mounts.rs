@@ -99,8 +99,8 @@ impl MountOptions {
             } else if option == "loop" {
                 options.loop_device = true;
             } else if mapped(option) {
-                // Its commas separate ranges, so it cannot be told from the options after it. A mount without it would
-                // have the wrong owners.
+                // Commas separate the ranges of this option, so it cannot be told from the options after it. A mount
+                // without it would have the wrong owners.
                 return Err(Error::Invalid(format!("mount option {option:?} must not be joined to others")));
             } else {
                 options.data.push(option.to_owned());
@@ -115,7 +115,7 @@ impl MountOptions {
 
 /// Splits a text with several options. As in fstab(5), a path cannot have a comma.
 fn separate(option: &str) -> impl Iterator<Item = &str> {
-    // Options of a filesystem may have commas in quotes. Such a text is not split.
+    // An option of a filesystem may have a comma in quotes, so a text with quotes is not split.
     let whole = option.contains('"');
     option.split(move |c| c == ',' && !whole).filter(|option| !option.is_empty())
 }
@@ -143,7 +143,7 @@ pub(super) fn mount_all(root: &Path, mounts: &[Mount]) -> std::result::Result<()
     Ok(())
 }
 
-/// Opens the target of a mount, with what is mounted there by now.
+/// Opens the target of a mount, on top of the mounts made so far.
 fn target(root: &Path, mount: &Mount) -> Result<OwnedFd> {
     let root = fd::open(root, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW)?;
     match mount.target.trim_start_matches('/') {
@@ -232,7 +232,7 @@ fn common_directory<'a>(paths: impl Iterator<Item = &'a str>) -> &'a str {
     common.unwrap_or_default()
 }
 
-/// Unmounts everything on `root` and below it. It is no error if nothing is mounted.
+/// Unmounts everything on `root` and below it. Succeeds if nothing is mounted.
 pub(super) fn unmount_all(root: &Path) -> std::result::Result<(), Error> {
     // Several mounts may be stacked on `root`, but not this many.
     for _ in 0..64 {

@@ -1,8 +1,8 @@
 //! Events on their way to containerd: in order, one at a time, each sent until it is acknowledged.
 //!
-//! containerd may be away for any time, and what it has not acknowledged is kept. An event keeps its time
-//! when it is sent again, so a receiver can tell a repeat. The queue is not written to disk: should the shim
-//! be killed, `delete` tells the end of a container from its exit record.
+//! containerd may be away for any time, and events that it has not acknowledged are kept. An event keeps its time when
+//! it is sent again, so a receiver can recognize a repetition. The queue is not on disk: if the shim is killed,
+//! `delete` reports the end of a container from its exit record.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -21,21 +21,21 @@ use windlass_sys::{clock, socket};
 
 const SERVICE: &str = "containerd.services.events.ttrpc.v1.Events";
 
-/// First and longest pause before another try.
+/// First and longest pause before the next attempt.
 const SOON: Duration = Duration::from_millis(50);
 const LATE: Duration = Duration::from_secs(1);
 
 /// How long an acknowledgement may take before the connection counts as dead.
 const ACK_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What becomes of the first event of the queue.
+/// The delivery of the first event of the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Delivery {
-    /// It can be sent.
+    /// The event can be sent.
     Ready,
-    /// It was sent at this moment, and its acknowledgement is awaited.
+    /// The event was sent at this moment, and its acknowledgement is awaited.
     Sent(#[serde(with = "serialized::moment")] Instant),
-    /// It can be sent again at this moment.
+    /// The event can be sent again at this moment.
     Paused(#[serde(with = "serialized::moment")] Instant),
 }
 
@@ -53,17 +53,17 @@ impl Queue {
         Queue { events: VecDeque::new(), delivery: Delivery::Ready, pause: SOON }
     }
 
-    /// Takes an event.
+    /// Adds an event.
     fn push(&mut self, at: SystemTime, event: TaskEvent) {
         let sent = usize::from(matches!(self.delivery, Delivery::Sent(_)));
-        // A container may be killed for want of memory again and again while nobody listens.
+        // The kernel may kill processes of a container repeatedly while containerd is away.
         let repeated = event.topic == Topic::Oom && self.events.iter().skip(sent).any(|(_, of)| *of == event);
         if !repeated {
             self.events.push_back((at.into(), event));
         }
     }
 
-    /// When time alone changes it.
+    /// When time alone changes the delivery.
     fn deadline(&self) -> Option<Instant> {
         match self.delivery {
             Delivery::Ready => None,
@@ -86,12 +86,12 @@ impl Queue {
         }
     }
 
-    /// The first event was sent.
+    /// Notes that the first event was sent.
     fn sent(&mut self, now: Instant) {
         self.delivery = Delivery::Sent(now);
     }
 
-    /// The connection is gone. If the first event was sent, it may or may not have arrived.
+    /// Notes that the connection is gone. If the first event was sent, it may or may not have arrived.
     fn lost(&mut self, now: Instant) {
         self.delivery = Delivery::Ready;
         if !self.events.is_empty() {
@@ -100,11 +100,11 @@ impl Queue {
         }
     }
 
-    /// containerd has answered. Returns a complaint that is worth a line in the log.
+    /// Handles containerd's answer. Returns a text for the log, if it is needed.
     fn answered(&mut self, status: Status, now: Instant) -> Option<String> {
         let complaint = match status.code {
             0 => None,
-            // It would be refused the next time too, and the others wait behind it.
+            // It would be refused the next time too, and the other events wait behind it.
             code::INVALID_ARGUMENT | code::UNIMPLEMENTED => {
                 let topic = self.events.front().map_or("", |(_, event)| event.topic.name());
                 Some(format!("containerd does not take the event {topic}: {}", status.message))
@@ -134,7 +134,7 @@ pub(super) struct Outbox {
 }
 
 impl Outbox {
-    /// For the socket at `address`, watched under `key`.
+    /// An outbox for the socket at `address`, watched under `key`.
     pub(super) fn new(address: &str, namespace: &str, key: u64) -> Outbox {
         Outbox {
             address: address.strip_prefix("unix://").unwrap_or(address).into(),
@@ -146,23 +146,23 @@ impl Outbox {
         }
     }
 
-    /// Takes an event, and sends it when its turn comes.
+    /// Adds an event, and sends it in its turn.
     pub(super) fn push(&mut self, event: TaskEvent, poll: &Poll) {
         self.queue.push(clock::wall(), event);
         self.next(clock::now(), poll);
     }
 
-    /// Whether everything is acknowledged.
+    /// Whether every event is acknowledged.
     pub(super) fn is_empty(&self) -> bool {
         self.queue.events.is_empty()
     }
 
-    /// When [`Outbox::next`] has something to do.
+    /// When [`Outbox::next`] is to be called.
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.queue.deadline()
     }
 
-    /// Sends the first event, if it is time.
+    /// Sends the first event, if it is time for that.
     pub(super) fn next(&mut self, now: Instant, poll: &Poll) {
         if self.queue.is_dead(now) {
             return self.lost(now);
@@ -183,7 +183,7 @@ impl Outbox {
         if self.link.is_none() {
             let socket = socket::connect_now(&self.address);
             self.link = socket.and_then(|socket| Connection::new(socket, self.key, poll)).ok();
-            // Odd numbers are the client's, and begin anew with each connection.
+            // Odd numbers are the client's, and start again with each connection.
             self.stream = 1;
         }
         let stream = self.stream;
@@ -199,7 +199,7 @@ impl Outbox {
         self.queue.lost(now);
     }
 
-    /// The socket is ready. Returns a complaint that is worth a line in the log.
+    /// Handles the socket when it is ready. Returns a text for the log, if it is needed.
     pub(super) fn ready(&mut self, ready: Ready, poll: &Poll) -> Option<String> {
         let now = clock::now();
         let link = self.link.as_mut()?;
@@ -282,7 +282,7 @@ mod tests {
             now = until;
         }
         assert_eq!(pauses, [50, 100, 200, 400, 800, 1000, 1000]);
-        // Once one has arrived, the pauses are short again.
+        // After an acknowledgement, the pauses are short again.
         queue.sent(now);
         queue.push(SystemTime::UNIX_EPOCH, event(Topic::Delete));
         queue.answered(Status::default(), now);
@@ -308,7 +308,7 @@ mod tests {
         let now = Instant::now();
         let mut queue = queue(&[Topic::Oom, Topic::Oom]);
         assert_eq!(queue.events.len(), 1);
-        // One that was sent may have arrived, so the next is news.
+        // The sent event may have arrived, so an equal one after it is news.
         queue.sent(now);
         queue.push(SystemTime::UNIX_EPOCH, event(Topic::Oom));
         queue.push(SystemTime::UNIX_EPOCH, event(Topic::Oom));

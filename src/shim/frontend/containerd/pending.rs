@@ -10,7 +10,7 @@ use super::message::event::TaskEvent;
 use crate::table::Table;
 use crate::{Code, ProcessId, Refusal, Reply, WaitToken};
 
-/// The call that a reply belongs to, and what is to be done with it.
+/// The call that a reply belongs to, and the step after the reply.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Then {
     /// `Create`.
@@ -27,7 +27,7 @@ pub(super) enum Then {
         verb: RuntimeVerb,
         /// The event that is sent when it has succeeded.
         event: Option<TaskEvent>,
-        /// A file that is not needed any more when it has ended.
+        /// A file that is removed after the call.
         file: Option<PathBuf>,
     },
     /// `Checkpoint`.
@@ -40,7 +40,7 @@ pub(super) enum Then {
 }
 
 impl Then {
-    /// What engines expect before the runtime's message.
+    /// The text that engines expect before the runtime's message.
     fn prefix(&self) -> Option<&'static str> {
         match self {
             Then::Create(_) => Some("OCI runtime create failed"),
@@ -96,7 +96,7 @@ impl RuntimeVerb {
 pub(super) struct PendingCalls(pub(super) Table<WaitToken, (Caller, Then)>);
 
 impl PendingCalls {
-    /// Notes the caller that waits for a later reply. A reply that is there already is returned.
+    /// Notes the caller of a request. Returns the reply if it has come at once.
     pub(super) fn note(
         &mut self,
         caller: Caller,

@@ -1,4 +1,4 @@
-//! What the lasting shim keeps: its tables, and what all its calls need of them.
+//! The lasting shim: its tables, and the operations that all its calls need.
 
 use std::os::fd::OwnedFd;
 use std::time::Instant;
@@ -33,7 +33,6 @@ pub(super) struct Server {
     pub outbox: Outbox,
     /// The connections of containerd.
     pub connections: Connections,
-    /// How long it stays.
     pub lifetime: Lifetime,
     /// The serial numbers of descriptors and files.
     pub serials: Serials,
@@ -55,8 +54,7 @@ impl Server {
         }
     }
 
-    /// Starts a job whose end answers the caller. `start` gets the key of the job; `then` says what its end is
-    /// needed for.
+    /// Starts a job whose end answers the caller. `start` gets the key of the job; `then` is the step after its end.
     pub(super) fn begin<T>(
         &mut self,
         core: &mut Supervisor,
@@ -76,27 +74,27 @@ impl Server {
         self.connections.answer(caller, outcome, &core.poll);
     }
 
-    /// Takes in a connection of containerd.
+    /// Adds a connection of containerd.
     pub(super) fn connect(&mut self, socket: OwnedFd, core: &Supervisor) {
         let serial = self.serials.next();
         // A connection that cannot be watched is closed, and containerd tries again.
         let _ = self.connections.insert(serial, key(FrontKind::Connection, serial), socket, &core.poll);
     }
 
-    /// A logger may have ended.
+    /// Removes a logger that has ended.
     pub(super) fn logger_ended(&mut self, serial: u64, core: &mut Supervisor) {
         if let Some(pid) = self.loggers.ended(serial) {
             core.forget_child(pid);
         }
     }
 
-    /// Forgets a task. Its loggers are to end.
+    /// Forgets a task, and ends its loggers.
     pub(super) fn forget_task(&mut self, id: &ProcessId) {
         self.tasks.remove(&id.container);
         self.loggers.end(|process| process.container == id.container, clock::now());
     }
 
-    /// Forgets an exec. The file of its OCI process is removed, unless it `ran`, when that was done. Its logger is to end.
+    /// Forgets an exec, and ends its logger. The file of its OCI process is removed, if it has not `ran`, which does that.
     pub(super) fn forget_exec(&mut self, id: &ProcessId, ran: bool) {
         if let Some(file) = self.tasks.remove_exec(id).filter(|_| !ran) {
             let _ = std::fs::remove_file(file);

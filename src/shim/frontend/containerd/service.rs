@@ -23,7 +23,7 @@ use windlass_sys::clock;
 const SERVICES: [&str; 2] = ["containerd.task.v2.Task", "containerd.task.v3.Task"];
 
 impl Server {
-    /// A call of a client.
+    /// Handles a call of a client.
     pub(super) fn call(&mut self, core: &mut Supervisor, caller: Caller, request: &ttrpc::Request) -> Outcome {
         if !SERVICES.contains(&request.service.as_str()) {
             return Err(refused(code::UNIMPLEMENTED, format!("service {:?} is not implemented", request.service)));
@@ -60,7 +60,7 @@ impl Server {
         }
     }
 
-    /// Notes that the caller waits for a later reply, or does what is to be done with one that is there.
+    /// Notes that the caller waits for a later reply, or handles a reply that has come at once.
     fn asked(&mut self, core: &mut Supervisor, caller: Caller, then: Then, asked: Result<Reply, Refusal>) -> Outcome {
         match self.pending.note(caller, then, asked) {
             None => Ok(Answer::Later),
@@ -68,7 +68,7 @@ impl Server {
         }
     }
 
-    /// Does what is to be done with a reply of the supervisor.
+    /// Handles a reply of the supervisor.
     pub(super) fn finished(
         &mut self,
         core: &mut Supervisor,
@@ -123,7 +123,7 @@ impl Server {
         let (Ok(rows), Ok(columns)) = (rows, columns) else {
             return Err(refused(code::INVALID_ARGUMENT, format!("a terminal of {width}x{height}")));
         };
-        // Without a terminal there is nothing to set, and callers do not ask first.
+        // Without a terminal there is nothing to set, and callers do not check first.
         if core.state(&process).is_none_or(|state| state.terminal) {
             core.request(Request::Resize { process, rows, columns })?;
         }
@@ -197,7 +197,7 @@ impl Server {
         now(&Pids { processes: processes.collect() })
     }
 
-    /// A verb of the runtime on a whole container.
+    /// Runs a verb of the runtime on a whole container.
     fn verb(
         &mut self,
         core: &mut Supervisor,

@@ -1,5 +1,5 @@
-//! How much output is kept while containerd is away: an annotation of the container, otherwise an option of the runtime,
-//! and at most what the host allows.
+//! How much output is kept while containerd is away: an annotation of the container sets it, otherwise an option of the
+//! runtime, and the host sets the maximum.
 
 use std::path::Path;
 
@@ -13,15 +13,14 @@ use windlass_base::spec::Outline;
 const MAX: &str = "run.windlass.spool-max";
 const FULL: &str = "run.windlass.spool-full";
 
-/// The variable in containerd's environment that says how much the file of one stream may have on this host.
+/// The variable in containerd's environment with the largest file of one stream on this host.
 const CEILING: &str = "WINDLASS_SPOOL_CEILING";
 
-/// The size of the file of a stream, unless something else is said; and the most that can be said, unless the host
-/// says something else.
+/// The default size of the file of a stream, and the default maximum.
 const USUAL: u64 = 16 << 20;
 const MOST: u64 = 64 << 20;
 
-/// The settings of a container.
+/// The settings of a container's output.
 pub(super) fn of(options: &Options, config: &Outline, bundle: &Path) -> Result<Spooling, Error> {
     let ceiling = std::env::var(CEILING).ok();
     settle(options, [config.annotation(MAX), config.annotation(FULL)], ceiling.as_deref(), bundle)
@@ -42,12 +41,12 @@ fn settle(
     Ok(Spooling {
         max: max.unwrap_or(USUAL).min(ceiling.unwrap_or(MOST)),
         full: full.unwrap_or_default(),
-        // A link that containerd makes; the bundle itself is in memory.
+        // A link that containerd makes. The bundle itself is in memory.
         directory: bundle.join("work"),
     })
 }
 
-/// What is said under a name, if anything is.
+/// Parses a setting, if it is given.
 fn said<T>(said: Option<(&str, &str)>, parse: impl FnOnce(&str) -> Option<T>) -> Result<Option<T>, Error> {
     let Some((name, text)) = said else { return Ok(None) };
     let wrong = || Error::Invalid(format!("{name}: {text:?} is not understood"));

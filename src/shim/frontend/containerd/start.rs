@@ -1,7 +1,7 @@
-//! `start`: starts the lasting shim, or finds that of the same pod, and prints its address.
+//! `start`: starts the lasting shim, or finds the one of the same pod, and prints its address.
 //!
-//! Everything that needs a parser of JSON, and the heap for it, is done here. The lasting shim is a new execution of
-//! the same binary, which begins with the listener alone.
+//! All work that needs a parser of JSON, and the heap for it, is done here. The lasting shim is a new execution of the
+//! same binary, which begins with the listener alone.
 
 use std::ffi::{CString, OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};
@@ -43,8 +43,8 @@ pub(super) fn main(arguments: &Arguments) -> Result<(), Error> {
     let key = [&arguments.address, &arguments.namespace, bundle::group(&config, &arguments.id)].join("\0");
     let path = socket_directory(&directory, params).join(format!("{:032x}", hash(key.as_bytes())));
     let address = format!("unix://{}", path.display());
-    // When an older containerd is restarted it finds the address only in this file. So does `delete`, which removes the
-    // socket of a start that was killed: the file comes first.
+    // An older containerd finds the address only in this file after a restart. The file comes before the socket, so
+    // that `delete` finds and removes the socket of a start that was killed.
     exit::put(&directory.join("address"), address.as_bytes(), false)?;
     let shim = match listen(&path)? {
         // Options that cannot be read are refused when a task is created.
@@ -59,7 +59,7 @@ pub(super) fn main(arguments: &Arguments) -> Result<(), Error> {
         Some(_) => io::print(&Outcome { version: 3, address, protocol: "ttrpc".into() }.encode()),
         None => io::print(address.as_bytes()),
     };
-    // Nobody knows the address of the new shim, so it must not stay.
+    // No one knows the address of the new shim, so it must not stay.
     printed.inspect_err(|_| {
         if let Some(shim) = shim {
             shim.end();
@@ -68,8 +68,8 @@ pub(super) fn main(arguments: &Arguments) -> Result<(), Error> {
     })
 }
 
-/// The directory of the socket: that which containerd asks for; otherwise one in containerd's state directory, in
-/// which the bundle is; otherwise the usual one.
+/// The directory of the socket: containerd's choice, otherwise the one in containerd's state directory, in which the
+/// bundle is, otherwise the usual one.
 fn socket_directory(bundle: &Path, params: Option<&Params>) -> PathBuf {
     let given = params.map(|params| params.socket_dir.as_str()).filter(|dir| !dir.is_empty()).map(PathBuf::from);
     // STATE/io.containerd.runtime.v2.task/NAMESPACE/ID
@@ -82,15 +82,14 @@ fn socket_directory(bundle: &Path, params: Option<&Params>) -> PathBuf {
         .unwrap_or_else(|| SOCKETS.into())
 }
 
-/// FNV-1a in 128 bits. It is the same in every version of the shim, which the hash of the standard library need not
-/// be.
+/// FNV-1a in 128 bits. It is the same in every version of the shim, unlike the hash of the standard library.
 fn hash(bytes: &[u8]) -> u128 {
     const OFFSET: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
     const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
     bytes.iter().fold(OFFSET, |hash, &byte| (hash ^ u128::from(byte)).wrapping_mul(PRIME))
 }
 
-/// The listener, and the lock under which it was made. `None`: a shim listens there already.
+/// The listener, and the lock under which it was made. `None`: a shim already listens there.
 fn listen(path: &Path) -> Result<Option<(OwnedFd, OwnedFd)>, Error> {
     let (parent, name) = (path.parent().unwrap_or(path), path.file_name().unwrap_or_default().to_string_lossy());
     std::fs::DirBuilder::new()
@@ -126,7 +125,7 @@ fn spawn(
 ) -> Result<Child, Error> {
     let text = |text: &OsStr| CString::new(text.as_bytes()).unwrap_or_default();
     let own: Vec<OsString> = std::env::args_os().collect();
-    // If the name of the program does not say that the protocol is containerd's, the first argument does.
+    // If the name of the program does not select containerd's protocol, the first argument does.
     let named = own.get(1).filter(|word| *word == "containerd");
     let socket = path.as_os_str();
     let words: Vec<CString> = own
@@ -209,7 +208,7 @@ mod tests {
     fn a_dead_socket_is_replaced_and_a_live_one_is_used() {
         let path = std::env::temp_dir().join(format!("windlass-start-{}/socket", std::process::id()));
         let first = listen(&path).expect("listens").expect("nobody else does");
-        // The lock would be the process's that is gone by then.
+        // The lock would belong to a process that has ended by then.
         let (listener, lock) = first;
         drop(lock);
         assert!(listen(&path).expect("looked").is_none());

@@ -24,7 +24,7 @@ pub(super) enum Target {
 pub(super) struct Program {
     pub path: PathBuf,
     pub arguments: Vec<String>,
-    /// Whether it writes a byte when it is ready (`binary-v2`). Otherwise it closes the descriptor.
+    /// Whether the logger writes a byte when it is ready (`binary-v2`). Otherwise it closes the descriptor.
     pub speaks: bool,
 }
 

@@ -1,5 +1,5 @@
-//! How tasks and execs come and go: what has to be done before the supervisor has one (mounts, loggers) and
-//! after it (unmounting).
+//! How tasks and execs come and go: the work before the supervisor has one (mounts, loggers), and the work after it
+//! (unmounting).
 
 use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
@@ -35,7 +35,7 @@ use windlass_sys::poll::Deadline;
 /// How long output is read after a process has ended, when another process still holds its pipe open.
 const DRAIN: Duration = Duration::from_secs(10);
 
-/// A logger that is becoming ready: the descriptor on which it says so.
+/// A logger that is starting, and the descriptor on which it reports that it is ready.
 type Awaited = (stdio::Program, OwnedFd);
 
 impl Server {
@@ -90,7 +90,7 @@ impl Server {
         Ok(Answer::Later)
     }
 
-    /// The stdio of a process. If it goes to a program, that is started.
+    /// The stdio of a process. If it goes to a logger, the logger is started.
     fn stdio(
         &mut self,
         core: &mut Supervisor,
@@ -113,7 +113,7 @@ impl Server {
         Ok((stdio, Some((program, ready))))
     }
 
-    /// A job may have ended.
+    /// Checks whether a job has ended.
     pub(super) fn job_ended(&mut self, core: &mut Supervisor, serial: u64) {
         let Some((pid, caller, ended)) = self.jobs.ended(serial) else { return };
         core.forget_child(pid);
@@ -130,7 +130,7 @@ impl Server {
                 }
                 match result {
                     Ok(()) => outcome,
-                    // What had failed before is the better reason.
+                    // An earlier failure is the better reason.
                     Err(error) => outcome.and(Err(unknown(error))),
                 }
             }
@@ -138,7 +138,7 @@ impl Server {
         self.answer(caller, outcome, core);
     }
 
-    /// Everything is ready for the runtime's `create`.
+    /// Requests the runtime's `create`, because everything is ready for it.
     fn prepared(
         &mut self,
         core: &mut Supervisor,
@@ -156,14 +156,14 @@ impl Server {
                 container(task, namespace)
             }
             Err(error) => {
-                // What the child had mounted it has unmounted.
+                // The child has unmounted what it had mounted.
                 self.forget_task(&id);
                 return Err(unknown(error));
             }
         };
         let later = process.verb == "restore" && process.arguments.last().is_none_or(|word| word != HOLD);
         let asked = core.open(container).and_then(|()| {
-            // Any other runtime than windlass restores a checkpoint at `Start`; until then there is no process.
+            // A runtime other than windlass restores a checkpoint at `Start`; until then there is no process.
             core.request(if later { Request::AddExec(process) } else { Request::Create(process) })
         });
         if later && asked.is_ok() {
@@ -176,7 +176,7 @@ impl Server {
         }
     }
 
-    /// The runtime's `create` has ended.
+    /// Handles the end of the runtime's `create`.
     pub(super) fn create_done(
         &mut self,
         core: &mut Supervisor,
@@ -194,14 +194,14 @@ impl Server {
         }
     }
 
-    /// The supervisor has the container: containerd may ask for it, and gets the event.
+    /// Makes a container known to containerd, which gets the event.
     pub(super) fn created(&mut self, core: &Supervisor, id: &str, pid: i32) {
         if let Some(event) = self.tasks.created(id, pid as u32) {
             self.outbox.push(Topic::Create.with(&event), &core.poll);
         }
     }
 
-    /// `Exec`: makes it known, when its logger is ready.
+    /// `Exec`: makes an exec known, when its logger is ready.
     pub(super) fn exec(&mut self, core: &mut Supervisor, caller: Caller, request: Exec) -> Outcome {
         let task = self.tasks.find(&request.id)?;
         let (directory, owner, spooling) = (task.bundle.clone(), task.owner, task.spooling.clone());
@@ -214,7 +214,7 @@ impl Server {
         let (mut stdio, logger) = self.stdio(core, &id, &io, owner)?;
         stdio.spooling = spooling;
         let file = process_file(&directory, &request.exec_id);
-        // Only a runtime that this shim starts reads it, so it may be there in part.
+        // Only a runtime that this shim starts later reads the file, so it need not appear as a whole.
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC | OFlag::O_NOFOLLOW;
         let written = fd::openat(fd::CWD, &file, flags, 0o600)?;
         fd::write_all(written.as_fd(), &spec, Deadline::NEVER)?;
@@ -227,7 +227,7 @@ impl Server {
             verb: "exec",
             arguments: Vec::new(),
             preserve_fds: Vec::new(),
-            // A caller that could ask for a record is gone with the shim.
+            // A caller that could ask for a record does not outlive the shim.
             exit_files: Vec::new(),
         };
         self.tasks.add_exec(&id, io);
@@ -253,8 +253,7 @@ impl Server {
         done()
     }
 
-    /// The supervisor has forgotten a process, so it is forgotten here. For init, the root filesystem is
-    /// unmounted.
+    /// Forgets a process that the supervisor has forgotten. For init, the root filesystem is unmounted.
     pub(super) fn deleted(
         &mut self,
         core: &mut Supervisor,
@@ -308,8 +307,7 @@ fn unknown(error: Error) -> Status {
     refused(code::UNKNOWN, error.to_string())
 }
 
-/// Mounts the root filesystem and waits for the logger; in a child of the shim. What was mounted is unmounted if
-/// anything fails.
+/// Mounts the root filesystem and waits for the logger; in a child of the shim. If a step fails, the mounts are undone.
 fn prepare(
     directory: &Path,
     rootfs: &[Mount],
@@ -340,7 +338,7 @@ fn can_hold(runtime: &Path) -> bool {
     command::run(runtime, &words, Deadline::after(command::TIMEOUT)).is_ok_and(|finished| finished.success())
 }
 
-/// A task as the supervisor has it.
+/// The supervisor's description of a task.
 fn container(task: &Task, namespace: PidNamespace) -> Container {
     Container {
         id: task.id.clone(),
@@ -372,7 +370,7 @@ fn refuse_exec(task: &Task, core: &Supervisor, request: &Exec) -> Result<(), Sta
     Ok(())
 }
 
-/// The OCI process, with the terminal that the request has: it is what the stdio is made for.
+/// The OCI process, with the terminal setting of the request, for which the stdio is made.
 fn with_terminal(spec: Vec<u8>, terminal: bool) -> Result<Vec<u8>, Error> {
     #[derive(serde::Deserialize)]
     struct Process {
@@ -410,8 +408,8 @@ fn arguments(options: &Options, checkpoint: &str, bundle: &Path) -> Vec<OsString
     words
 }
 
-/// Where the end is written down: for `delete`, and for windlass in its own state, which is a file below
-/// the runtime's root. Other runtimes have a directory there, and nothing is written then.
+/// The files that record the end: one for `delete`, and for windlass its own state, which is a file below the runtime's
+/// root. Other runtimes have a directory there, and nothing is written then.
 fn exit_files(bundle: &Path, root: &Path, id: &str) -> Vec<ExitFile> {
     vec![ExitFile::Record(bundle::exit_file(bundle)), ExitFile::RuntimeState(root.join(id))]
 }

@@ -1,4 +1,4 @@
-//! The table of the tasks, which are the containers as containerd knows them.
+//! The table of the tasks, which are containerd's containers.
 
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -16,33 +16,29 @@ use crate::{ProcessId, Runtime, Spooling, serialized};
 /// A task.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Task {
-    /// Its id.
     #[serde(with = "serialized::text")]
     pub id: Rc<str>,
-    /// Its bundle.
     pub bundle: PathBuf,
-    /// The stdio that containerd gave it.
+    /// The stdio that containerd has chosen.
     pub io: TaskIo,
-    /// The checkpoint that it is restored from when it is started; empty if there is none.
+    /// The checkpoint that the task is restored from at its start; empty if there is none.
     pub checkpoint: String,
-    /// User and group of its pipes.
+    /// User and group of the pipes.
     pub owner: (u32, u32),
-    /// What becomes of its output while nobody reads it.
+    /// How output is kept while nobody reads it.
     pub spooling: Spooling,
-    /// Its runtime.
     pub runtime: Runtime,
-    /// How far it has come.
     pub stage: TaskStage,
-    /// Its execs, with their stdio.
+    /// The execs, with their stdio.
     pub execs: Table<String, TaskIo>,
 }
 
-/// How far a task has come.
+/// The progress of a task's creation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum TaskStage {
-    /// Its root filesystem is being mounted, or its runtime has not answered. containerd cannot ask for it.
+    /// The root filesystem is being mounted, or the runtime has not answered. containerd cannot ask for the task.
     Preparing {
-        /// What is mounted.
+        /// The mounts of the root filesystem.
         rootfs: Vec<Mount>,
     },
     /// The event of its creation was sent.
@@ -50,7 +46,7 @@ pub(super) enum TaskStage {
 }
 
 impl Task {
-    /// The stdio of one of its processes.
+    /// The stdio of a process of the task.
     pub(super) fn io(&self, process: &ProcessId) -> &TaskIo {
         process.exec.as_deref().and_then(|exec| self.execs.get(exec)).unwrap_or(&self.io)
     }
@@ -71,7 +67,6 @@ pub(super) fn process_file(bundle: &Path, exec: &str) -> PathBuf {
 pub(super) struct Tasks(pub(super) Table<String, Box<Task>>);
 
 impl Tasks {
-    /// Whether there is none.
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -84,17 +79,17 @@ impl Tasks {
         }
     }
 
-    /// Takes a task in, whose id is free.
+    /// Adds a task, whose id must be free.
     pub(super) fn insert(&mut self, task: Task) {
         self.0.insert(task.id.to_string(), Box::new(task));
     }
 
-    /// Takes a task out.
+    /// Removes a task.
     pub(super) fn remove(&mut self, id: &str) -> Option<Box<Task>> {
         self.0.remove(id)
     }
 
-    /// A task, also one that containerd cannot ask for yet.
+    /// A task, even if containerd cannot ask for it yet.
     pub(super) fn get(&self, id: &str) -> Option<&Task> {
         self.0.get(id).map(Box::as_ref)
     }
@@ -109,7 +104,7 @@ impl Tasks {
         task.ok_or_else(|| refused(code::NOT_FOUND, format!("container {id:?} does not exist")))
     }
 
-    /// A process of such a task.
+    /// A process of a task that containerd can ask for.
     pub(super) fn process(&self, name: &Name) -> Result<ProcessId, Status> {
         let task = self.find(&name.id)?;
         if !name.exec_id.is_empty() && task.execs.get(&*name.exec_id).is_none() {
@@ -118,7 +113,7 @@ impl Tasks {
         Ok(ProcessId::of(&name.id, &name.exec_id))
     }
 
-    /// The task was created: the event that tells containerd. `None`: the event was sent before.
+    /// Notes that the task was created. Returns the event for containerd, or `None` if it was sent before.
     pub(super) fn created(&mut self, id: &str, pid: u32) -> Option<TaskCreate> {
         let task = self.0.get_mut(id)?;
         let TaskStage::Preparing { rootfs } = std::mem::replace(&mut task.stage, TaskStage::Created) else {
@@ -134,14 +129,14 @@ impl Tasks {
         })
     }
 
-    /// Takes an exec in.
+    /// Adds an exec.
     pub(super) fn add_exec(&mut self, id: &ProcessId, io: TaskIo) {
         if let (Some(task), Some(exec)) = (self.0.get_mut(&*id.container), &id.exec) {
             task.execs.insert(exec.to_string(), io);
         }
     }
 
-    /// Takes an exec out: the file with its OCI process, which is not needed any more.
+    /// Removes an exec. Returns the file with its OCI process, which is not needed any more.
     pub(super) fn remove_exec(&mut self, id: &ProcessId) -> Option<PathBuf> {
         let task = self.0.get_mut(&*id.container)?;
         let exec = id.exec.as_deref()?;

@@ -28,7 +28,7 @@ pub enum FrameKind {
 pub struct Frame<'a> {
     /// The number of the call. It is odd if the client began the call.
     pub stream: u32,
-    /// Its type.
+    /// The type of the frame.
     pub kind: FrameKind,
     /// The message.
     pub body: &'a [u8],
@@ -80,7 +80,7 @@ message! {
         1 service: String,
         /// The method's name.
         2 method: String,
-        /// Its argument, a message.
+        /// The argument, a message.
         3 payload: Vec<u8>,
         /// The caller's timeout in nanoseconds; 0 is none.
         4 timeout: i64,

@@ -38,7 +38,7 @@ pub(super) fn adopt(dir: &ContainerDir, facts: &Facts, new: NewProcess, core: &m
     let text = fd::read_small(fd::CWD, dir.file("pid")).map_err(|_| ended())?;
     let pid: i32 = std::str::from_utf8(&text).ok().and_then(|text| text.trim().parse().ok()).ok_or_else(ended)?;
     // The pidfd is opened before the runtime is asked. The runtime compares start times, so if it still reports the
-    // process id, the pidfd is that of the container.
+    // process id, the pidfd is init's.
     let pidfd = process::open_pid(pid).map_err(|_| ended())?;
     let state = runtime_state(facts).filter(|state| state.pid == pid);
     let phase = state.and_then(|state| state.phase()).filter(|phase| *phase != Phase::Stopped).ok_or_else(ended)?;
@@ -56,12 +56,12 @@ pub(super) fn adopt(dir: &ContainerDir, facts: &Facts, new: NewProcess, core: &m
     Ok(())
 }
 
-/// What a shim can do for an adopted container.
+/// The abilities of a shim for an adopted container.
 fn guarantees() -> Value {
     json!({"exit_reported": true, "exit_code": exit_codes_of_others(), "output": true, "stdin": false, "execs": false})
 }
 
-/// Whether the kernel reports the exit status of another's child: tried with a child that is reaped already.
+/// Whether the kernel reports the exit status of another's child. Tried with a child that was already reaped.
 fn exit_codes_of_others() -> bool {
     let Ok(proof) = SingleThreaded::check() else { return false };
     match process::fork(CloneFlags::empty(), None, &proof) {

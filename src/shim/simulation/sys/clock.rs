@@ -11,7 +11,7 @@ fn base() -> Instant {
     *BASE.get_or_init(Instant::now)
 }
 
-/// The time since the simulation began.
+/// The simulated time since the beginning.
 fn passed() -> Duration {
     Duration::from_nanos(kernel::now())
 }
@@ -21,7 +21,7 @@ pub fn now() -> Instant {
     base() + passed()
 }
 
-/// How long after the beginning of the simulation a moment is.
+/// Nanoseconds from the beginning of the simulation to a moment.
 pub fn since_begin(moment: Instant) -> u64 {
     moment.saturating_duration_since(base()).as_nanos() as u64
 }
@@ -31,18 +31,18 @@ pub fn wall() -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000) + passed()
 }
 
-/// How long after the beginning of the simulation a time of day is.
+/// Nanoseconds from the beginning of the simulation to a time of day.
 pub fn since_wall(time: SystemTime) -> u64 {
     let begin = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
     time.duration_since(begin).unwrap_or_default().as_nanos() as u64
 }
 
-/// As `CLOCK_MONOTONIC`: the machine was up for an hour when the simulation began.
+/// The simulated `CLOCK_MONOTONIC`: the machine was up for an hour when the simulation began.
 pub fn monotonic() -> Duration {
     Duration::from_secs(3600) + passed()
 }
 
-/// The moment so long after the beginning of the simulation.
+/// The moment that many nanoseconds after the beginning of the simulation.
 pub fn at(nanoseconds: u64) -> Instant {
     base() + Duration::from_nanos(nanoseconds)
 }

@@ -1,4 +1,4 @@
-//! Descriptors. A forked child waits for the world as soon as it holds no more than it needs.
+//! Descriptors. A forked child waits for the world as soon as it has closed all that it does not need.
 
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -6,7 +6,7 @@ pub use windlass_sys::descriptors::*;
 
 use super::kernel;
 
-/// As the real one. Then the child waits.
+/// Closes as the real call does. Then the child waits for the world.
 pub fn close_all_but(first: i32, kept: &[BorrowedFd<'_>]) {
     let gate = kernel::take_gate();
     let kept: Vec<BorrowedFd<'_>> = kept.iter().copied().chain(gate.iter().map(AsFd::as_fd)).collect();

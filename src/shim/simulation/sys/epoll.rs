@@ -6,7 +6,7 @@ use nix::sys::epoll::{Epoll, EpollEvent, EpollTimeout};
 
 use super::{clock, kernel};
 
-/// As the real one, in simulated time.
+/// Waits as the real call does, in simulated time.
 pub fn wait(epoll: &Epoll, events: &mut [EpollEvent], deadline: Option<Instant>) -> nix::Result<usize> {
     let deadline = deadline.map(clock::since_begin);
     kernel::call();

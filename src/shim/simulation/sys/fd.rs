@@ -1,4 +1,4 @@
-//! Files, of a disk that may be full.
+//! Files on a disk that may be full.
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;

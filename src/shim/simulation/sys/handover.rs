@@ -1,4 +1,4 @@
-//! Handing descriptors over to the next program, which is simulated in this one.
+//! The descriptors for the next program, which is simulated in this process.
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -6,17 +6,17 @@ use std::os::fd::OwnedFd;
 pub use windlass_sys::handover::*;
 use windlass_sys::{descriptors, directory, fd};
 
-/// The descriptors of the program before.
+/// The descriptors of the previous program.
 #[derive(Debug)]
 pub struct Inherited(BTreeMap<u32, OwnedFd>);
 
 impl Inherited {
-    /// As the real one; there is nothing else to be closed.
+    /// Takes over the listed descriptors. No others have to be closed.
     pub fn new(listed: &[u32]) -> (Inherited, Vec<u32>) {
         Inherited::of(listed, &[])
     }
 
-    /// Takes over the listed descriptors. Their owners are no more: they, and those in `closed`, are closed, as
+    /// Takes over the listed descriptors. Their owners were forgotten. The descriptors in `closed` are closed, as
     /// execve(2) would.
     pub fn of(listed: &[u32], closed: &[u32]) -> (Inherited, Vec<u32>) {
         let open = |number: u32| descriptors::borrow_inherited(number as i32);
@@ -38,12 +38,12 @@ impl Inherited {
         (Inherited(kept), missing)
     }
 
-    /// Takes one out.
+    /// Takes a descriptor out.
     pub fn take(&mut self, number: u32) -> Option<OwnedFd> {
         self.0.remove(&number)
     }
 
-    /// Closes those that nobody has taken, and returns their numbers.
+    /// Closes the descriptors that were not taken, and returns their numbers.
     pub fn close_rest(&mut self) -> Vec<u32> {
         std::mem::take(&mut self.0).into_keys().collect()
     }

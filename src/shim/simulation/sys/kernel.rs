@@ -1,4 +1,4 @@
-//! What the simulation keeps: the time, the processes, and the world.
+//! The simulated kernel: the time, the processes, and the world.
 
 use std::cell::{Cell, RefCell};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -13,35 +13,35 @@ use windlass_sys::pipe;
 use windlass_sys::process::{Exit, SingleThreaded};
 use windlass_sys::{Result, SyscallError, fd, stream};
 
-/// All that is outside of the shim.
+/// The world around the shim.
 pub trait World {
-    /// When it acts next, in nanoseconds since the beginning.
+    /// When the world acts next, in nanoseconds since the beginning.
     fn next(&self) -> Option<u64>;
-    /// Does what is due.
+    /// Carries out the actions that are due.
     fn act(&mut self);
-    /// Whether the program that is being started can be: `None`, or the error.
+    /// Why the program cannot be started: an error, or `None`.
     fn refuses(&mut self) -> Option<Errno>;
 }
 
-/// Which side of a clone we are on.
+/// The side of a clone.
 pub enum Forked {
-    /// In the new process.
+    /// The new process.
     Child,
-    /// In the old one.
+    /// The calling process.
     Parent(Child),
 }
 
 /// A child.
 #[derive(Debug)]
 pub struct Child {
-    /// Its simulated id.
+    /// The simulated process id.
     pub pid: i32,
-    /// Its simulated pidfd.
+    /// The simulated pidfd.
     pub pidfd: OwnedFd,
 }
 
 impl Child {
-    /// The loop must not wait for a child.
+    /// A fault: the loop must not wait for a child.
     pub fn wait(&self) -> Result<Exit> {
         fault(format!("the loop waits for the child {}", self.pid));
         self.try_wait().map(|exit| exit.unwrap_or(Exit::Code(255)))
@@ -52,26 +52,26 @@ impl Child {
         reap_by(self.pidfd.as_fd())
     }
 
-    /// Kills it.
+    /// Kills the child.
     pub fn kill(&self) {
         signal_by(self.pidfd.as_fd(), libc::SIGKILL);
     }
 
-    /// Kills it, and reaps it at once.
+    /// Kills the child, and reaps it at once.
     pub fn end(&self) {
         end(self.pid, Exit::Signal(libc::SIGKILL));
         let _ = self.try_wait();
     }
 }
 
-/// What becomes of a forked child that waits.
+/// How a waiting forked child is released.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Release {
-    /// It goes on.
+    /// The child goes on.
     Go,
-    /// It goes on, and finds the disk full.
+    /// The child goes on, and finds the disk full.
     FullDisk,
-    /// It is killed.
+    /// The child is killed.
     Killed,
 }
 
@@ -83,7 +83,7 @@ pub struct Started {
     pub stdio: [OwnedFd; 3],
 }
 
-/// A forked child: the machine's, and the pipe that it waits at.
+/// A forked child: a real process, and the pipe at which it waits.
 #[derive(Debug)]
 struct Fork {
     real: windlass_sys::process::Child,
@@ -93,14 +93,14 @@ struct Fork {
 #[derive(Debug)]
 struct Process {
     pid: i32,
-    /// The name of its pidfd, which is the read end of a pipe: its inode.
+    /// The inode of the pidfd, which is the read end of a pipe.
     inode: u64,
     pidfd: OwnedFd,
-    /// The write end, until it ends.
+    /// The write end, while the process lives.
     alive: Option<OwnedFd>,
     exit: Option<Exit>,
     fork: Option<Fork>,
-    /// Whether it is the child of another process, which reaps it at once.
+    /// Whether the process is the child of another one, which reaps it at once.
     is_foreign: bool,
 }
 
@@ -119,7 +119,7 @@ thread_local! {
     static TURNS: Cell<u32> = const { Cell::new(0) };
     static GATE: RefCell<Option<OwnedFd>> = const { RefCell::new(None) };
     static FULL: Cell<bool> = const { Cell::new(false) };
-    /// After how many more calls the shim is killed, and whether the world acts, whose calls are not the shim's.
+    /// The number of calls until the shim is killed, and whether the world acts: its calls are not counted.
     static KILL: Cell<Option<u64>> = const { Cell::new(None) };
     static IN_WORLD: Cell<bool> = const { Cell::new(false) };
     static FAULT: RefCell<Option<String>> = const { RefCell::new(None) };
@@ -127,10 +127,10 @@ thread_local! {
     static WORLD: RefCell<Option<Rc<RefCell<dyn World>>>> = const { RefCell::new(None) };
 }
 
-/// How much time a turn of the loop takes.
+/// The duration of a turn of the loop, in nanoseconds.
 const TURN: u64 = 20_000;
 
-/// More turns than these in a row, without anything that is waited for, are a loop without an end.
+/// More turns in a row without waiting are an endless loop.
 const TURNS_AT_MOST: u32 = 200_000;
 
 fn with<T>(act: impl FnOnce(&mut Kernel) -> T) -> T {
@@ -151,11 +151,11 @@ fn world<T>(act: impl FnOnce(&mut dyn World) -> T) -> Option<T> {
     Some(result)
 }
 
-/// The shim is killed: what is thrown from the call that it does not make any more.
+/// The panic by which the shim is killed at a call.
 #[derive(Debug)]
 pub struct Killed;
 
-/// Does something of the shim's. It may be killed after so many calls, or else lives on. `None`: it was killed.
+/// Runs a part of the shim, and kills it at the call number `after`. Returns `None` if it was killed.
 pub fn unless_killed<T>(after: Option<u64>, act: impl FnOnce() -> T) -> Option<T> {
     KILL.set(after);
     let result = catch_unwind(AssertUnwindSafe(act));
@@ -167,13 +167,13 @@ pub fn unless_killed<T>(after: Option<u64>, act: impl FnOnce() -> T) -> Option<T
     }
 }
 
-/// The shim gets no time for so long, and the world goes on.
+/// Advances the time by `time` without running the shim, while the world goes on.
 pub fn starve(time: u64) {
     NOW.set(NOW.get() + time);
     act();
 }
 
-/// The shim makes a call.
+/// Counts a call of the shim.
 pub(super) fn call() {
     if IN_WORLD.get() {
         return;
@@ -188,19 +188,19 @@ pub(super) fn call() {
     }
 }
 
-/// Nanoseconds since the beginning.
+/// The time in nanoseconds since the beginning.
 pub fn now() -> u64 {
     NOW.get()
 }
 
-/// Notes something that must not be. The first is kept.
+/// Notes a violated rule. Only the first is kept.
 pub fn fault(text: String) {
     FAULT.with_borrow_mut(|fault| {
         fault.get_or_insert(text);
     });
 }
 
-/// What must not have been.
+/// The first violated rule.
 pub fn take_fault() -> Option<String> {
     FAULT.take()
 }
@@ -209,7 +209,7 @@ pub(super) fn is_disk_full() -> bool {
     FULL.get()
 }
 
-/// The loop has something to do. `what` names it, if that never ends.
+/// Advances the time by a turn of the loop. `what` describes the turn, if the loop does not end.
 pub(super) fn busy(what: impl FnOnce() -> Vec<String>) {
     NOW.set(NOW.get() + TURN);
     TURNS.set(TURNS.get() + 1);
@@ -218,7 +218,7 @@ pub(super) fn busy(what: impl FnOnce() -> Vec<String>) {
     }
 }
 
-/// The loop has nothing to do: time passes until something happens. False: until its deadline.
+/// Advances the time until the world acts. Returns false if the deadline came first.
 pub(super) fn idle(deadline: Option<u64>) -> bool {
     TURNS.set(0);
     let before = now();
@@ -309,7 +309,7 @@ pub(super) fn fork(proof: &SingleThreaded) -> Result<Forked> {
     match windlass_sys::process::fork(CloneFlags::empty(), None, proof)? {
         windlass_sys::process::Forked::Child => {
             drop(release);
-            // It has nothing to do with the world.
+            // The child does not act in the world.
             WORLD.set(None);
             KILL.set(None);
             with(|kernel| *kernel = Kernel::default());
@@ -317,7 +317,7 @@ pub(super) fn fork(proof: &SingleThreaded) -> Result<Forked> {
             Ok(Forked::Child)
         }
         windlass_sys::process::Forked::Parent(real) => Ok(Forked::Parent(with(|kernel| {
-            // It has closed what it does not need when it waits.
+            // Before the child waits, it has closed all that it does not need.
             stands(&real);
             let pid = kernel.make(Some(Fork { real, gate: Some(release) }));
             kernel.forked.push(pid);
@@ -326,12 +326,12 @@ pub(super) fn fork(proof: &SingleThreaded) -> Result<Forked> {
     }
 }
 
-/// Where this forked child waits.
+/// The pipe at which this forked child waits.
 pub(super) fn take_gate() -> Option<OwnedFd> {
     GATE.take()
 }
 
-/// Waits until the world lets this child go on.
+/// Waits until the world releases this child.
 pub(super) fn wait_at(gate: Option<OwnedFd>) {
     let Some(gate) = gate else { return };
     let mut word = [0];
@@ -351,17 +351,17 @@ pub fn take_forked() -> Vec<i32> {
     with(|kernel| std::mem::take(&mut kernel.forked))
 }
 
-/// Whether anything is there for the three that take.
+/// Whether the take functions below and above have anything to return.
 pub fn has_news() -> bool {
     with(|kernel| !(kernel.started.is_empty() && kernel.forked.is_empty() && kernel.signals.is_empty()))
 }
 
-/// The signals that were sent since the last call: to whom, and which.
+/// The signals that were sent since the last call: process id and number.
 pub fn take_signals() -> Vec<(i32, i32)> {
     with(|kernel| std::mem::take(&mut kernel.signals))
 }
 
-/// Lets a forked child go on.
+/// Releases a forked child.
 pub fn release(pid: i32, how: Release) {
     with(|kernel| {
         let Some(Process { fork: Some(fork), .. }) = kernel.of(pid) else { return };
@@ -375,7 +375,7 @@ pub fn release(pid: i32, how: Release) {
     settle();
 }
 
-/// A process ends.
+/// Ends a process.
 pub fn end(pid: i32, exit: Exit) {
     let told = with(|kernel| {
         let process = kernel.of(pid).filter(|process| process.exit.is_none())?;
@@ -391,7 +391,7 @@ pub fn end(pid: i32, exit: Exit) {
     }
 }
 
-/// Every forked child that runs goes as far as it can.
+/// Waits until every released child sleeps or has ended.
 pub fn settle() {
     let running: Vec<i32> = with(|kernel| {
         let runs = |process: &&Process| {
@@ -410,7 +410,7 @@ pub fn settle() {
     }
 }
 
-/// Waits until a child of the machine sleeps or has ended. Returns how, in that case.
+/// Waits until a real child sleeps or has ended. Returns its exit in the second case.
 fn stands(child: &windlass_sys::process::Child) -> Option<Exit> {
     loop {
         if let Ok(Some(exit)) = child.try_wait() {
@@ -425,12 +425,12 @@ fn stands(child: &windlass_sys::process::Child) -> Option<Exit> {
     }
 }
 
-/// Whether the process is there and has not ended.
+/// Whether the process exists and has not ended.
 pub fn is_alive(pid: i32) -> bool {
     with(|kernel| kernel.of(pid).is_some_and(|process| process.exit.is_none()))
 }
 
-/// The shim was killed: its children are those of another process.
+/// Gives the children of a killed shim to another process.
 pub fn orphan_all() {
     with(|kernel| kernel.processes.iter_mut().for_each(|process| process.is_foreign = true));
 }
@@ -440,12 +440,12 @@ pub(super) fn exit_of_other(pidfd: BorrowedFd<'_>) -> Option<Exit> {
     with(|kernel| kernel.by(pidfd).and_then(|process| process.exit))
 }
 
-/// Forgets all processes: what the shim leaves unreaped when it ends another process reaps.
+/// Forgets all processes, as another process would reap them after the end of the shim.
 pub fn forget() {
     with(|kernel| kernel.processes.clear());
 }
 
-/// The processes that are there: ids, and whether each has ended.
+/// The processes: ids, and whether each has ended.
 pub fn processes() -> Vec<(i32, bool)> {
     let there = |process: &&Process| !(process.is_foreign && process.exit.is_some());
     with(|kernel| kernel.processes.iter().filter(there).map(|process| (process.pid, process.exit.is_some())).collect())

@@ -1,9 +1,9 @@
-//! The kernel of the simulation: `windlass-sys` as the shim sees it, with another clock, other processes and another
-//! way to wait.
+//! The kernel of the simulation: the interface of `windlass-sys`, with a simulated clock, simulated processes and a
+//! simulated wait.
 //!
-//! Pipes, fifos, sockets, files, epoll(7) and inotify(7) are the machine's own: with one thread they do the same
-//! each time. Time passes only when the loop waits, and then as far as the next thing happens. Programs that the
-//! shim starts are played by a `World`. What the shim forks is forked, and goes on when the world wants it to.
+//! Pipes, fifos, sockets, files, epoll(7) and inotify(7) are the machine's own: with one thread they do the same each
+//! time. Time passes only while the loop waits, up to the next action of the world. A `World` simulates the programs
+//! that the shim starts. Forks of the shim are real, and wait until the world releases them.
 #![forbid(unsafe_code)]
 
 pub mod clock;

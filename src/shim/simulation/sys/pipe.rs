@@ -1,4 +1,4 @@
-//! Pipes. A forked child that fills one has done so as far as it can when the loop looks at it.
+//! Pipes. A child that fills a pipe has written all it can when the loop looks at the pipe.
 
 use std::os::fd::BorrowedFd;
 

@@ -15,11 +15,11 @@ fn gone(call: &'static str, errno: Errno) -> SyscallError {
     SyscallError { call: call.into(), errno }
 }
 
-/// fork(2). The child waits until the world lets it go on.
+/// fork(2). The child waits until the world releases it.
 pub fn fork(_flags: CloneFlags, _cgroup: Option<BorrowedFd<'_>>, proof: &SingleThreaded) -> Result<Forked> {
     kernel::call();
     let forked = kernel::fork(proof)?;
-    // In the child nothing is killed by a call.
+    // The child is never killed at a call.
     kernel::call();
     Ok(forked)
 }
@@ -53,7 +53,7 @@ pub fn signal_group(_group: i32, _signal: i32) -> Result<()> {
     Err(gone("kill()", Errno::ESRCH))
 }
 
-/// Whether it is a child that was not reaped.
+/// Whether the process is a child that was not reaped.
 pub fn is_child(pidfd: BorrowedFd<'_>) -> bool {
     kernel::is_child(pidfd)
 }
@@ -68,12 +68,12 @@ pub fn reap(pid: i32) -> bool {
     kernel::reap(pid)
 }
 
-/// How the child of another has ended.
+/// How the child of another process has ended.
 pub fn exit_of_other(pidfd: BorrowedFd<'_>) -> Result<Option<Exit>> {
     Ok(kernel::exit_of_other(pidfd))
 }
 
-/// This process is the parent of all simulated ones.
+/// The shim is already the parent of all simulated processes.
 pub fn become_subreaper() -> Result<()> {
     Ok(())
 }

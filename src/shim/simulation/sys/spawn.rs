@@ -1,4 +1,4 @@
-//! Starting programs, which the world plays.
+//! Starting programs, which the world simulates.
 
 pub use windlass_sys::spawn::*;
 
@@ -6,7 +6,7 @@ use super::kernel;
 use super::kernel::Child;
 use super::{Result, fd};
 
-/// Starts a program, unless the world has it fail.
+/// Starts a program, unless the world makes that fail.
 pub fn start(program: &Spawn<'_>) -> Result<Child> {
     let words = program.arguments.iter().map(|word| word.to_string_lossy().into_owned()).collect();
     let [input, output, errors] = program.stdio;

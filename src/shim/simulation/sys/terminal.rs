@@ -1,4 +1,4 @@
-//! Terminals, which sockets play: they have no size and no modes.
+//! Terminals, simulated by sockets: they have no size and no modes.
 
 use std::os::fd::BorrowedFd;
 
@@ -6,12 +6,12 @@ pub use windlass_sys::terminal::*;
 
 use super::Result;
 
-/// A terminal of any size is the same.
+/// Does nothing: a simulated terminal has no size.
 pub fn set_size(_terminal: BorrowedFd<'_>, _rows: u16, _columns: u16) -> Result<()> {
     Ok(())
 }
 
-/// A socket changes no byte.
+/// Does nothing: a socket changes no byte.
 pub fn set_onlcr(_terminal: BorrowedFd<'_>) -> Result<()> {
     Ok(())
 }

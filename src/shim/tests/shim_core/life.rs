@@ -68,7 +68,7 @@ fn a_life_is_told_in_order() {
     assert_eq!(rig.core.state(&init()), None);
 }
 
-/// nix has no name for real-time signals; what waitid(2) says of them counts all the same.
+/// nix has no name for real-time signals, but waitid(2) reports them like any other.
 fn a_signal_without_a_name_is_a_status_too() {
     let mut rig = Rig::new();
     rig.run("kill -37 $$; exec sleep 1000", Stdio::default());
@@ -80,7 +80,7 @@ fn orphans_are_reaped_whatever_ended_them() {
     rig.run("exec sleep 1000", Stdio::default());
     rig.exec("e", "(sh -c 'sleep 0.1; kill -37 $$' & sleep 0.2 &); exit 0", Stdio::default()).expect("started");
     rig.exit(&ProcessId::of("c", "e"));
-    // The runtime's child, and nobody else.
+    // Only the runtime's child is left.
     rig.turns_until("end of the orphans", |_| children() == 1);
 }
 
@@ -129,7 +129,7 @@ fn who_waits_for_a_container_that_is_not_created_is_told_so() {
 
 fn every_delete_is_answered() {
     let mut rig = Rig::new();
-    // Its output is held open for longer than it lives: the end is reported a second after it.
+    // Its output stays open longer than the process lives, so the end is reported a second later.
     rig.run("sleep 3 & exec sleep 1000", attached());
     let one = rig.ask(Request::Delete { process: init(), force: true });
     let two = rig.ask(Request::Delete { process: init(), force: true });
@@ -183,7 +183,7 @@ fn an_exec_that_is_being_started_is_not_deleted() {
     assert_eq!(rig.exit(&exec), Some(Exit::Code(3)));
 }
 
-/// A daemon may ignore SIGCHLD, and what it starts ignores it too; then the kernel reaps.
+/// A daemon may ignore SIGCHLD, and its children inherit that; then the kernel reaps.
 fn an_exit_is_not_lost_where_sigchld_was_ignored() {
     if again_in_a_shell("exec env --ignore-signal=CHLD \"$@\"") {
         return;
@@ -193,7 +193,7 @@ fn an_exit_is_not_lost_where_sigchld_was_ignored() {
     assert_eq!(rig.exit(&init()), Some(Exit::Code(5)));
 }
 
-/// An engine whose limit is low: three descriptors and more for each process would be too many.
+/// An engine with a low limit: three or more descriptors for each process would be too many.
 fn the_limit_of_descriptors_is_raised_for_the_shim_alone() {
     if again_in_a_shell("ulimit -S -n 40") {
         return;
@@ -213,7 +213,7 @@ fn the_limit_of_descriptors_is_raised_for_the_shim_alone() {
 }
 
 fn a_hanging_exec_does_not_hold_back_the_end_of_init() {
-    // Only the short time ends it.
+    // Only the short timeout ends it.
     let timeouts = Timeouts { long: NEVER, short: Duration::from_secs(10) };
     let mut rig = Rig::with(|container| container.timeouts = timeouts);
     rig.script("on-exec", "exec sleep 1000");
@@ -225,7 +225,7 @@ fn a_hanging_exec_does_not_hold_back_the_end_of_init() {
     assert_eq!(rig.answer(hanging).expect_err("killed").code, Code::TimedOut);
 }
 
-/// Without a PID namespace of the container's own nobody else would end it.
+/// Without a PID namespace of the container's own, nobody else would kill the exec.
 fn an_exec_that_joins_after_the_end_of_init_is_killed() {
     let mut rig = Rig::with(|container| container.kill_on_exit = true);
     rig.script("on-exec", "sleep 0.5");
@@ -237,7 +237,7 @@ fn an_exec_that_joins_after_the_end_of_init_is_killed() {
     rig.exit(&init());
 }
 
-/// Whatever is there for both: a client is there before the output that it connected for.
+/// If both have ready descriptors, the front end is served first: the client comes before the output.
 fn the_front_end_comes_first_and_holds_nothing_up() {
     let mut rig = Rig::new();
     let (door, mut caller) = std::io::pipe().expect("a pipe");
@@ -288,7 +288,7 @@ fn the_error_of_a_call_is_not_taken_away_by_another() {
     let started = rig.ask(Request::Start(exec));
     let said = rig.dir.join("said");
     rig.turns_until("an error", |_| said.exists());
-    // Another call begins meanwhile, and succeeds.
+    // Another call starts meanwhile, and succeeds.
     rig.script("on-pause", ":");
     rig.done(Request::Call { container: "c".into(), arguments: vec!["pause".into()], then: None }).expect("done");
     fs::write(rig.dir.join("go"), "now\n").expect("written");
@@ -303,7 +303,7 @@ fn an_exec_is_not_made_known_after_the_end_of_init() {
     assert_eq!(rig.done(Request::AddExec(new)).expect_err("init has ended").code, Code::WrongPhase);
 }
 
-/// After a thousand execs the shim is no larger than after a few, and holds no more open.
+/// After a thousand execs the shim is no larger than after a few, and has no more open descriptors.
 fn a_thousand_execs_leave_nothing_behind() {
     let (mut rig, out) = rig_with_fifo();
     rig.run("exec sleep 1000", Stdio::default());

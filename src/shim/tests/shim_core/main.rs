@@ -1,7 +1,7 @@
 //! The supervisor of the shim with a runtime that is a shell script: no privileges, no protocol.
 //!
-//! A supervisor takes its process's signals and reaps its children, so each test is a process of
-//! its own: `shim_core NAME...` runs those whose name contains one of the words.
+//! A supervisor takes its process's signals and reaps its children, so each test has its own process. `shim_core
+//! NAME...` runs the tests whose names contain one of the words.
 
 /// Tests with their names.
 macro_rules! tests {
@@ -21,14 +21,14 @@ use std::time::{Duration, Instant};
 
 type Test = (&'static str, fn());
 
-/// Put before a program: it is started on a terminal, whose other end goes to the socket named first.
+/// Before a program: it is started on a terminal, whose other end goes to the socket named first.
 const TERMINAL: &str = "--terminal";
 
-/// Put before a program: it is started and its process id written to the file named first. A shell
-/// would reap one that ends at once.
+/// Before a program: it is started and its process id written to the file named first. A shell would reap a program
+/// that ends at once.
 const DETACHED: &str = "--detached";
 
-/// Put before a test's name to run it here.
+/// Before a test's name: the test runs in this process.
 const ALONE: &str = "--alone";
 
 fn tests() -> impl Iterator<Item = &'static Test> {
@@ -43,7 +43,7 @@ fn main() -> ExitCode {
         let (_, test) = tests().find(|(known, _)| known == name).expect("a test's name");
         let before = rig::open_files();
         test();
-        // Without the supervisor nothing of it is open.
+        // Without the supervisor none of its descriptors is open.
         assert_eq!(rig::open_files(), before, "what is open after the test is not what was open before it");
         return ExitCode::SUCCESS;
     }
@@ -73,7 +73,7 @@ fn main() -> ExitCode {
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// How it failed, if it did. What it waits for it waits for two minutes, and says so itself.
+/// Why the test failed, if it did. A test reports itself what it has waited for in vain for two minutes.
 fn failure(mut child: Child) -> Option<String> {
     let deadline = Instant::now() + Duration::from_secs(600);
     while Instant::now() < deadline {
@@ -86,11 +86,11 @@ fn failure(mut child: Child) -> Option<String> {
     Some("it did not end in ten minutes".into())
 }
 
-/// What a runtime does with a console socket; says the process id.
+/// Plays a runtime with a console socket, and prints the process id.
 fn on_a_terminal(socket: &Path, program: &[String]) {
     let pty = nix::pty::openpty(None, None).expect("a terminal");
     let peer = windlass_sys::socket::connect(socket).expect("connected");
-    // runc connects when it begins, and sends what the container's first process has made.
+    // runc connects when it starts, and sends the terminal that the container's first process has made.
     std::thread::sleep(Duration::from_millis(600));
     windlass_sys::socket::send(peer.as_fd(), b"/dev/ptmx", &[pty.master.as_fd()]).expect("sent");
     let copy = || pty.slave.try_clone().expect("a copy");

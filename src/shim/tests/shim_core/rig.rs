@@ -16,8 +16,8 @@ use windlass_shim::{
 use windlass_sys::process::Exit;
 use windlass_sys::stream::{self, Moved};
 
-/// What the runtime does unless a test gives a verb something else to do (`on-VERB`, which may end
-/// the script). Init runs `init` when it is started, an exec its process file, both as scripts.
+/// The runtime's actions, unless a test gives a verb a script (`on-VERB`, which may end this script). Init runs `init`
+/// when it is started, an exec its process file, both as scripts.
 pub const RUNTIME: &str = r#"#!/bin/sh
 while [ $# -gt 0 ]; do
   case "$1" in
@@ -49,11 +49,11 @@ esac
 pub struct Rig {
     pub dir: PathBuf,
     pub core: Supervisor,
-    /// All that was reported so far.
+    /// All events so far.
     pub reported: Vec<Event>,
 }
 
-/// Nothing here takes so long, however busy the machine is.
+/// Longer than any step takes on a busy machine.
 pub const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Longer than any test.
@@ -91,7 +91,7 @@ impl Rig {
         fs::write(self.dir.join(name), text).expect("a script");
     }
 
-    /// What a process is made with; its script is `text`.
+    /// The description of a process, whose script is `text`.
     pub fn new_process(&self, exec: &str, text: &str, stdio: Stdio) -> NewProcess {
         let name = if exec.is_empty() { "init" } else { exec };
         self.script(name, text);
@@ -114,7 +114,7 @@ impl Rig {
         }
     }
 
-    /// Turns until `wanted` was reported, which it may have been before.
+    /// Turns the loop until `wanted` was reported, even if that was before the call.
     pub fn until(&mut self, what: &str, wanted: impl Fn(&Event) -> bool) -> Event {
         let deadline = Instant::now() + TIMEOUT;
         let mut seen = 0;
@@ -137,7 +137,7 @@ impl Rig {
         result
     }
 
-    /// Asks and turns until it is answered.
+    /// Sends a request, and turns the loop until its answer.
     pub fn done(&mut self, request: Request) -> Result<Reply, Refusal> {
         match self.core.request(request)? {
             Reply::Pending(token) => self.answer(token),
@@ -165,13 +165,13 @@ impl Rig {
         status.exit
     }
 
-    /// Reads a fifo to its end while the loop turns. True: it has ended.
+    /// Reads a fifo to its end while the loop turns. Returns true if it has ended.
     pub fn read_to_end(&mut self, path: &Path) -> (Vec<u8>, bool) {
         let file = windlass_sys::fd::open(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK).expect("a reader");
         self.read_on(&file)
     }
 
-    /// The same of one that is open.
+    /// Reads an open fifo like [`Rig::read_to_end`].
     pub fn read_on(&mut self, file: &OwnedFd) -> (Vec<u8>, bool) {
         let (mut text, mut buffer) = (Vec::new(), [0; 4096]);
         let end = Instant::now() + TIMEOUT;
@@ -185,7 +185,7 @@ impl Rig {
         (text, false)
     }
 
-    /// Turns until it is so.
+    /// Turns the loop until the condition holds.
     pub fn turns_until(&mut self, what: &str, mut is_so: impl FnMut(&mut Rig) -> bool) {
         let deadline = Instant::now() + TIMEOUT;
         while !is_so(self) {
@@ -194,7 +194,7 @@ impl Rig {
         }
     }
 
-    /// Turns for so long; how often.
+    /// Turns the loop for this time. Returns the number of turns.
     pub fn turns(&mut self, time: Duration) -> usize {
         let end = Instant::now() + time;
         let mut n = 0;
@@ -248,7 +248,7 @@ pub fn attached() -> Stdio {
     Stdio { stdout: Output::Attach, ..Stdio::default() }
 }
 
-/// Runs the test that runs again behind a shell that has done `first`. True: it has.
+/// Runs the test again in a shell that has done `first`. Returns true in the first process, after that run.
 pub fn again_in_a_shell(first: &str) -> bool {
     const MARK: &str = "SHIM_CORE_AGAIN";
     if std::env::var_os(MARK).is_some() {
@@ -275,7 +275,7 @@ pub fn children() -> usize {
     fs::read_to_string("/proc/thread-self/children").expect("children").split_whitespace().count()
 }
 
-/// Private memory of this process that is its own, in kB.
+/// Private memory of this process, in kB.
 pub fn dirty() -> u64 {
     let text = fs::read_to_string("/proc/self/smaps_rollup").expect("smaps_rollup");
     let line = text.lines().find_map(|line| line.strip_prefix("Private_Dirty:")).expect("a line");
@@ -286,7 +286,7 @@ pub fn descriptors() -> usize {
     fs::read_dir("/proc/self/fd").expect("/proc/self/fd").count()
 }
 
-/// What the descriptors of this process lead to, but for the one that lists them. The inodes of pipes and sockets are left
+/// The targets of this process's descriptors, without the one that lists them. The inodes of pipes and sockets are left
 /// out.
 pub fn open_files() -> Vec<String> {
     let entries = fs::read_dir("/proc/self/fd").expect("/proc/self/fd");

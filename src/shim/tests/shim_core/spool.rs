@@ -29,7 +29,7 @@ pub const TESTS: &[Test] = tests![
 
 const MIB: usize = 1 << 20;
 
-/// The same numbers for the same seed (Knuth's linear congruential generator).
+/// A generator with a seed (Knuth's linear congruential generator).
 struct Random(u64);
 
 impl Random {
@@ -67,7 +67,7 @@ fn unsent(rig: &Rig) -> u64 {
     rig.core.state(&init()).expect("known").unsent
 }
 
-/// Reads what comes, until there are so many bytes or the end.
+/// Reads until `most` bytes or the end have come.
 fn read(rig: &mut Rig, file: &OwnedFd, most: usize, into: &mut Vec<u8>) {
     let until = into.len() + most;
     let mut buffer = vec![0; 65_536];
@@ -88,7 +88,7 @@ fn readers_that_come_and_go_get_every_byte_in_order() {
         let (mut rig, out) = rig_with_fifo();
         let bytes = source(&rig, 12 * MIB);
         let mut random = Random(seed);
-        // The file is gone round in more than once.
+        // The output is longer than the file, which is therefore reused from its beginning.
         let stdio = keeps(&rig, &out, MIB + random.below(3 * MIB));
         rig.run("cat source; exit 5", stdio);
         let mut got = Vec::new();
@@ -114,7 +114,7 @@ fn a_spool_takes_what_it_says_and_then_holds_the_process_back() {
     let (mut rig, out) = rig_with_fifo();
     let mark = rig.dir.join("written");
     let stdio = keeps(&rig, &out, 4 * MIB);
-    // Its pipe may hold a MiB by itself.
+    // The pipe of the process may hold a MiB by itself.
     rig.run(&format!("head -c {} /dev/zero; : >written; head -c {} /dev/zero; : >all", 5 * MIB, 3 * MIB), stdio);
     rig.turns_until("what there is room for", |_| mark.exists());
     let turns = rig.turns(Duration::from_millis(300));
@@ -129,7 +129,7 @@ fn a_spool_takes_what_it_says_and_then_holds_the_process_back() {
     assert_eq!(unsent(&rig), 0);
 }
 
-/// As one is that was stopped.
+/// For example a reader that was stopped.
 fn a_reader_that_is_there_and_does_not_read_is_waited_for() {
     let (mut rig, out) = rig_with_fifo();
     let file = reader(&out);
@@ -166,12 +166,12 @@ fn what_cannot_be_kept_in_a_file_is_kept_in_memory_and_that_is_said_once() {
     rig.turns_until("the last write", |rig| rig.dir.join("all").exists());
 }
 
-/// Nobody was ever there, somebody has left, and somebody has come and does not read; in memory and in a file.
+/// Before any reader has come, after one has left, and while one does not read; in memory and in a file.
 fn the_end_of_a_process_is_told_whatever_waits_and_all_of_it_is_delivered() {
     for (size, leaves, comes) in
         [(500_000, false, false), (500_000, true, false), (7 * MIB, false, false), (7 * MIB, true, true)]
     {
-        // Were the reader waited for, no end would be told.
+        // If the shim waited for the reader, it would report no end.
         let mut rig = Rig::with(|container| container.drain = NEVER);
         let out = rig.dir.join("fifo");
         fifo(&out);
@@ -184,7 +184,7 @@ fn the_end_of_a_process_is_told_whatever_waits_and_all_of_it_is_delivered() {
         rig.done(Request::Start(init())).expect("started");
         let held = comes.then(|| reader(&out));
         if comes {
-            // It has taken some, so that its coming is known, and stands still.
+            // The reader has taken some bytes, so the shim knows it, and pauses.
             let mut some = Vec::new();
             read(&mut rig, held.as_ref().expect("held"), 1000, &mut some);
             assert!(some == bytes[..1000], "the first bytes");
@@ -200,7 +200,7 @@ fn the_end_of_a_process_is_told_whatever_waits_and_all_of_it_is_delivered() {
 }
 
 fn the_deletion_of_a_process_drops_what_waits_and_leaves_nothing() {
-    // In memory; in a file; while a reader that came is being fed.
+    // Output in memory; in a file; while a reader is being served.
     for (size, comes) in [(500_000, false), (7 * MIB, false), (7 * MIB, true)] {
         let (mut rig, out) = rig_with_fifo();
         let before = descriptors();
@@ -215,14 +215,14 @@ fn the_deletion_of_a_process_drops_what_waits_and_leaves_nothing() {
         rig.turns(Duration::from_millis(50));
         rig.done(Request::Delete { process: init(), force: false }).expect("deleted");
         rig.turns_until("no child", |_| children() == 0);
-        // The instance of inotify stays.
+        // The inotify instance stays.
         assert!(descriptors() <= before + 1, "{} descriptors, before {before}", descriptors());
         assert_eq!(fs::read_dir(rig.dir.join("work")).expect("read").count(), 0);
     }
 }
 
 fn the_oldest_is_dropped_where_that_is_wished_and_a_line_says_how_much() {
-    // Into a file, and in memory alone.
+    // Output in a file, and in memory alone.
     for keeps_in_file in [true, false] {
         let (mut rig, out) = rig_with_fifo();
         let stdio = dropping(&rig, &out, 2 * MIB);
@@ -276,9 +276,9 @@ fn a_reader_that_stops_when_the_file_is_read_is_waited_for_without_turning() {
     assert!(got == bytes, "the bytes or their order differ");
 }
 
-/// As the clients of containerd do, which close the fifos when they hear of the end.
+/// The clients of containerd close the fifos when the end is reported.
 fn a_reader_that_is_there_has_everything_when_the_end_is_told() {
-    // In a fifo of usual size and in a wide one; behind what was kept in memory, and in a file.
+    // In a fifo of usual size and in a wide one; after output that was kept in memory, and in a file.
     for (size, late) in [(50_000, false), (5 * MIB, false), (MIB, true), (7 * MIB, true)] {
         let (mut rig, out) = rig_with_fifo();
         let bytes = source(&rig, size);

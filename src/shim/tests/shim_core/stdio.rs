@@ -37,11 +37,11 @@ pub const TESTS: &[Test] = tests![
     input_that_was_closed_before_the_start_ends,
 ];
 
-/// A reader that is away: what it has not read fills the fifo before the process ends.
+/// The unread bytes of a reader that is away fill the fifo before the process ends.
 fn an_end_behind_a_full_fifo_is_seen_and_waited_for_without_turning() {
     let (mut rig, out) = rig_with_fifo();
     let stdio = Stdio { stdout: Output::Fifo(out.clone()), ..Stdio::default() };
-    // Spliced one by one, each takes a slot of the fifo, which has 16.
+    // Spliced one by one, each line takes a slot of the fifo, which has 16.
     rig.run("for i in 0 1 2 3 4 5 6 7 8 9 a b c d e f; do echo $i; sleep 0.03; done", stdio);
     assert_eq!(rig.exit(&init()), Some(Exit::Code(0)));
     let turns = rig.turns(Duration::from_millis(300));
@@ -81,7 +81,7 @@ fn reader(path: &Path) -> OwnedFd {
     windlass_sys::fd::open(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK).expect("a reader")
 }
 
-/// Each of them would take a slot of the pipe of its own if it were spliced, and there are sixteen.
+/// Each line would take a slot of the pipe of its own if it were spliced, and there are sixteen.
 fn many_small_writes_fill_the_fifo() {
     let (mut rig, out) = rig_with_fifo();
     let file = reader(&out);
@@ -90,7 +90,7 @@ fn many_small_writes_fill_the_fifo() {
     rig.turns_until("forty lines", |_| stream::waiting(file.as_fd()) == wanted.len());
 }
 
-/// With no less room than the pipe and the fifo have together.
+/// The room must be at least that of the pipe and the fifo together.
 fn a_reader_that_is_away_holds_the_process_back_and_loses_nothing() {
     let (mut rig, out) = rig_with_fifo();
     let mark = rig.dir.join("written");
@@ -125,12 +125,12 @@ fn a_reader_that_is_away_holds_the_process_back_and_loses_nothing() {
     assert_eq!(state.dropped, 0);
 }
 
-/// Nobody, somebody who does not read, and somebody who has left.
+/// No reader, a reader that does not read, and a reader that has left.
 fn the_end_is_told_without_waiting_for_a_reader() {
     for (stays, leaves, size) in
         [(false, false, 120_000), (true, false, 120_000), (false, true, 120_000), (true, false, 5)]
     {
-        // Were the reader waited for, no end would be reported.
+        // If the shim waited for the reader, it would report no end.
         let mut rig = Rig::with(|container| container.drain = NEVER);
         let out = rig.dir.join("fifo");
         fifo(&out);
@@ -150,11 +150,11 @@ fn the_end_is_told_without_waiting_for_a_reader() {
     }
 }
 
-/// It is killed when the shim has taken all it takes and the pipe is full too.
+/// The process is killed when the shim takes no more and the pipe is full too.
 fn the_end_of_a_process_that_was_held_back_is_told_and_all_it_wrote_is_there() {
     // Pieces of a thousand bytes leave a little of each page of the pipe empty.
     for (piece, least) in [(4096, 2 * 65_536), (65_536, 2 * 65_536), (1000, 120_000)] {
-        // Were anything waited for, no end would be reported.
+        // If the shim waited for anything, it would report no end.
         let mut rig = Rig::with(|container| container.drain = NEVER);
         let out = rig.dir.join("fifo");
         fifo(&out);
@@ -189,7 +189,7 @@ fn a_reader_that_dies_before_it_has_read_leaves_the_rest_to_the_next() {
     assert_eq!((text.len(), ended), (99_000, true));
 }
 
-/// Engines open fifos in a thread that may run when the process has ended.
+/// Engines open fifos in a thread that may run after the process has ended.
 fn who_opens_the_fifo_late_and_blocking_gets_all_and_the_end() {
     for script in ["echo hello", ":"] {
         let (mut rig, out) = rig_with_fifo();
@@ -233,7 +233,7 @@ fn a_client_that_reads_gets_every_byte_of_a_burst() {
     }
 }
 
-/// Starts a container and a client of it in a thread, which counts the bytes of output.
+/// Starts a container, and a client of it in a thread, which counts the bytes of output.
 fn client_that_reads(rig: &mut Rig, text: &str, log: Option<&PathBuf>) -> std::thread::JoinHandle<usize> {
     let logs = log.map(|path| raw_log(path)).into_iter().collect();
     let new = rig.new_process("", text, Stdio { stdout: Output::Attach, logs, ..Stdio::default() });
@@ -265,7 +265,7 @@ fn a_client_that_does_not_read_does_not_stop_the_log() {
     assert_eq!(fs::metadata(&log).expect("a log").len(), 4_000_000);
 }
 
-/// `printf x | nc -N -U socket`: it says that it has said all, and listens.
+/// `printf x | nc -N -U socket` closes its sending side, and reads on.
 fn a_client_that_only_listens_from_now_on_gets_the_output() {
     let mut rig = Rig::new();
     let new = rig.new_process("", "sleep 0.2; echo hello", Stdio { stdout: Output::Attach, ..Stdio::default() });
@@ -282,7 +282,7 @@ fn a_client_that_only_listens_from_now_on_gets_the_output() {
     assert_eq!(text, b"\x01\0\0\0\x06hello\n");
 }
 
-/// However busy the front end was in the turn before.
+/// The client comes first, even if the front end was busy in the turn before.
 fn a_client_that_was_there_before_the_output_gets_it() {
     const BUSY: u64 = 1;
     const DOOR: u64 = 2;
@@ -322,7 +322,7 @@ fn a_fifo_named_as_a_log_does_not_stop_the_loop() {
     rig.core.request(Request::Create(new)).expect_err("nobody reads it");
 }
 
-/// A disk that becomes full in the middle of a line, on a log that somebody has emptied.
+/// A disk that becomes full in the middle of a line, on a log that another program has truncated.
 fn a_line_that_was_cut_is_taken_back_where_it_is() {
     if again_in_a_shell("ulimit -f 8") {
         return;
@@ -382,7 +382,7 @@ fn attached_terminal() -> Stdio {
     Stdio { terminal: true, stdin: Stdin::Attach { leave_open: false }, stdout: Output::Attach, ..Stdio::default() }
 }
 
-/// Input for a terminal that nobody has open any more.
+/// Input for a terminal that no process has open any more.
 fn a_terminal_that_is_hung_up_and_full_does_not_keep_the_loop_turning() {
     let mut rig = Rig::new();
     rig.run("exec sleep 1000", Stdio::default());
@@ -400,7 +400,7 @@ fn a_terminal_that_is_hung_up_and_full_does_not_keep_the_loop_turning() {
     rig.done(Request::Kill { process: exec, signal: 9, all: false }).expect("killed");
 }
 
-/// The terminal's other descriptor is still open then, and reading what was typed makes room in it.
+/// The terminal's other descriptor is still open then, and reading the input makes room in it.
 fn input_that_nobody_took_is_forgotten_with_its_process() {
     let mut rig = Rig::new();
     rig.run("exec sleep 1000", Stdio::default());

@@ -1,12 +1,12 @@
-//! What must hold for any bytes that a client of the shim sends: the property tests on stable and the
-//! fuzz target on nightly call the same function.
+//! Any bytes from a client of the shim must be read or refused: the property tests on stable and the fuzz target on
+//! nightly call the same function.
 
 use windlass_base::protobuf::Message;
 use windlass_shim::frontend::containerd::message::{options, start, task};
 use windlass_shim::frontend::containerd::ttrpc::{Request, next_frame};
 
-/// What a client of the shim sends: frames, in them requests, in them messages. What is read is
-/// written and read again as the same.
+/// Reads bytes as frames, in them requests, in them messages. A message that was read is written and read again as the
+/// same.
 pub fn check(bytes: &[u8]) {
     fn stable<M: Message + PartialEq + std::fmt::Debug>(bytes: &[u8]) -> Option<M> {
         let message = M::decode(bytes).ok()?;

@@ -1,4 +1,4 @@
-//! What recorded argument lists of callers mean.
+//! The settings from recorded argument lists of callers.
 
 use super::*;
 use crate::stdio::Log;
@@ -104,10 +104,10 @@ const PODMAN_EXEC: &[&str] = &[
     "300",
 ];
 
-/// `podman run` from 5.0 on besides: from its sources.
+/// `podman run` adds these from 5.0 on, according to its sources.
 const PODMAN_5: &[&str] = &["--persist-dir", "/p/0765/userdata/persist/0765", "--sdnotify-socket=/run/notify"];
 
-/// CRI-O's create: from its sources.
+/// CRI-O's create, according to its sources.
 const CRIO_CREATE: &[&str] = &[
     "-b",
     "/b",
@@ -142,7 +142,7 @@ const CRIO_CREATE: &[&str] = &[
     "--leave-stdin-open",
 ];
 
-/// CRI-O's execsync, the old interface: from its sources.
+/// CRI-O's execsync, the old interface, according to its sources.
 const CRIO_EXECSYNC: &[&str] = &[
     "-c",
     "0765",
@@ -170,7 +170,7 @@ const CRIO_EXECSYNC: &[&str] = &[
     "--root=/run/windlass",
 ];
 
-/// CRI-O's restore: from its sources.
+/// CRI-O's restore, according to its sources.
 const CRIO_RESTORE: &[&str] = &[
     "-b",
     "/b",

@@ -25,11 +25,11 @@ message! {
     TaskCreate {
         1 container_id: String,
         2 bundle: String,
-        /// What was mounted.
+        /// The mounts of the root filesystem.
         3 rootfs: Vec<Mount>,
-        /// Its stdio.
+        /// The stdio of init.
         4 io: Option<TaskIo>,
-        /// The checkpoint that it was restored from.
+        /// The checkpoint that the container was restored from.
         5 checkpoint: String,
         6 pid: u32,
     }
@@ -51,7 +51,7 @@ message! {
         /// The exec's id; for init, the container's id.
         2 id: String,
         3 pid: u32,
-        /// Its exit status.
+        /// The exit status.
         4 exit_status: u32,
         5 exited_at: Option<Timestamp>,
     }
@@ -59,7 +59,7 @@ message! {
     TaskDelete {
         1 container_id: String,
         2 pid: u32,
-        /// Its exit status.
+        /// The exit status.
         3 exit_status: u32,
         4 exited_at: Option<Timestamp>,
     }
@@ -84,7 +84,6 @@ message! {
 /// An event with its topic.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskEvent {
-    /// Its topic.
     pub topic: Topic,
     /// The message, with its name.
     pub message: Any,
@@ -131,7 +130,7 @@ impl Topic {
         }
     }
 
-    /// Its name: `/tasks/...`.
+    /// The topic's name: `/tasks/...`.
     pub fn name(self) -> &'static str {
         self.names().0
     }

@@ -38,9 +38,9 @@ message! {
     Mount {
         /// The filesystem's type, or `bind`.
         1 kind: String,
-        /// What to mount.
+        /// The source of the mount.
         2 source: String,
-        /// Where, below the root.
+        /// The directory below the root.
         3 target: String,
         /// As in fstab(5).
         4 options: Vec<String>,

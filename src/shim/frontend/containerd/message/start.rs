@@ -28,7 +28,7 @@ message! {
     Outcome {
         /// The version of the task service.
         1 version: i32,
-        /// The address of its socket.
+        /// The address of the service's socket.
         2 address: String,
         /// `ttrpc`.
         3 protocol: String,

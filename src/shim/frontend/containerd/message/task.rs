@@ -23,8 +23,8 @@ message! {
         /// See [`super::options`].
         10 options: Option<Any>,
     }
-    /// The request of `Start`, `Delete`, `State` and `Wait`. Those of `Pids`, `Pause`, `Resume`, `Stats`, `Connect` and
-    /// `Shutdown` have the first field only.
+    /// The request of `Start`, `Delete`, `State` and `Wait`. The requests of `Pids`, `Pause`, `Resume`, `Stats`,
+    /// `Connect` and `Shutdown` have the first field only.
     Name {
         1 id: String,
         /// The exec's id; empty for init.
@@ -36,7 +36,7 @@ message! {
     }
     /// `DeleteResponse`.
     Deleted {
-        /// The process id that it had.
+        /// The process id of the deleted process.
         1 pid: u32,
         /// The exit status, as a shell gives it.
         2 exit_status: u32,
@@ -88,7 +88,7 @@ message! {
         2 exec_id: String,
         /// The number of the signal.
         3 signal: u32,
-        /// Whether every process of the container gets it.
+        /// Whether every process of the container gets the signal.
         4 all: bool,
     }
     /// `CloseIORequest`.

@@ -57,7 +57,7 @@ pub(super) fn put_double(out: &mut Vec<u8>, field: u32, value: f64) {
 /// `hugetlb.2MB.rsvd.SUFFIX`, are of the same size.
 pub(super) fn hugepages(path: &Path, suffix: &str) -> Vec<String> {
     let opened = fd::open(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY);
-    // A directory that cannot be read has no sizes: the cgroup may be removed meanwhile.
+    // A directory that cannot be read has no sizes: the cgroup may have been removed.
     let names = opened.and_then(|opened| directory::names(opened.as_fd())).unwrap_or_default();
     let mut sizes: Vec<String> = names
         .iter()

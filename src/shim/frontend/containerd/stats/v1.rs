@@ -45,9 +45,9 @@ const MEMORY: &[&str] = &[
 pub(super) struct Places(Vec<(String, PathBuf)>);
 
 impl Places {
-    /// Of the process `pid`.
+    /// The directories of the process `pid`.
     pub(super) fn of(pid: i32) -> Places {
-        // Without the file, as for a process that has ended, there are no numbers.
+        // Without the file, for example of a process that has ended, there are no numbers.
         let membership = Membership::of(pid).unwrap_or_else(|_| Membership::parse(""));
         Places::below(Path::new("/sys/fs/cgroup"), &membership)
     }

@@ -6,7 +6,7 @@ use windlass_cgroup::Pressure;
 
 use super::field::{hugepages, number, put, put_bytes, put_double, put_file, put_flat, text};
 
-/// An empty name is a field that is not a number of the file.
+/// An empty name stands for a field that is not in the file.
 const CPU: &[&str] = &[
     "usage_usec",
     "user_usec",
@@ -141,7 +141,7 @@ fn io(text: &str) -> Vec<u8> {
     out
 }
 
-/// Encodes lines `device hca_handle=1 hca_object=max`, of the use and of the limits.
+/// Encodes lines `device hca_handle=1 hca_object=max`, of the current use and of the limits.
 fn rdma(at: &Path) -> Vec<u8> {
     let mut out = Vec::new();
     for (field, name) in [(1, "rdma.current"), (2, "rdma.max")] {
