@@ -4,7 +4,7 @@ use crate::cases;
 use crate::without::{self, Without};
 use std::path::{Path, PathBuf};
 
-/// What `--help` prints.
+/// The output of `--help`.
 pub const USAGE: &str = "\
 usage: integration [OPTION…] [FILTER…]
 
@@ -60,7 +60,7 @@ pub struct Args {
     pub growth: bool,
     /// How often each command is measured.
     pub rounds: usize,
-    /// What to sweep.
+    /// The kind of sweep.
     pub sweep: Option<String>,
     /// Whether to sweep a sample.
     pub short: bool,
@@ -132,7 +132,7 @@ impl Args {
         Ok(args)
     }
 
-    /// The same request as words, for a process of our own.
+    /// The request as words, for another process of this program.
     pub fn to_words(&self) -> Vec<String> {
         let mut words = vec!["--runtime".to_owned(), self.runtime.display().to_string()];
         words.extend(["--shim".to_owned(), self.shim.display().to_string()]);

@@ -1,4 +1,4 @@
-//! What exists on the machine before and after a case, in the places where a container or a shim could leave something.
+//! The objects on the machine before and after a case, in all places where a container or a shim could leave some.
 
 use crate::harness;
 use crate::kit::machine::{self, text};
@@ -11,8 +11,8 @@ use std::time::Duration;
 /// keys of a process that the kernel killed for want of memory.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What other programs leave: mount(8), which cases use, its notes, and a containerd or a ctr that a case has
-/// killed its FIFOs.
+/// The remains of other programs: the notes of mount(8), which cases use, and the FIFOs of a containerd or a ctr that a
+/// case has killed.
 const OF_OTHERS: [&str; 2] = ["/run/mount", "/run/containerd/fifo"];
 
 /// How the line of an open file of the harness's first process begins.
@@ -59,7 +59,7 @@ impl HostCensus {
         HostCensus(lines)
     }
 
-    /// What exists only now, or only in this census. What is about to go gets a moment.
+    /// The names that exist only now, or only in this census. Objects that are about to go get a moment.
     pub fn difference(&self, places: &CaseFiles<'_>) -> Vec<String> {
         let mut waited = Duration::ZERO;
         let mut nap = Duration::from_millis(2);

@@ -12,7 +12,7 @@ pub enum CaseOutcome {
     Pass,
     /// Not as expected.
     Fail,
-    /// It could not be judged.
+    /// The case could not be judged.
     Skip,
     /// Not run: this harness lacks something that another may have.
     Defer,
@@ -37,7 +37,7 @@ impl CaseOutcome {
     }
 }
 
-/// One case on one runtime.
+/// A case on a runtime.
 #[derive(Clone, Debug)]
 pub struct Event {
     /// The name of the case.

@@ -155,7 +155,7 @@ pub fn number_field(field: u64, number: u64) -> Vec<u8> {
     [varint(field << 3), varint(number)].concat()
 }
 
-/// The same with bytes.
+/// A field of bytes.
 pub fn bytes_field(field: u64, bytes: &[u8]) -> Vec<u8> {
     [varint(field << 3 | 2), varint(bytes.len() as u64), bytes.to_vec()].concat()
 }

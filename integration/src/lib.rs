@@ -29,7 +29,7 @@ mod report;
 mod runner;
 #[cfg_attr(not(target_arch = "x86_64"), path = "no_sweep.rs")]
 mod sweep;
-// What only the sweep calls is left over without it.
+// Without the sweep, the functions that only it calls are unused.
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 mod sys;
 mod without;

@@ -26,7 +26,7 @@ pub mod worker {
 pub mod peers {
     pub use super::worker::main;
 
-    /// What such a container sees.
+    /// The payload's observation of its container.
     pub mod probe {
         /// Nothing.
         pub fn main(_request: &str) -> String {

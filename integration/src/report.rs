@@ -1,4 +1,4 @@
-//! What the user sees: a line a case, the differences, the sum.
+//! The output for the user: a line for each case, the differences, the sum.
 
 use crate::args::Args;
 use crate::event::{CaseOutcome, Event};

@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-/// One message from `socket` with the file descriptors sent along.
+/// Receives a message from `socket`, with the file descriptors in it.
 pub fn receive_with_fds(socket: &UnixStream) -> nix::Result<(Vec<u8>, Vec<OwnedFd>)> {
     let mut data = vec![0; 65536];
     let mut space = nix::cmsg_space!([i32; 16]);
@@ -65,7 +65,7 @@ pub struct Notification {
     pub nr: i32,
     arch: u32,
     instruction_pointer: u64,
-    /// Its arguments.
+    /// The arguments.
     pub args: [u64; 6],
 }
 
@@ -171,7 +171,7 @@ fn instruction(code: u32, jt: u8, jf: u8, k: u32) -> libc::sock_filter {
 
 /// Makes a command and its children get `errno` from every ioctl(2) with this request.
 pub fn refuse_ioctl(command: &mut std::process::Command, request: u32, errno: u32) {
-    // Of struct seccomp_data: the number, and the low half of the second argument.
+    // The fields of struct seccomp_data: the number, and the low half of the second argument.
     let program = [
         load(0),
         equals(libc::SYS_ioctl as u32, 0, 3),
@@ -221,7 +221,7 @@ pub fn refuse_calls(command: &mut std::process::Command, numbers: &[u32], errno:
     const EQUALS: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
     const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
     let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
-    // Of struct seccomp_data: the number.
+    // The field of struct seccomp_data: the number.
     let mut program = vec![step(LOAD, 0, 0, 0)];
     for &number in numbers {
         program.push(step(EQUALS, 0, 1, number));
@@ -275,11 +275,11 @@ pub fn make_user_namespace() -> std::io::Result<()> {
 /// The system call at which a traced process is stopped.
 #[derive(Clone, Copy, Debug)]
 pub enum CallStop {
-    /// It is about to make this call.
+    /// The process is about to make this call.
     Entry(i64, [u64; 6]),
     /// The call has returned this.
     Exit(i64),
-    /// It is not stopped at a system call.
+    /// The process is not stopped at a system call.
     Other,
 }
 

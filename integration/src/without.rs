@@ -42,7 +42,7 @@ impl Without {
         Ok(Without { version, calls })
     }
 
-    /// What the words of a runner ask for.
+    /// The option in the words of a runner.
     pub fn asked_for(words: &[String]) -> Option<Without> {
         let at = words.iter().position(|word| word == OPTION)?;
         Without::since(words.get(at + 1)?).ok()
@@ -54,7 +54,7 @@ impl Without {
         sys::refuse_calls(command, &numbers, libc::ENOSYS as u32);
     }
 
-    /// What a report must say about itself.
+    /// The description of the option in a report.
     pub fn describe(&self) -> String {
         let names: Vec<&str> = self.calls.iter().map(|(_, name)| *name).collect();
         let (major, minor) = self.version;

@@ -3,7 +3,7 @@
 use crate::engine::Engine;
 use std::path::{Path, PathBuf};
 
-/// What `--help` prints.
+/// The output of `--help`.
 pub const USAGE: &str = "\
 usage: engines [OPTION…] [ENGINE…] [FILTER…]
        engines table RESULTS README

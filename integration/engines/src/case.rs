@@ -13,7 +13,7 @@ pub struct Case {
     pub chapter: &'static str,
     /// The sentence.
     pub name: &'static str,
-    /// What it needs from the machine. `Slow` stands for minutes: such a case runs with `--long`.
+    /// The case's needs from the machine. `Slow` stands for minutes: such a case runs with `--long`.
     pub needs: &'static [Need],
     /// Runs it.
     pub run: fn(&Session) -> Verdict,

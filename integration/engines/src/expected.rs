@@ -14,7 +14,7 @@ pub struct Known {
 }
 
 impl Known {
-    /// Whether a failure on these columns, which are all that there are or not, is the known one.
+    /// Whether a failure on these columns is the known one. `all`: there are no other columns.
     pub fn covers(&self, failed: &[&String], all: bool) -> bool {
         if self.on == "all" { all } else { failed.iter().all(|label| self.is_about(label)) }
     }
@@ -29,7 +29,7 @@ impl Known {
     }
 }
 
-/// What is known about a case with the engines of a Debian release.
+/// The known failure of a case with the engines of a Debian release.
 pub fn about(case: &str, release: &str) -> Option<&'static Known> {
     KNOWN.iter().find(|known| known.case == case && known.releases.contains(&release))
 }

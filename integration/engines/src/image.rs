@@ -9,7 +9,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// What the image is called in every engine.
+/// The name of the image in every engine.
 pub const NAME: &str = "localhost/bb:latest";
 
 /// A file of the image in a place where cases put volumes, and its content.

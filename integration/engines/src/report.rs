@@ -1,4 +1,4 @@
-//! What the user sees: a line a case, the differences with their reasons, the sum.
+//! The output for the user: a line for each case, the differences with their reasons, the sum.
 
 use crate::args::Args;
 use crate::cases;

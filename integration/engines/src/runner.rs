@@ -15,12 +15,12 @@ use std::time::Instant;
 /// Where a session has its directory: a tmpfs of the harness.
 const WORK: &str = "/run/windlass-engines";
 
-/// What the runner is to do, as words of a command line.
+/// A request to the runner, as words of a command line.
 #[derive(Clone, Debug)]
 pub struct Request {
     /// The engine.
     pub engine: Engine,
-    /// What is below it.
+    /// The runtime and shim below the engine.
     pub below: Below,
     /// Whether cases may take minutes.
     pub long: bool,

@@ -1,4 +1,4 @@
-//! One engine on one runtime: the context of every case.
+//! An engine on a runtime: the context of every case.
 
 use crate::engine::Engine;
 use crate::image;
@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 /// How long a command of an engine may take, the slow kernel of User-Mode Linux included.
 const LIMIT: Duration = Duration::from_secs(90);
 
-/// What is put below an engine.
+/// The runtime and shim below an engine.
 #[derive(Clone, Debug)]
 pub struct Below {
     /// The runtime's binary.
@@ -43,7 +43,7 @@ impl Below {
 pub struct Session {
     /// Which engine.
     pub engine: Engine,
-    /// What is below it.
+    /// The runtime and shim below the engine.
     pub below: Below,
     /// Scratch space of the session, on tmpfs.
     pub dir: PathBuf,
@@ -167,7 +167,7 @@ impl Session {
         self.up(options, "trap 'exit 0' TERM; while :; do sleep 0.05; done")
     }
 
-    /// One field of `inspect`, by a Go template.
+    /// A field of `inspect`, by a Go template.
     pub fn inspect(&self, name: &str, template: &str) -> Verdict<String> {
         self.ok_with(&format!("inspect {name} --format"), template)
     }
@@ -244,12 +244,12 @@ pub struct Background {
 }
 
 impl Background {
-    /// What it wrote to standard output so far.
+    /// Standard output so far.
     pub fn stdout(&self) -> String {
         self.capture.read().0
     }
 
-    /// What it wrote to standard error so far.
+    /// Standard error so far.
     pub fn stderr(&self) -> String {
         self.capture.read().1
     }
@@ -282,7 +282,7 @@ impl Drop for Background {
 
 /// A client at a terminal.
 pub struct AtTerminal {
-    /// What is seen and typed.
+    /// The terminal of the command.
     pub terminal: Terminal,
     child: Option<Child>,
 }

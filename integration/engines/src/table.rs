@@ -87,7 +87,7 @@ fn legend(release: &str, engines: &Value) -> String {
     format!("- {release}, {}: {}{place}.\n", dates.join(", "), versions.join("; "))
 }
 
-/// What passed and what was judged in the run of an engine.
+/// The numbers of passed and judged cases in the run of an engine.
 fn count(run: &Value) -> Count {
     let mut count = Count::new();
     for (label, outcome) in

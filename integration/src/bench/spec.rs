@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 /// A profile as engines write it.
 const PROFILE: &str = include_str!("../../../seccomp/tests/data/engine.json");
 
-/// What an engine gives a container's root by default.
+/// The capabilities that engines give a container's root by default.
 const CAPABILITIES: &[&str] = &[
     "CAP_CHOWN",
     "CAP_DAC_OVERRIDE",

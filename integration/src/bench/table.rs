@@ -1,9 +1,9 @@
-//! What was measured, and how it is shown: medians, and the runtime under test beside its peers.
+//! The measurements and their table: medians, and the runtime under test beside its peers.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-/// One command's time in seconds.
+/// The time of one command in seconds.
 #[derive(Clone, Copy, Debug)]
 pub struct Sample {
     /// Wall time, from its start until its end is known.

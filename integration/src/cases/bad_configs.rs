@@ -18,8 +18,7 @@ chapter! { "bad_configs":
     an_update_of_the_pids_limit_to_zero_goes_by_the_edition [Windlass, Controller("pids")],
 }
 
-/// What a verb of the binary says of a bundle: its exit code, the pointer of the failure, and the
-/// pointers of all that is wrong.
+/// The answer of a verb about a bundle: its exit code, the pointer of the failure, and the pointers of all faults.
 fn said(t: &T, verb: &str, bundle: &Bundle) -> Verdict<(i32, String, BTreeSet<String>)> {
     bundle.write()?;
     let (dir, log) = (bundle.dir.display().to_string(), t.path("bad.log").display().to_string());

@@ -1,4 +1,4 @@
-//! What a container does with a cgroup that it owns, and where its cgroup stands in the tree of the host.
+//! A container changes a cgroup that it owns, and its cgroup has a place in the tree of the host.
 
 use crate::kit::machine::text;
 use crate::kit::stop::skip;
@@ -67,7 +67,7 @@ fn a_cgroup_that_was_made_anew_is_not_the_ended_container_s(t: &T) -> Verdict {
     new.verb("delete", &["--force"], &[])?.ok()?;
     third.status_is("running")?;
     third.exec_sh("cat /proc/1/comm")?.stdout_is("sleep\n")?;
-    // What a later one leaves is its own, and not that of one that had the path before.
+    // The processes that a later container leaves are its own, and not those of an earlier one with the same path.
     third.stop()?;
     fs::remove_dir(&dir)?;
     let last = t.start(&bundle.namespace("pid", None).sh("sleep 1000 & sleep 0.1"))?;

@@ -304,7 +304,7 @@ fn an_out_of_memory_kill_ends_the_payload(t: &T) -> Verdict {
 }
 
 fn a_tiny_memory_limit_is_enough_for_the_start(t: &T) -> Verdict {
-    // What the runtime itself uses must not be charged to the container.
+    // The memory of the runtime itself must not be charged to the container.
     let bundle = resources(t, json!({"memory": {"limit": 2_097_152}}))?.args(&["/bin/true"]);
     t.run(&bundle)?.ok()?;
     Ok(())

@@ -229,7 +229,7 @@ fn images_are_read_by_two_user_namespaces_at_once(t: &T) -> Verdict {
     Ok(())
 }
 
-/// What separates a container from the host, as the host sees it.
+/// The isolation of a container from the host, as the host sees it.
 fn isolation(container: &Container) -> Verdict<Vec<String>> {
     let pid = container.pid()?;
     let status = text(format!("/proc/{pid}/status"));
@@ -242,7 +242,7 @@ fn isolation(container: &Container) -> Verdict<Vec<String>> {
     for line in text(format!("/proc/{pid}/mountinfo")).lines() {
         let words: Vec<&str> = line.split(' ').collect();
         let kind = words.iter().skip_while(|word| **word != "-").nth(1).copied().unwrap_or_default();
-        // That it is a slave of a host's mount shows in the number of a peer group, which the host assigns.
+        // The propagation is left out, because it shows the number of a peer group, which the host assigns.
         let root = if kind == "cgroup2" { "" } else { words[3] };
         seen.push(format!("{root} on {} {} {kind}", words[4], words[5]));
     }

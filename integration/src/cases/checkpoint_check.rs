@@ -326,7 +326,7 @@ fn mounted() -> Vec<Row> {
     ]
 }
 
-/// What comes back although it does not look like it.
+/// Processes that come back although a check might doubt it.
 fn whole_too() -> Vec<Row> {
     vec![
         ("asynchronous I/O", calls(&[&call(libc::SYS_io_setup, "8,#")]), ""),
@@ -353,7 +353,7 @@ fn whole_too() -> Vec<Row> {
     ]
 }
 
-/// What comes back as it was.
+/// Processes that come back unchanged.
 fn whole() -> Vec<Row> {
     let (rw, shared) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
     vec![
@@ -442,13 +442,13 @@ fn settings() -> Vec<Row> {
     ]
 }
 
-/// What was found out about a row.
+/// The result of a row.
 struct Seen {
-    /// Whether it came back, as far as CRIU says.
+    /// Whether the process came back, according to CRIU.
     back: bool,
-    /// What `--check` printed.
+    /// The output of `--check`.
     said: String,
-    /// Its exit code.
+    /// The exit code of `--check`.
     code: i32,
 }
 
@@ -540,7 +540,7 @@ fn compare(t: &T, rows: &[Row]) -> Verdict<(usize, usize, Vec<&'static str>)> {
     Ok((made, lost, missed))
 }
 
-/// Of what does not come back, 19 of 20 must be named.
+/// 19 of 20 processes that do not come back must be named.
 fn nearly_all_are_named(t: &T, rows: &[Row], least: usize) -> Verdict {
     let (_, lost, missed) = compare(t, rows)?;
     if lost < least {

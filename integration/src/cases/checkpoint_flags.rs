@@ -88,7 +88,7 @@ fn every_flag_of_the_peers_is_taken(t: &T) -> Verdict {
     for (verb, flags) in FLAGS {
         for flag in *flags {
             let words: Vec<&str> = [*verb].into_iter().chain(flag.split(' ')).chain(["nowhere"]).collect();
-            // What follows the reading of the flags.
+            // The error after the flags were read.
             let next = if *verb == "checkpoint" { "container does not exist" } else { "restore failed" };
             t.runtime(&words)?.code_is(1)?.stderr_has(next).context(flag)?;
         }
@@ -141,7 +141,7 @@ fn each_mode_of_cgroups_dumps_and_restores(t: &T) -> Verdict {
         let own = text(format!("/proc/{}/cgroup", container.pid()?));
         let expected = format!("0::/{}{place}", container.id);
         ensure_eq!(own.lines().last().unwrap_or_default(), expected.as_str(), "the cgroup in mode {mode}");
-        // Those of the images are not written to the container's cgroup.
+        // The limits of the images are not written to the container's cgroup.
         if !has_version_1() {
             let own = cgroup::of(&container)?;
             let own = if place.is_empty() { own.join(".") } else { own.join("..") };

@@ -63,7 +63,7 @@ fn a_restored_container_waits_for_start(t: &T) -> Verdict {
     let network = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/net"));
     ensure!(network(&pid.to_string())? != network("self")?, "it is in the host's network namespace");
     ensure_eq!(keeper(&container).len(), 1, "keepers");
-    // It has not changed its root yet.
+    // Init has not changed its root yet.
     container.try_exec(&[], &["/bin/true"])?.code_is(255)?.stderr_has("not restored yet")?;
     std::thread::sleep(Duration::from_millis(500));
     ensure_eq!(count(&bundle), at, "the count before start");
@@ -116,7 +116,7 @@ fn one_whose_images_are_no_good_fails_at_start(t: &T) -> Verdict {
     let bundle = t.bundle()?.sh(COUNTING);
     let (images, container, _) = held(t, &bundle)?;
     for entry in fs::read_dir(&images.dir)?.flatten() {
-        // What CRIU reads after init is made.
+        // CRIU reads this image after init is made.
         if entry.file_name().to_string_lossy().starts_with("mm-") {
             fs::File::create(entry.path())?;
         }

@@ -96,7 +96,7 @@ fn what_contradicts_the_configuration_is_refused_with_its_element(t: &T) -> Verd
         refused(&images, &change(bundle.clone()), pointer).context(pointer)?;
     }
     explained(t, &images, &bundle)?;
-    // What engines change in a configuration may differ.
+    // Elements of a configuration that engines change may differ.
     let cgroup = format!("/checkpoint-elsewhere-{}", std::process::id());
     let rewritten = bundle
         .clone()
@@ -223,7 +223,7 @@ fn what_is_not_an_image_is_refused(t: &T) -> Verdict {
         }),
         ("can be written by others", |dir| fs::set_permissions(dir, fs::Permissions::from_mode(0o777))),
         ("belongs to user", |dir| std::os::unix::fs::chown(dir, Some(1000), Some(1000))),
-        // Its owner could change it once it has been checked.
+        // The owner of the image could change it after the check.
         ("core-1.img belongs to user 1000", |dir| {
             std::os::unix::fs::chown(dir.join("core-1.img"), Some(1000), Some(1000))
         }),

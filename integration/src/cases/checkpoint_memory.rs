@@ -143,7 +143,7 @@ fn pages_go_to_a_page_server(t: &T) -> Verdict {
     rest.dump(&container, &["--page-server", &format!("127.0.0.1:{port}")])?;
     drop(server);
     ensure!(pages(&images.dir) > 8_000_000 && pages(&rest.dir) == 0, "the pages are not where the server is");
-    // What is there of the processes and what the server has got belong together.
+    // The copied images of the processes and the pages that the server has got belong together.
     t.host("cp", &["-a", &format!("{}/.", rest.dir.display()), &images.dir.display().to_string()])?;
     let at = count(&bundle);
     let _container = images.restore(&bundle, &[])?;

@@ -273,7 +273,7 @@ fn a_restore_that_is_killed_at_a_step_of_criu_leaves_nothing(t: &T) -> Verdict {
         let id = t.id();
         let words = ["restore", "--detach", "--bundle", &place, "--image-path", &dir, &id];
         killed_at(t, &images, &words, step)?;
-        // What CRIU has made goes with it, before anybody deletes the container.
+        // CRIU's processes end with it, before anybody deletes the container.
         eventually("that nobody has the images open", || (!is_open(&images.dir)).then_some(())).context(step)?;
         let container = Container::new(t, id, bundle.dir.clone());
         container.verb("delete", &["--force"], &[])?.ok()?;

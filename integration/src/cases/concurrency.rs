@@ -192,7 +192,7 @@ fn exec_in_a_container_that_is_killed_says_that_it_stopped(t: &T) -> Verdict {
         std::thread::sleep(std::time::Duration::from_micros(250 * delay));
         let ran = t.runtime(&["exec", &container.id, "/bin/true"])?;
         kill.wait()?;
-        // It may have been in time, or have been killed with the others.
+        // The exec may have come in time, or have been killed with the others.
         if ran.code == 255 {
             ran.stderr_has("cannot exec in a stopped container")?;
         }

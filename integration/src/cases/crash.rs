@@ -173,7 +173,7 @@ fn kill_killed_anywhere_leaves_a_deletable_container(t: &T) -> Verdict {
 }
 
 fn a_create_whose_caller_dies_can_be_deleted(t: &T) -> Verdict {
-    // What an engine's parent-death signal does: the command dies at some moment, by the clock.
+    // An engine's parent-death signal kills the command at any moment, by the clock.
     let dir = bundle(t)?.dir.display().to_string();
     for delay in [1, 2, 4, 6, 8, 12, 16, 24] {
         let id = t.id();

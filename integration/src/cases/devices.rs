@@ -192,7 +192,7 @@ fn no_rules_at_all_still_permit_the_default_devices(t: &T) -> Verdict {
     Ok(())
 }
 
-/// What a script says when it opens kmsg for reading.
+/// A script that reports whether it can open kmsg for reading.
 const TRY_KMSG: &str = "[ -e /tmp/kmsg ] || mknod /tmp/kmsg c 1 11; dd if=/tmp/kmsg of=/dev/null count=0 2>/dev/null && echo opened || echo denied";
 
 fn exec_is_judged_by_the_same_list(t: &T) -> Verdict {

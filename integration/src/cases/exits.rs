@@ -155,7 +155,7 @@ fn a_pin_goes_with_the_container(t: &T) -> Verdict {
         t.runtime(&[words, &[&container.id]].concat())?.ok()?;
         ensure_eq!(machine::exit_pins(), before, "pins after the deletion");
     }
-    // Its record is lost; only its name is known.
+    // The record is lost; only its name is known.
     let container = t.running()?;
     container.stop()?;
     for file in container.state_files()? {

@@ -83,7 +83,7 @@ fn resume_below_a_frozen_cgroup_names_it(t: &T) -> Verdict {
     Ok(())
 }
 
-/// What is there when `pause` is killed before it has looked whether all have stopped.
+/// The state after `pause` is killed before it has looked whether all processes have stopped.
 fn half_paused(t: &T) -> Verdict<Container<'_>> {
     let container = t.running()?;
     fs::write(cgroup::of(&container)?.join("cgroup.freeze"), "1").context("cgroup.freeze")?;
@@ -149,8 +149,8 @@ impl Drop for FreezableDisk<'_> {
     }
 }
 
-/// What `delete --force` says of a container that does not end: it waits for 10 s, which for
-/// any other command is too long.
+/// The error of `delete --force` for a container that does not end. The command waits for 10 s, which is too long for
+/// any other.
 fn patient_delete(t: &T, container: &Container) -> Verdict<String> {
     let (mut command, capture) = (t.command(), t.capture());
     command.args(["delete", "--force", &container.id]);

@@ -296,7 +296,7 @@ fn a_relative_hook_path_is_refused(t: &T) -> Verdict {
 }
 
 fn hooks_see_the_pid_of_the_container(t: &T) -> Verdict {
-    // What network plugins do: take the pid from stdin and enter its namespace.
+    // Network plugins take the pid from stdin and enter its namespace.
     let script =
         format!("pid=$(sed 's/.*\"pid\": *\\([0-9]*\\).*/\\1/'); readlink /proc/$pid/ns/net >{}", record(t).display());
     let container: Container = t.create(&with(t.bundle()?, "createRuntime", json!([hook(&script)])))?;

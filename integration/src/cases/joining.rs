@@ -1,4 +1,4 @@
-//! What a container can do to the runtime while one of its processes is inside.
+//! Attacks of a container on the runtime while one of its processes is inside.
 
 use crate::kit::container::Container;
 use crate::kit::race::{duration, rounds};
@@ -222,7 +222,7 @@ fn a_detached_exec_outlives_the_runtime(t: &T) -> Verdict {
             let words = ["--detach", "--user", user, "--pid-file", &file.display().to_string()];
             container.try_exec(&words, &["/bin/sleep", "1000"])?.ok()?;
             let pid = fs::read_to_string(&file)?;
-            // What kills it would do so at once.
+            // A kill would come at once.
             std::thread::sleep(std::time::Duration::from_millis(50));
             let state = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
             ensure!(state.contains("(sleep) S"), "user {user}: {state:?}");

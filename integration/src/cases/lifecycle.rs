@@ -236,7 +236,7 @@ fn sigkill_reaches_what_init_has_left_behind(t: &T) -> Verdict {
     Ok(())
 }
 
-/// The same while init lives.
+/// Init still lives here, and the processes that it has started end with it.
 fn sigkill_reaches_what_init_has_started(t: &T) -> Verdict {
     let script = "sleep 1000 & echo left $!; exec sleep 1000";
     let container = t.start(&t.bundle()?.namespace("pid", None).sh(script))?;

@@ -39,7 +39,7 @@ test -z "$(find /run/inner /run/shims /sys/fs/cgroup -name one -o -name two -o -
 echo all of it
 "#;
 
-/// What a container needs to make containers: the programs, a place for states, a cgroup that it may divide.
+/// Adds the needs of a container that makes containers: the programs, a place for states, a cgroup that it may divide.
 fn with_inside(t: &T, bundle: Bundle) -> Bundle {
     let tmpfs = json!({"destination": "/run", "type": "tmpfs", "source": "tmpfs", "options": ["mode=755"]});
     let cgroup = json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",

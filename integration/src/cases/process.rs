@@ -446,7 +446,7 @@ fn the_name_of_the_session_keyring_cannot_be_guessed(t: &T) -> Verdict {
     let keys = std::fs::read_to_string("/proc/keys")?;
     let (guessed, own) = (format!(" _ses.{}:", container.id), format!(" _ses.{}.", container.id));
     ensure!(!keys.contains(&guessed) && keys.contains(&own), "keys: {keys}");
-    // The same user in another container may not write to it, nor change its rights (keyrings(7)).
+    // The same user in another container may not write to the keyring, nor change its rights (keyrings(7)).
     let line = keys.lines().find(|line| line.contains(&own)).unwrap_or_default();
     ensure!(line.split_whitespace().nth(4) == Some("3f1b0000"), "rights of the keyring: {line}");
     Ok(())

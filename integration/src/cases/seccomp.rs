@@ -86,7 +86,7 @@ fn the_default_errno_is_eperm(t: &T) -> Verdict {
     Ok(())
 }
 
-/// What a shell and the runtime call between the installation of the filter and the end of the payload.
+/// The calls of a shell and the runtime between the installation of the filter and the end of the payload.
 const FILES: &str = "read write open openat openat2 close stat fstat lstat newfstatat statx statfs fstatfs access faccessat \
                      faccessat2 lseek pread64 fcntl ioctl dup dup2 dup3 pipe pipe2 getdents64 getcwd chdir fchdir readlink \
                      readlinkat umask close_range";
@@ -385,7 +385,7 @@ fn every_flag_is_accepted(t: &T) -> Verdict {
 
 fn several_architectures_are_accepted(t: &T) -> Verdict {
     let mut profile = profile(json!([{"names": ["getppid"], "action": "SCMP_ACT_ERRNO"}]));
-    // Of one byte order: the others cannot occur on this machine, and libseccomp refuses to mix them.
+    // All have one byte order: the others cannot occur on this machine, and libseccomp refuses to mix them.
     profile["architectures"] = if cfg!(target_endian = "big") {
         json!(["SCMP_ARCH_S390X", "SCMP_ARCH_S390", "SCMP_ARCH_PPC64", "SCMP_ARCH_MIPS64"])
     } else {
@@ -423,7 +423,7 @@ fn narrow_program() -> Option<(&'static str, Vec<u8>)> {
         [1, BASE + headers, 52, 0, if machine == 40 { 0x0500_0000 } else { 0 }].iter().flat_map(|n| n.to_le_bytes()),
     );
     file.extend([52u16, 32, 1, 0, 0, 0].iter().flat_map(|n| n.to_le_bytes()));
-    // One segment with the whole file, readable and executable.
+    // An ELF file with one segment of the whole file, readable and executable.
     file.extend([1, 0, BASE, BASE, size, size, 5, 0x1000].iter().flat_map(|n: &u32| n.to_le_bytes()));
     file.extend(code);
     Some((name, file))

@@ -126,7 +126,7 @@ fn a_label_that_the_policy_does_not_know_is_an_error(t: &T) -> Verdict {
     ran.stdout_lacks("ran")?.stderr_has(unknown)?.stderr_has("/process/selinuxLabel")?.stderr_has("policy")?;
     let ran = t.run(&bundle.clone().set("/linux/mountLabel", json!("system_u:object_r:nobody_knows_t:s0")))?.fails()?;
     ran.stdout_lacks("ran")?.stderr_has("/linux/mountLabel")?.stderr_has("policy")?;
-    // One that it knows, and that nobody may become by this program.
+    // A label that the policy knows, and that no process may get by this program.
     let ran = t.run(&bundle.set("/process/selinuxLabel", json!("system_u:object_r:host_t:s0")))?.fails()?;
     ran.stdout_lacks("ran")?;
     Ok(())

@@ -117,7 +117,7 @@ fn a_client_of_another_user_is_turned_away(t: &T) -> Verdict {
     let answer = |user: i64| -> Verdict<usize> {
         let socket = socket.clone();
         let asked = std::thread::spawn(move || -> std::io::Result<usize> {
-            // Of this thread alone.
+            // The raw call changes the user id of this thread alone.
             crate::sys::syscall(libc::SYS_setresuid, [-1, user, -1, 0, 0, 0])?;
             let mut stream = UnixStream::connect(socket)?;
             stream.set_read_timeout(Some(Duration::from_secs(60)))?;

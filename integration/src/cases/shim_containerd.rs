@@ -386,7 +386,7 @@ fn a_checkpoint_is_an_image_that_is_restored(t: &T) -> Verdict {
     killed?.ok()?;
     engine.wait_for("b", "STOPPED")?;
     engine.remove("b", 137)?;
-    // Its exit is reported after the checkpoint that ends it.
+    // The exit is reported after the checkpoint that causes it.
     engine.run(&["-d"], "c", &["sh", "-c", COUNTING])?.ok()?;
     engine.ctr(&["tasks", "checkpoint", "--exit", "c"])?.ok()?;
     engine.wait_for("c", "STOPPED")?;

@@ -1,5 +1,4 @@
-//! What `windlass-shim` does when something goes wrong around it: kills at its own system calls,
-//! storms, full disks, peers that sleep.
+//! Faults around `windlass-shim`: kills at its own system calls, storms, full disks, peers that sleep.
 
 use crate::kit::machine::text;
 use crate::kit::shim::{self, Connection};
@@ -108,7 +107,7 @@ fn killed_at(t: &T, calls: &str, when: u32, of_the_writer: bool) -> Verdict<bool
     if all_reported && !is_dead() {
         return Ok(false);
     }
-    // What is on disk must report the exit: the records and the event log.
+    // The files must report the exit: the records and the event log.
     if !record.is_empty() {
         let events = c.verb("events", &[])?.ok()?.stdout;
         ensure_eq!(events.matches("\"exited\"").count(), 1, "the exit among the events: {events}");
@@ -303,7 +302,7 @@ fn a_record_that_comes_late_is_no_new_container_s(t: &T) -> Verdict {
     eventually("that child is gone", || (!Path::new(&format!("/proc/{writer}")).exists()).then_some(()))?;
     drop(traced);
     ensure!(!t.path("exits").join(&id).exists(), "the record was written when the shim was dead");
-    // What it had to write is noted, and nothing is lost.
+    // The container can still be deleted.
     t.runtime(&["delete", &id])?.ok()?;
     // The killed shim has left its control socket.
     let mut list = Command::new(&t.shim);

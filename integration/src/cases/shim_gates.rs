@@ -1,4 +1,4 @@
-//! What an idle `windlass-shim` may cost. Measured on the static build that is shipped.
+//! Limits of the cost of an idle `windlass-shim`. Measured on the static build of the packages.
 
 use crate::kit::machine::{field, text};
 use crate::kit::shim::{self, Shimmed};

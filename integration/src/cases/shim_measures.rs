@@ -1,4 +1,4 @@
-//! What windlass-shim costs below containerd, beside containerd's own shim in the same run.
+//! The cost of windlass-shim below containerd, beside containerd's own shim in the same run.
 //!
 //! The gates hold for the static build that is shipped; of another build the figures are shown.
 
@@ -35,7 +35,7 @@ struct Cost {
     fds: usize,
 }
 
-/// Whether these are the sizes of what is shipped.
+/// Whether the shim is a static build, for which the gates hold.
 fn is_static(pid: i32) -> bool {
     !text(format!("/proc/{pid}/maps")).contains("ld-linux")
 }
@@ -62,7 +62,7 @@ fn idle(engine: &Engine<'_>, name: &str) -> Verdict<(Cost, bool)> {
     for id in &ids {
         engine.run(&["-d"], id, &["sleep", "1000"])?.ok()?;
     }
-    // What was needed to start is given back.
+    // The memory of the start is freed.
     std::thread::sleep(std::time::Duration::from_secs(1));
     let shims = engine.shims();
     ensure!(shims.len() == 10, "{} shims", shims.len());
@@ -161,7 +161,7 @@ fn cpu(pid: i32) -> (u64, u64) {
     (own, ticks * 10_000_000)
 }
 
-/// One probe: a process in a container.
+/// A probe: a process in a container.
 type Probe<'a> = dyn FnMut(u32) -> Verdict + 'a;
 
 /// Runs this many probes, at this rate in a second or one right after the other.

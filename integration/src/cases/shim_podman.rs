@@ -38,7 +38,7 @@ chapter! { "shim_podman":
     a_checkpoint_is_exported_and_imported_under_another_name [Need::Windlass, Need::Criu, Need::Slow],
 }
 
-/// What `pm` needs on a host without the usual controllers and limits.
+/// The configuration for `pm` on a host without the usual controllers and limits.
 const CONFIGURATION: &str = "[containers]\npids_limit=0\ndefault_ulimits=[]\n";
 
 /// Runs the script and compares what it prints.

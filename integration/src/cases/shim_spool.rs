@@ -66,7 +66,7 @@ fn unread(t: &T, engine: &Engine<'_>, options: &[&str], id: &str, words: &[Strin
     Ok(fifo)
 }
 
-/// Whether the lines are those from `first` on, and how many there are.
+/// Counts the lines, and checks that they are numbered from `first` on.
 fn count(bytes: &[u8], first: usize) -> Verdict<usize> {
     for (n, line) in bytes.chunks(LINE).enumerate() {
         if line != format!("{:015}\n", first + n).as_bytes() {

@@ -389,7 +389,7 @@ fn the_callers_cpus_are_not_the_containers(t: &T) -> Verdict {
         ensure_eq!(text(&inside), all, "the program, {words:?}");
         ensure_eq!(text(&out), all, "the hook, {words:?}");
         t.finish(narrow(&["exec", &container.id, "/bin/sh", "-c", shown]))?.ok()?.stdout_is(&format!("{all}\n"))?;
-        // What the process asks for itself goes first.
+        // The settings of the process itself take precedence.
         let process = json!({
             "args": ["/bin/sh", "-c", shown], "cwd": "/", "user": {"uid": 0, "gid": 0},
             "execCPUAffinity": {"final": first},

@@ -50,7 +50,7 @@ enum Flavour {
     CallersMounts,
 }
 
-/// What a sweep runs: the kind of bundle, the verb, and who makes the exchange.
+/// The subject of a sweep: the kind of bundle, the verb, and the process that makes the exchange.
 #[derive(Clone, Copy)]
 struct SwapSubject {
     flavour: Flavour,
@@ -158,7 +158,7 @@ fn hostile(t: &T, flavour: Flavour) -> Verdict<Bundle> {
     Ok(bundle)
 }
 
-/// What is tried: an exchange at a time.
+/// An attempt: one exchange.
 #[derive(Clone, Copy, Debug)]
 struct Try {
     target: Target,
@@ -207,8 +207,8 @@ fn tries(lookups: &[Lookup], bundle: &Path, subject: SwapSubject) -> Vec<Try> {
     tries
 }
 
-/// One run with one exchange. Gives the lookups (of one without an exchange, or if the exchange was made) and the
-/// bundle's directory, which is gone.
+/// Runs the verb once, with at most one exchange. Returns the lookups (if there was no exchange, or it was made) and
+/// the path of the bundle's directory, which is removed.
 fn one(t: &T, subject: SwapSubject, attempt: Option<Try>, canary: &Canary) -> Verdict<(Vec<Lookup>, PathBuf)> {
     let bundle = hostile(t, subject.flavour)?;
     let id = t.id();
@@ -296,7 +296,7 @@ fn judge(ran: &Ran, watch: &Watch<'_>, is_source: bool, mounts: &str) -> Verdict
     Ok(())
 }
 
-/// What the container or the process in it has received.
+/// Checks the descriptors and directories of the container or of the process in it.
 fn received(pid_file: &Path, canary: &Canary, is_source: bool) -> Verdict {
     let Some(pid) = pid(pid_file) else {
         return Ok(());

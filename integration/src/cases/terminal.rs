@@ -96,7 +96,7 @@ fn a_missing_console_socket_fails_the_create(t: &T) -> Verdict {
     Ok(())
 }
 
-/// What the runtime copies may go to a file.
+/// The runtime copies the output, which may go to a file.
 fn in_the_foreground_a_line_ends_with_a_line_feed(t: &T) -> Verdict {
     t.run(&bundle(t, "tty >/dev/null && echo one; echo two")?)?.ok()?.stdout_is("one\ntwo\n")?;
     Ok(())

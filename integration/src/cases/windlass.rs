@@ -1,4 +1,4 @@
-//! What only windlass has: it explains itself.
+//! Features that only windlass has: it explains itself.
 
 use crate::kit::Need::{Controller, Windlass};
 use crate::kit::{Bundle, Ran, T, Verdict};
@@ -165,7 +165,7 @@ fn warnings_are_a_key_of_the_error(t: &T) -> Verdict {
     Ok(())
 }
 
-/// What a `run` that succeeds writes to its JSON log.
+/// The JSON log of a `run` that succeeds.
 fn log_of_run(t: &T, bundle: &Bundle, flags: &[&str]) -> Verdict<String> {
     bundle.write()?;
     let log = t.path("log.json");
@@ -254,7 +254,7 @@ fn a_memory_limit_too_low_for_init_is_explained(t: &T) -> Verdict {
 }
 
 fn a_program_starts_in_very_little_memory(t: &T) -> Verdict {
-    // What the runtime uses is not charged to the container: measured, 96 KiB are enough.
+    // The runtime's own memory is not charged to the container: measured, 96 KiB are enough.
     t.run(&with_memory(t, 256 << 10)?.args(&["/bin/true"]))?.ok()?;
     Ok(())
 }

@@ -19,7 +19,7 @@ pub const FILES: &str = "files";
 
 /// A directory tree under watch.
 pub struct Canary {
-    /// Its top.
+    /// The top directory.
     pub dir: PathBuf,
     ids: BTreeSet<(u64, u64)>,
     before: Vec<String>,
@@ -51,12 +51,12 @@ impl Canary {
         Ok(canary)
     }
 
-    /// Whether this device and inode belong to it.
+    /// Whether this device and inode belong to the canary.
     pub fn has(&self, id: (u64, u64)) -> bool {
         self.ids.contains(&id)
     }
 
-    /// What was done to it since the last call; `None` if nothing was.
+    /// The changes to the canary since the last call; `None` if there are none.
     pub fn complaint(&self) -> Option<String> {
         let events = self.events();
         let now = facts(&self.dir);

@@ -101,7 +101,7 @@ impl Terminal {
         sys::set_window_size(&self.master, rows, columns).context("TIOCSWINSZ")
     }
 
-    /// Whether who reads from it gets each byte as it comes.
+    /// Whether a reader gets each byte as it comes.
     pub fn is_raw(&self) -> bool {
         let canonical = nix::sys::termios::LocalFlags::ICANON;
         nix::sys::termios::tcgetattr(&self.master).is_ok_and(|now| !now.local_flags.contains(canonical))

@@ -9,12 +9,9 @@ use serde_json::Value;
 use std::path::PathBuf;
 use std::process::Stdio;
 
-/// One container.
 pub struct Container<'t> {
     workspace: &'t Workspace,
-    /// Its id.
     pub id: String,
-    /// Its bundle directory.
     pub bundle: PathBuf,
     output: Option<Capture>,
 }
@@ -132,7 +129,7 @@ impl<'t> Container<'t> {
         self.verb("delete", &[], &[])?.ok()
     }
 
-    /// What the container has written so far, stdout then stderr.
+    /// The output so far, stdout then stderr.
     pub fn output(&self) -> String {
         self.output
             .as_ref()

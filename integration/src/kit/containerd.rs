@@ -58,13 +58,13 @@ impl<'t> Engine<'t> {
         engine.up()
     }
 
-    /// The same with containerd's own shim, to compare with.
+    /// Starts containerd with its own shim, for a comparison.
     pub fn start_with_theirs(t: &'t T) -> Verdict<Engine<'t>> {
         installed("containerd-shim-runc-v2")?;
         Engine::prepare(t, "theirs")?.up()
     }
 
-    /// The same on another runtime.
+    /// Starts containerd with its own shim on another runtime.
     pub fn start_with_theirs_on(t: &'t T, runtime: PathBuf) -> Verdict<Engine<'t>> {
         installed("containerd-shim-runc-v2")?;
         let mut engine = Engine::prepare(t, "theirs")?;
@@ -107,7 +107,7 @@ impl<'t> Engine<'t> {
         command.arg("--state").arg(self.dir.join("run"));
         command.env("PATH", format!("{}:{path}", self.bin.display())).env("TMPDIR", &self.dir);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        // It raises RLIMIT_MEMLOCK, which root may not be allowed to do.
+        // crun raises RLIMIT_MEMLOCK, which root may not be allowed to do.
         if self.runtime.ends_with("crun") {
             sys::pretend_memlock(&mut command);
         }
@@ -151,7 +151,7 @@ impl<'t> Engine<'t> {
     pub fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new("ctr");
         command.arg("--address").arg(self.socket()).args(words).stdin(Stdio::null()).current_dir(&self.dir);
-        // It mounts images there, and the usual place may be read-only.
+        // containerd mounts images there, and the usual place may be read-only.
         command.env("TMPDIR", &self.dir);
         command
     }
@@ -226,7 +226,7 @@ impl<'t> Engine<'t> {
         .collect()
     }
 
-    /// What the action `delete` of our shim prints for a container whose shim is dead: a message of ttrpc.
+    /// The output of our shim's action `delete` for a container whose shim is dead: a message of ttrpc.
     pub fn delete_of(&self, id: &str) -> Verdict<Vec<u8>> {
         let mut command = Command::new(self.bin.join("containerd-shim-runc-v2"));
         command.args(["-namespace", "default", "-id", id, "-bundle"]);
@@ -246,7 +246,7 @@ impl<'t> Engine<'t> {
         shims.into_iter().try_for_each(|pid| kill(Pid::from_raw(pid), Signal::SIGKILL)).context("kill a shim")
     }
 
-    /// Whether nothing of any container is left: no shim, no bundle, no socket, no mount.
+    /// Checks that nothing of any container is left: no shim, no bundle, no socket, no mount.
     pub fn is_clean(&self) -> Verdict {
         let below = |path: &str| fs::read_dir(self.dir.join(path)).into_iter().flatten().flatten().count();
         let left = || {

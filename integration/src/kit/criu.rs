@@ -37,7 +37,6 @@ pub fn missing() -> Option<String> {
 /// A directory of images, and the CRIU that fills it.
 pub struct Images<'t> {
     t: &'t T,
-    /// Its path.
     pub dir: PathBuf,
     program: PathBuf,
 }
@@ -48,7 +47,7 @@ impl<'t> Images<'t> {
         Images::of(t, program().unwrap_or_default())
     }
 
-    /// The same with another CRIU.
+    /// A directory for images of another CRIU.
     pub fn of(t: &'t T, program: PathBuf) -> Images<'t> {
         Images { t, dir: t.path(&format!("images{}", t.number())), program }
     }
@@ -74,7 +73,7 @@ impl<'t> Images<'t> {
         self.t.finish(command)
     }
 
-    /// The same, which must succeed.
+    /// Dumps the container, which must succeed.
     pub fn dump(&self, container: &Container, options: &[&str]) -> Verdict<Ran> {
         self.try_dump(container, options)?.ok().context(self.log("dump.log"))
     }
@@ -84,7 +83,7 @@ impl<'t> Images<'t> {
         self.restore_with(bundle, options, |_| {})
     }
 
-    /// The same with changes to the command.
+    /// Restores with changes to the command.
     pub fn restore_with(
         &self,
         bundle: &Bundle,
@@ -101,7 +100,7 @@ impl<'t> Images<'t> {
         Ok((ran, Container::new(self.t, id, bundle.dir.clone())))
     }
 
-    /// The same, which must succeed.
+    /// Restores the container, which must succeed.
     pub fn restore(&self, bundle: &Bundle, options: &[&str]) -> Verdict<Container<'t>> {
         let (ran, container) = self.try_restore(bundle, options)?;
         ran.ok().context(self.log("restore.log"))?;
@@ -123,7 +122,7 @@ impl<'t> Images<'t> {
 
 impl Drop for Images<'_> {
     fn drop(&mut self) {
-        // What CRIU remembers of the kernel.
+        // The file in which CRIU caches the features of the kernel.
         let _ = fs::remove_file("/run/criu.kdat");
     }
 }

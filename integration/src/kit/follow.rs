@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 /// After this time the command is killed and counts as hung.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// One system call that looks paths up.
+/// A system call that looks paths up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lookup {
     /// Which process of the command, from 0 in the order of their birth.
@@ -46,11 +46,11 @@ pub trait Watcher {
     fn executed(&mut self, pid: Pid);
 }
 
-/// What is followed.
+/// The command to follow.
 pub struct Followed<'a> {
     /// The command.
     pub command: &'a Command,
-    /// Its program. A child that executes another one is no longer followed.
+    /// The runtime's program. A child that executes another one is no longer followed.
     pub own: &'a Path,
     /// Another process to follow, which is not a child of the command.
     pub other: Option<Pid>,
@@ -123,13 +123,13 @@ fn trace(what: &Followed<'_>, watcher: &mut dyn Watcher) -> Verdict<Ran> {
 struct Tracer<'w> {
     main: Pid,
     own: (u64, u64),
-    /// Whether the shell has executed the command. Nothing counts before.
+    /// Whether the shell has executed the command. Earlier calls do not count.
     started: bool,
     processes: BTreeMap<Pid, Process>,
     watcher: &'w mut dyn Watcher,
 }
 
-/// One process of the command.
+/// A process of the command.
 struct Process {
     number: usize,
     lookups: usize,
@@ -201,7 +201,7 @@ impl Tracer<'_> {
     }
 }
 
-/// The same number on every processor. The crate libc lacks it for some.
+/// fchmodat2(2) has the same number on every processor. The crate libc lacks it for some.
 const FCHMODAT2: i64 = 452;
 
 /// Which arguments of the calls are paths that are looked up.

@@ -13,23 +13,23 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// What happened.
+/// The outcome of an injection.
 #[derive(Clone, Copy, Debug)]
 pub struct Injection {
     /// System calls seen.
     pub calls: u32,
-    /// Whether the chosen one was reached and the process killed.
+    /// Whether the chosen call was reached and the process killed.
     pub killed: bool,
 }
 
-/// What a command and its children have cost.
+/// The cost of a command and its children.
 #[derive(Clone, Copy, Debug)]
 pub struct Counted {
     /// System calls, of each child up to the program that it executes.
     pub calls: u32,
     /// The most memory that the command itself had, in KiB.
     pub peak_kib: u64,
-    /// Its private memory at its end in KiB, without the program in the page cache.
+    /// The private memory at the end in KiB, without the program in the page cache.
     pub private_kib: u64,
 }
 
@@ -125,7 +125,7 @@ struct Tracer {
     peak_kib: u64,
     private_kib: u64,
     killed: bool,
-    /// Whether the shell has executed the command. Nothing counts before.
+    /// Whether the shell has executed the command. Earlier calls do not count.
     started: bool,
     /// Threads that are inside a system call.
     entered: Vec<Pid>,

@@ -1,4 +1,4 @@
-//! What the kernel reports about this machine, its processes and their capabilities.
+//! The kernel's report about this machine, its processes and their capabilities.
 
 use std::fs;
 use std::path::Path;
@@ -19,7 +19,7 @@ pub fn mounts() -> String {
     mounts_of("self")
 }
 
-/// The same of another process.
+/// The mounts of another process.
 pub fn mounts_of(pid: impl std::fmt::Display) -> String {
     let all = text(format!("/proc/{pid}/mountinfo"));
     let of_pins = |line: &str| line.split(' ').nth(4).is_some_and(|point| point.starts_with(EXIT_DIRECTORY));

@@ -41,7 +41,7 @@ use std::path::Path;
 pub struct Case {
     /// `chapter::sentence`.
     pub name: &'static str,
-    /// What the case needs from the machine beyond root.
+    /// The case's needs from the machine beyond root.
     pub needs: &'static [Need],
     /// Runs it. `Ok` is a pass.
     pub run: fn(&T) -> Verdict,
@@ -73,7 +73,7 @@ pub enum Need {
 }
 
 impl Need {
-    /// What this machine lacks of it, as a reason.
+    /// Why this machine does not meet the need.
     pub fn missing(self) -> Option<String> {
         let (there, reason) = match self {
             Need::Controller(name) => {
@@ -96,7 +96,7 @@ impl Need {
                 (enforces && ours, "SELinux does not enforce the suite's policy".to_owned())
             }
             Need::FirstCgroupNamespace => {
-                // Its inode is fixed (linux/proc_ns.h).
+                // The inode of the initial namespace is fixed (linux/proc_ns.h).
                 let first = Path::new("cgroup:[4026531835]");
                 let there = std::fs::read_link("/proc/self/ns/cgroup").is_ok_and(|link| link == first);
                 (there, "the cgroup namespace is not the first".to_owned())

@@ -6,7 +6,7 @@ use crate::sys::{self, Response};
 use serde_json::Value;
 use std::os::fd::OwnedFd;
 
-/// What the runtime sent: the container process state, and the listener.
+/// The message of the runtime: the container process state, and the listener.
 pub struct Listener {
     /// `ContainerProcessState`.
     pub state: Value,

@@ -77,7 +77,7 @@ impl Capture {
         Ok(())
     }
 
-    /// What was written so far.
+    /// The output so far.
     pub fn read(&self) -> (String, String) {
         let text = |path| String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned();
         (text(&self.stdout), text(&self.stderr))

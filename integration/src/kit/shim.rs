@@ -17,7 +17,6 @@ use std::time::Duration;
 /// A container of the shim's, deleted when the case lets go of it.
 pub struct Shimmed<'t> {
     t: &'t T,
-    /// Its id.
     pub id: String,
     /// The line that `run` has printed.
     pub made: Value,
@@ -148,7 +147,7 @@ pub fn kill(pid: i32) -> Verdict {
     })
 }
 
-/// One connection to a shim.
+/// A connection to a shim.
 pub struct Connection {
     /// The socket.
     pub stream: BufReader<UnixStream>,

@@ -11,7 +11,7 @@ pub enum Stop {
     Skip(String),
 }
 
-/// What a case and most helpers return.
+/// The result of a case and of most helpers.
 pub type Verdict<T = ()> = Result<T, Stop>;
 
 impl<E: std::error::Error> From<E> for Stop {

@@ -27,7 +27,7 @@ impl Traced {
 
 impl Drop for Traced {
     fn drop(&mut self) {
-        // It writes what it has buffered.
+        // strace writes its buffer when it is interrupted.
         let _ = kill(Pid::from_raw(self.0.id() as i32), Signal::SIGINT);
         let _ = self.0.wait();
     }

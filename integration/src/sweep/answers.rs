@@ -19,7 +19,7 @@ struct Answer {
     scenario: String,
     kind: String,
     text: String,
-    /// Whether a whole sweep may do without it.
+    /// Whether a complete sweep may lack this answer.
     perhaps: bool,
 }
 
@@ -77,7 +77,7 @@ impl Answers {
     }
 }
 
-/// Whether a point is of this call, or is this call of its process.
+/// Whether a point is at this call, or is this call of its process.
 fn does_match(call: &str, point: &Point) -> bool {
     match call.contains('#') {
         true => glob(call, &format!("{}#{}", point.call, point.nth)),

@@ -208,7 +208,7 @@ fn docker(around: &Around) -> Value {
     config
 }
 
-/// What podman adds: files of its own, a cgroup below its parent, annotations.
+/// podman's additions: its own files, a cgroup below its parent, annotations.
 fn podman(around: &Around) -> Value {
     let mut config = spec::b();
     config["linux"]["cgroupsPath"] = json!("/libpod_parent/sweep");

@@ -1,4 +1,4 @@
-//! One run of a verb, with or without an injection, and what can be seen of it.
+//! A run of a verb, with or without an injection, and its observable results.
 
 use super::census::Census;
 use super::life::{self, Life};
@@ -13,15 +13,15 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::path::Path;
 
-/// What the runs with an injection are compared with.
+/// The reference for runs with an injection.
 pub struct Base {
-    /// What exists on the machine when there is no container.
+    /// The census without any container.
     pub empty: Census,
-    /// What was seen without an injection. `None` while that is being found out.
+    /// The results without an injection. `None` during that run.
     pub seen: Option<Seen>,
 }
 
-/// What is swept: a verb of the runtime, or a life of the shim.
+/// The subject of a sweep: a verb of the runtime, or a life of the shim.
 #[derive(Clone, Copy)]
 pub enum Subject {
     /// A verb.
@@ -31,7 +31,7 @@ pub enum Subject {
 }
 
 impl Subject {
-    /// Its name in reports.
+    /// The name in reports.
     pub fn name(self) -> &'static str {
         match self {
             Subject::Verb(verb) => verb.name,

@@ -1,4 +1,4 @@
-//! What exists on the machine in the places where a container could leave something.
+//! The objects on the machine in all places where a container could leave some.
 
 use super::stage::LIMIT;
 use crate::kit::machine::text;
@@ -53,7 +53,7 @@ impl Census {
         *self.0.entry(plain(&name, &places.id)).or_insert(0) += 1;
     }
 
-    /// What exists in this census and not in `other`.
+    /// The objects in this census and not in `other`.
     pub fn beyond(&self, other: &Census) -> Vec<String> {
         let more = self.0.iter().filter(|(name, count)| other.0.get(*name).copied().unwrap_or(0) < **count);
         more.map(|(name, _)| name.clone()).collect()

@@ -49,7 +49,7 @@ use worker::Order;
 /// Harnesses at a time. They mostly wait for something to end, or to see that nothing changes.
 const WORKERS: usize = 6;
 
-/// What can be swept, by name.
+/// The kinds of sweeps, by name.
 pub const MODES: &[&str] = &["calls", "kills", "peers", "self-test"];
 
 /// The entry of the command line.
@@ -114,7 +114,7 @@ fn sweep(args: &Args, extent: Extent) -> Result<Report, String> {
     let file = OpenOptions::new().append(true).open(&progress).map_err(|e| format!("{}: {e}", progress.display()))?;
     let next = || orders.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
     let take = |line: Line| {
-        // One write(2), because the other workers write to it too.
+        // One write(2), because other workers write to the file too.
         let _ = (&file).write_all(format!("{line}\n").as_bytes());
         report.lock().unwrap_or_else(PoisonError::into_inner).take(line, true);
     };

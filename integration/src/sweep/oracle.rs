@@ -4,24 +4,24 @@
 use super::point::Action;
 use nix::errno::Errno;
 
-/// What was observed of a run.
+/// The observations of a run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Seen {
     /// The exit code, or the signal as a negative number. `None` if the command did not end in time.
     pub code: Option<i32>,
-    /// What the command wrote to its standard error or its log.
+    /// The text on standard error or in the log.
     pub error: String,
-    /// Its output and its effect, by name. After a failure there is `status` alone.
+    /// The output and the effect, by name. After a failure there is `status` alone.
     pub facts: Vec<(String, String)>,
-    /// What exists only after it.
+    /// The objects that exist only after the run.
     pub new: Vec<String>,
-    /// What existed only before it.
+    /// The objects that existed only before the run.
     pub gone: Vec<String>,
-    /// What it has changed of its caller's.
+    /// The changes to objects of the caller.
     pub changed: Vec<String>,
     /// Why `delete --force` failed, if it did.
     pub delete: Option<String>,
-    /// What exists after that and did not before.
+    /// The objects that exist after `delete --force` and did not before the run.
     pub left: Vec<String>,
 }
 
@@ -51,11 +51,11 @@ pub const KINDS: &[&str] = &[
 pub enum Outcome {
     /// The verb has done its work.
     Tolerated,
-    /// It has gone another way, as this row of `answers` says.
+    /// The run has taken another way, as this row of `answers` says.
     Answered(String),
     /// The verb has failed and reported it. The flag says whether it named the call.
     Failed(bool),
-    /// It was killed, and everything could be removed.
+    /// The command was killed, and everything could be removed.
     Killed,
     /// The call was not made in this run.
     Unreached,

@@ -12,7 +12,7 @@ pub struct Extent {
     pub calls: bool,
     /// Whether processes are killed.
     pub kills: bool,
-    /// Whether it is the short sweep.
+    /// Whether the sweep is the short one.
     pub short: bool,
 }
 

@@ -33,7 +33,7 @@ impl FromStr for Point {
     }
 }
 
-/// What happens at a point.
+/// The injection at a point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     /// The call is not made and returns this.

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 /// The mark at the beginning of each line.
 const MARK: &str = "@sweep ";
 
-/// One line.
+/// A line of the results.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Line {
     /// The run without an injection: its calls, those that cannot fail, and all points.
@@ -45,7 +45,7 @@ impl Line {
         Line::Injected { key, outcome: outcome.to_owned(), text, took }
     }
 
-    /// Whether it is a fault.
+    /// Whether the line is a fault.
     pub fn is_fault(&self) -> bool {
         match self {
             Line::Injected { outcome, .. } => {

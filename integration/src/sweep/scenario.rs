@@ -1,4 +1,4 @@
-//! What is swept, by name: `VERB/KIND`.
+//! The scenarios, by name: `VERB/KIND`.
 
 use super::bundles::KINDS;
 use super::case::Subject;
@@ -8,7 +8,7 @@ use super::verbs::VERBS;
 /// Verbs that the short sweep runs on all of its bundles. It runs the others on the plain one alone.
 const ON_ALL: &[&str] = &["run", "create", "start", "exec"];
 
-/// One verb, or one life, on one kind of bundle.
+/// A verb or a life, on one kind of bundle.
 #[derive(Clone, Copy)]
 pub struct Scenario {
     /// The verb or the life.
@@ -18,7 +18,6 @@ pub struct Scenario {
 }
 
 impl Scenario {
-    /// Its name.
     pub fn name(self) -> String {
         format!("{}/{}", self.subject.name(), self.kind)
     }

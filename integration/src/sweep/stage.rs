@@ -20,15 +20,15 @@ pub const LIMIT: Duration = Duration::from_secs(120);
 /// Which program a container runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Payload {
-    /// One that reports what it sees.
+    /// A program that reports its observations.
     Probe,
-    /// One that sleeps.
+    /// A program that sleeps.
     Sleep,
-    /// One that reads a line and ends with 42.
+    /// A program that reads a line and ends with 42.
     Life,
 }
 
-/// What a scenario runs in.
+/// The surroundings of a scenario.
 pub struct Stage {
     /// The kind of the bundle.
     pub kind: &'static str,
@@ -149,7 +149,7 @@ impl Stage {
         self.dressed(Command::new(&self.runtime), words)
     }
 
-    /// The same, stopped before its program is executed.
+    /// The command, stopped before its program is executed.
     pub fn traced(&self, words: &[String]) -> Command {
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         self.dressed(tracer::stopped(&self.runtime), &words)

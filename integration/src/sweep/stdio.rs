@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// What a command has at the descriptors 0, 1 and 2.
+/// The files at a command's descriptors 0, 1 and 2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Three files, the first of which is empty. A pipe would change its owner to the container's user.
@@ -60,12 +60,12 @@ impl Stdio {
         }
     }
 
-    /// What was written to standard error.
+    /// The text on standard error.
     pub fn errors(&self) -> String {
         text(&self.err)
     }
 
-    /// What the command has changed of it.
+    /// The changes that the command has made to them.
     pub fn changed(&self) -> Vec<String> {
         self.witness.changed()
     }

@@ -23,7 +23,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-/// One system call of a recording.
+/// A system call of a recording.
 #[derive(Clone, Debug)]
 pub struct Call {
     /// The point of the call.
@@ -43,7 +43,7 @@ pub struct Trace {
     pub executed: BTreeMap<String, String>,
 }
 
-/// What to trace.
+/// The command to trace, and the point.
 pub struct Request {
     /// The command, with its stdio.
     pub command: Command,
@@ -133,7 +133,7 @@ pub fn stopped(program: &Path) -> Command {
     stopped_with(program, "")
 }
 
-/// The same with redirections.
+/// The stopped command with redirections.
 pub fn stopped_with(program: &Path, redirections: &str) -> Command {
     let mut shell = Command::new("/bin/sh");
     shell.args(["-c", &format!("kill -STOP $$; exec \"$@\" {redirections}"), "sh"]).arg(program);

@@ -17,7 +17,7 @@ pub type Fact = (String, String);
 /// The status of the container before the verb.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
 pub enum Before {
-    /// It does not exist.
+    /// The container does not exist.
     Nothing,
     /// Created.
     Created,
@@ -29,19 +29,19 @@ pub enum Before {
     Stopped,
 }
 
-/// One verb.
+/// A verb in a sweep.
 pub struct Verb {
-    /// Its name in reports.
+    /// The name in reports.
     pub name: &'static str,
     /// The status that the container must have.
     pub before: Before,
-    /// What the container runs.
+    /// The program of the container.
     pub payload: Payload,
-    /// Its stdio.
+    /// The files at descriptors 0, 1 and 2.
     pub stdio: fn(&Stage) -> Kind,
-    /// Its command line.
+    /// The command line.
     words: fn(&Scene) -> Vec<String>,
-    /// Whether it reports errors on its output.
+    /// Whether the verb reports errors on its output.
     pub speaks: bool,
     /// Whether the container's init takes part.
     pub partner: bool,
@@ -51,24 +51,24 @@ pub struct Verb {
     pub failed: &'static [&'static str],
     /// The form in which its output is compared.
     output: fn(&str) -> String,
-    /// Its effect, after a success.
+    /// The effect, after a success.
     effect: fn(&Scene) -> Verdict<Vec<Fact>>,
     /// The kinds of bundles that it is swept on; an empty list means all.
     kinds: &'static [&'static str],
 }
 
 impl Verb {
-    /// Whether it is swept on this kind of bundle.
+    /// Whether the verb is swept on this kind of bundle.
     pub fn is_for(&self, kind: &str) -> bool {
         self.kinds.is_empty() || self.kinds.contains(&kind)
     }
 
-    /// Its command line for a container.
+    /// The command line for a container.
     pub fn words(&self, scene: &Scene) -> Vec<String> {
         (self.words)(scene)
     }
 
-    /// Its output and its effect.
+    /// The output and the effect.
     pub fn facts(&self, scene: &Scene, output: &str) -> Verdict<Vec<Fact>> {
         let mut facts = vec![("output".to_owned(), (self.output)(&output.replace(&scene.id, "ID")))];
         facts.extend((self.effect)(scene)?);
@@ -76,11 +76,10 @@ impl Verb {
     }
 }
 
-/// One container of one run.
+/// A container of a run.
 pub struct Scene<'s> {
     /// The stage that it is on.
     pub stage: &'s Stage,
-    /// Its id.
     pub id: String,
     payload: Payload,
     console: Option<FdSocket>,
@@ -296,9 +295,9 @@ fn spec(scene: &Scene) -> Vec<String> {
     words(&["spec", "--bundle", &dir.display().to_string()])
 }
 
-/// What CRIU does at a dump, whose part the harness's own program plays.
+/// The actions of CRIU at a dump. The harness's own program plays CRIU.
 pub const DUMPS: &str = "pre-dump network-lock post-dump done";
-/// The same of a restore.
+/// The actions of CRIU at a restore.
 pub const RESTORES: &str =
     "pre-restore birth post-setup-namespaces post-restore network-unlock pre-resume post-resume done";
 
@@ -330,7 +329,7 @@ fn restore(scene: &Scene, more: &str) -> Vec<String> {
     with_criu(scene, RESTORES, &["restore", more, "--trust-images", "--bundle", &bundle])
 }
 
-/// What a dump has written beside CRIU's images.
+/// The file that a dump has written beside CRIU's images.
 fn dumped(scene: &Scene) -> Verdict<Vec<Fact>> {
     let file = scene.stage.dir.join("images").join(&scene.id).join("windlass.json");
     let is_json = serde_json::from_str::<serde_json::Value>(&text(file)).is_ok();
@@ -458,7 +457,7 @@ pub const VERBS: &[Verb] = &[
     Verb { name: "explain", words: |scene| of_bundle("explain", scene), output: as_it_is, ..ALONE },
     Verb { name: "check", words: |scene| of_bundle("check", scene), speaks: true, ..ALONE },
     Verb { name: "spec", words: spec, effect: written, ..ALONE },
-    // What it tries may fail: then it says so, and it may come to another end.
+    // A check may fail: then the verb reports that, and may exit with another code.
     Verb { name: "doctor", words: |_| words(&["doctor"]), speaks: true, ..ALONE },
     Verb { name: "features", words: |_| words(&["features"]), output: as_it_is, ..ALONE },
     Verb {

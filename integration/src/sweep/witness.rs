@@ -1,4 +1,4 @@
-//! What belongs to the caller of a command, before and after it.
+//! The properties of a command's caller, before and after the command.
 
 use crate::kit::snapshot::snapshot;
 use nix::fcntl::{FcntlArg, fcntl};
@@ -38,7 +38,7 @@ impl Witness {
         lines
     }
 
-    /// What has changed since then.
+    /// The changes since then.
     pub fn changed(&self) -> Vec<String> {
         let after = self.look();
         let new = after.iter().filter(|line| !self.before.contains(line)).cloned();

@@ -29,7 +29,7 @@ pub struct Order {
     pub shim: PathBuf,
     /// `VERB/KIND`.
     pub scenario: String,
-    /// What to inject.
+    /// The extent of the injections.
     pub extent: Extent,
     /// The index of its part, and the number of parts.
     pub part: (usize, usize),
@@ -165,7 +165,7 @@ fn record(stage: &mut Stage, subject: Subject) -> Verdict<(Base, Trace)> {
     }
 }
 
-/// One injection. A point that is not reached is tried three times, and a fault twice.
+/// Makes one injection. A point that is not reached is tried three times, and a fault twice.
 fn inject(
     stage: &mut Stage,
     scenario: Scenario,

@@ -38,7 +38,7 @@ pub(super) struct Client {
 }
 
 impl Client {
-    /// Takes the client's end of a socket pair, the bytes that were already read and when, and the position in each stream.
+    /// Takes the client's end of a socket pair, the bytes that were read and when, and the position in each stream.
     pub(super) fn new(
         socket: OwnedFd,
         framing: Framing,

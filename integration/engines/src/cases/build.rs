@@ -26,7 +26,7 @@ fn build(s: &Session, tag: &str, lines: &str) -> Verdict<integration::kit::Ran> 
     s.run(&format!("build {runtime} --network none -t {tag} {}", dir.display()))
 }
 
-/// What a command prints in a container of the image.
+/// The output of a command in a container of the image.
 fn run_in(s: &Session, tag: &str, command: &str) -> Verdict<String> {
     if s.engine != Engine::Buildah {
         return s.ok(&format!("run --rm {tag} {command}"));

@@ -1,4 +1,4 @@
-//! What podman does with checkpoints besides taking them: exports, names, connections, and memory beforehand.
+//! podman's own features of checkpoints: exports, names, connections, and memory beforehand.
 
 use super::checkpoint::{counted, counting, counts_beyond, with_criu};
 use crate::case::chapter;

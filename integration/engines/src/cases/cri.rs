@@ -19,9 +19,9 @@ use nix::sys::signal::Signal;
 use std::fs;
 use tonic::Code;
 
-/// What every container of the plugin needs.
+/// The need of every container of the plugin.
 pub(super) const CPU: Need = Need::Controller("cpu");
-/// What one with a limit of memory needs.
+/// The need of a container with a limit of memory.
 pub(super) const MEMORY: Need = Need::Controller("memory");
 
 chapter! { [Cri] "pods":

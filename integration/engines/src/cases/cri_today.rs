@@ -1,4 +1,4 @@
-//! What a kubelet asks of containerd 2 and did not ask of 1.6.
+//! Requests of a kubelet to containerd 2 that 1.6 did not get.
 
 use super::cri::{CPU, MEMORY, WAIT, limits, plain, pod, sleeper};
 use super::today::{LOOK, LOOKED, describe_device};

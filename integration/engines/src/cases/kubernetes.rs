@@ -1,4 +1,4 @@
-//! What docs/kubernetes.md says: its static pod, its table of options, its way back.
+//! The statements of docs/kubernetes.md: its static pod, its table of options, its way back.
 
 use super::cri::{CPU, plain, pod, sleeper};
 use super::cri_today::since;
@@ -70,7 +70,7 @@ impl Kubelet {
         let security = LinuxSandboxSecurityContext { namespace_options: Some(options.clone()), ..Default::default() };
         let mut config = PodSandboxConfig {
             metadata: Some(PodSandboxMetadata { name: name.clone(), uid: name.clone(), ..Default::default() }),
-            // It names a static pod after its node.
+            // The kubelet names a static pod after its node.
             hostname: format!("{name}-node1"),
             log_directory: self.logs.display().to_string(),
             labels: labels.clone(),

@@ -263,7 +263,7 @@ fn ps_shows_states_and_codes(s: &Session) -> Verdict {
 }
 
 fn inspect_tells_the_state_of_a_running_and_an_ended_container(s: &Session) -> Verdict {
-    // It ends when told to, and not after a time: a busy machine may need that for the first look.
+    // The container ends when it is told to, and not after a time: on a busy machine the first look may come late.
     let name = s.up("", "trap 'exit 3' TERM; echo ready; while :; do sleep 0.05; done")?;
     logged(s, &name, "ready")?;
     let pid = s.inspect(&name, "{{.State.Pid}}")?;

@@ -16,7 +16,7 @@ chapter! { [Docker] "database":
     a_wrong_option_is_told_by_ps_and_logs [Need::Slow],
 }
 
-/// What `setup.sh long` makes.
+/// The root filesystem that `setup.sh long` makes.
 const TREE: &str = "/var/cache/windlass-engines/mariadb.tar";
 const IMAGE: &str = "localhost/mariadb:latest";
 
@@ -25,7 +25,7 @@ const SERVE: &str = "mkdir -p /run/mysqld; chown mysql /run/mysqld
     [ -d /var/lib/mysql/mysql ] || mariadb-install-db --user=mysql --skip-test-db > /dev/null
     exec mariadbd --user=mysql --bind-address=0.0.0.0 --skip-name-resolve --init-file=/init.sql";
 
-/// One statement a line.
+/// SQL, a statement a line.
 const INIT: &str = "CREATE USER IF NOT EXISTS 'root'@'%' IDENTIFIED BY 'secret';\n\
     GRANT ALL ON *.* TO 'root'@'%' WITH GRANT OPTION;\nCREATE DATABASE IF NOT EXISTS shop;\n";
 
@@ -43,7 +43,7 @@ fn server(s: &Session, name: &str) -> Verdict {
     s.ok_with(&format!("run -d --name {name} {options} {IMAGE} sh -c"), SERVE).map(drop)
 }
 
-/// What a client at the published port gets for a statement, once the server answers.
+/// The answer to a statement from a client at the published port, once the server answers.
 fn query(s: &Session, client: &str, statement: &str) -> Verdict<String> {
     let words = format!("exec {client} mariadb --connect-timeout=2 -h127.0.0.1 -P13306 -uroot -psecret shop -Ne");
     let mut last = String::new();

@@ -89,7 +89,7 @@ mod tests {
     #[test]
     fn known_failures_name_cases_that_exist() {
         let names: Vec<String> = Engine::ALL.into_iter().flat_map(super::names).collect();
-        // Those of CRI are built with its client alone.
+        // The cases of CRI are built with its client alone.
         let built = |case: &str| cfg!(feature = "cri") || !case.starts_with("cri::");
         for known in crate::expected::KNOWN.iter().filter(|known| built(known.case)) {
             assert!(names.iter().any(|name| name == known.case), "{}", known.case);

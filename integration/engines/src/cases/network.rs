@@ -20,7 +20,7 @@ chapter! { [Docker, Podman] "network":
     host_names_and_name_servers_are_set,
 }
 
-/// What is served on port 80.
+/// The content at port 80.
 const SERVED: &str = "served";
 
 const SERVER: &str = "echo ready; exec httpd -f -p 80 -h /www";

@@ -1,4 +1,4 @@
-//! What a container writes while the daemon is away, which is more than the shim keeps.
+//! The output of a container while the daemon is away, which is more than the shim keeps.
 
 use crate::case::chapter;
 use crate::session::{Session, until_within};

@@ -1,4 +1,4 @@
-//! What podman has and docker has not.
+//! Features of podman that docker does not have.
 
 use super::life::logged;
 use super::today::{LOOK, LOOKED, describe_device};

@@ -66,7 +66,7 @@ fn survive(s: &Session, signal: Signal, options: &[&str]) -> Verdict {
     let logs = s.ok(&format!("logs {ticker}"))?;
     let numbers: Vec<usize> = logs.lines().filter_map(|line| line.parse().ok()).collect();
     ensure!(numbers.is_sorted_by(|before, after| before < after), "the log repeats or mixes lines: {numbers:?}");
-    // What the daemon had read and not yet written went with it.
+    // The lines that the daemon had read and not written were lost with it.
     let lost = numbers.last().copied().unwrap_or(0) - numbers.len();
     ensure!(lost <= 3, "{lost} lines are lost: {numbers:?}");
     s.ok(&format!("restart {web}"))?;

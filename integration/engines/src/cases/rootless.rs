@@ -27,7 +27,7 @@ chapter! { [Podman] "rootless":
 }
 
 const UID: u32 = 54321;
-/// What the user may map besides itself.
+/// The first of the ids that the user may map besides its own.
 const FIRST: u32 = 600_000;
 
 /// An ordinary user with a home, a cgroup and ids to map, and podman's image in its store.
@@ -162,8 +162,7 @@ fn pods_of_a_user_share_their_namespaces(s: &Session) -> Verdict {
     user.ok(&format!("pod rm -f -t 0 {pod}"), None).map(drop)
 }
 
-/// What programs need that give a user a network: a way out of the harness, and a tunnel that is everybody's, as udev
-/// makes it.
+/// Prepares a user's network: a way out of the harness, and a tunnel device that every user may open, as udev makes it.
 fn way_out(s: &Session) -> Verdict {
     let script =
         "[ ! -e /dev/net/tun ] || { mknod /run/tun c 10 200 && chmod 666 /run/tun && mount --bind /run/tun /dev/net/tun; } &&
@@ -187,7 +186,7 @@ fn publishes(s: &Session, network: &str, port: u16) -> Verdict {
     Ok(())
 }
 
-/// Whether the host has this program.
+/// Skips unless the host has this program.
 fn installed(s: &Session, program: &str) -> Verdict {
     match s.host_sh(&format!("command -v {program}"))?.code {
         0 => Ok(()),

@@ -1,4 +1,4 @@
-//! What docker and podman have got since Debian 12.
+//! Features of docker and podman that came after Debian 12.
 
 use super::network::{answers, server};
 use crate::case::chapter;
@@ -21,7 +21,7 @@ chapter! { [Docker] "today":
     a_device_of_cdi_has_its_nodes_mounts_and_hooks,
 }
 
-/// Whether the client has this command, which is a program of its own.
+/// Skips unless the client has this command, which is a separate program.
 fn plugin(s: &Session, name: &str) -> Verdict {
     match s.run(&format!("{name} version"))?.code {
         0 => Ok(()),
@@ -114,7 +114,7 @@ volumes:
     fs::write(&file, services)?;
     let compose = format!("compose --project-name {} --file {}", s.name(), file.display());
     s.ok(&format!("{compose} up --detach --wait web"))?;
-    // It ends with the code of its service.
+    // The command ends with the exit code of the service.
     s.run(&format!("{compose} up --exit-code-from client client"))?.code_is(7)?.stdout_has("served")?;
     s.run_with(&format!("{compose} exec -T web sh -c"), "exit 5")?.code_is(5)?;
     s.ok(&format!("{compose} up --detach --scale web=2 web"))?;
@@ -176,11 +176,11 @@ pub fn describe_device(s: &Session) -> Verdict<std::path::PathBuf> {
     Ok(seen)
 }
 
-/// What a container prints that has the device.
+/// A command that prints what a container with the device has of it.
 pub const LOOK: &str = "echo $DEVICE; cat /opt/driver/driver; head -c 4 /dev/device-one | od -An -tx1 | tr -d ' '; \
     touch /opt/driver/x 2>/dev/null || echo read-only";
 
-/// What [`LOOK`] prints.
+/// The output of [`LOOK`].
 pub const LOOKED: &str = "one\nof the host\n00000000\nread-only";
 
 fn a_device_of_cdi_has_its_nodes_mounts_and_hooks(s: &Session) -> Verdict {

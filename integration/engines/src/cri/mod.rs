@@ -30,7 +30,6 @@ pub struct Client {
 
 /// A running pod.
 pub struct Pod {
-    /// Its id.
     pub id: String,
     /// The configuration that it was created with.
     pub config: PodSandboxConfig,

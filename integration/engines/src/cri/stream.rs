@@ -17,7 +17,7 @@ pub const SIZE: u8 = 4;
 /// An open stream.
 pub struct Stream {
     socket: WebSocket<TcpStream>,
-    /// What came, by channel: data or standard output, standard error, the final status.
+    /// The received bytes by channel: data or standard output, standard error, the final status.
     pub came: [Vec<u8>; 4],
 }
 

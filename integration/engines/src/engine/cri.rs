@@ -38,7 +38,7 @@ pub fn restart(session: &Session, tables: &str) -> Verdict {
     containerd::start_daemon(session)
 }
 
-/// Those of the recommended file, with the runtime under test.
+/// The tables of the recommended configuration file, with the runtime under test.
 pub fn tables(session: &Session) -> Verdict<String> {
     let current = containerd::version(session)? >= (2, 0);
     Ok(match (&session.below.shim, current) {

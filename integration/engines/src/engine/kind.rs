@@ -45,7 +45,7 @@ impl Engine {
         }
     }
 
-    /// Whether another shim can be put below it: buildah calls the runtime itself.
+    /// Whether another shim can be put below the engine: buildah calls the runtime itself.
     pub fn has_shim(self) -> bool {
         self != Engine::Buildah
     }

@@ -1,4 +1,4 @@
-//! What several engines need before they start: links, bind mounts, networks.
+//! Preparations that several engines share: links, bind mounts, networks.
 
 use crate::session::Session;
 use integration::kit::Verdict;

@@ -1,4 +1,4 @@
-//! What the kernel counts for a user, a cgroup or a namespace.
+//! Resources that the kernel counts for a user, a cgroup or a namespace.
 
 use super::limit::{Limit, Missing};
 use super::verbs::{ShortageSubject, ShortageVerb, StatusBefore, VERBS};

@@ -23,7 +23,7 @@ pub enum StatusBefore {
     Stopped,
 }
 
-/// One verb.
+/// A verb that runs into a shortage.
 #[derive(Clone, Copy, Debug)]
 pub struct ShortageVerb {
     pub before: StatusBefore,
@@ -75,7 +75,7 @@ impl<'t> ShortageSubject<'t> {
         Ok(ShortageSubject { t, long, brief, below: None })
     }
 
-    /// The same, with a script that makes the attempts.
+    /// The subject with a script that makes the attempts.
     pub fn below(&self, script: String) -> ShortageSubject<'t> {
         ShortageSubject { below: Some(script), ..self.clone() }
     }
@@ -167,7 +167,7 @@ pub fn gone(t: &T, id: &str) -> Verdict {
         .context(format!("left: {:?}", left()))
 }
 
-/// Whether a command has succeeded, or has reported which resource is short.
+/// Checks that a command has succeeded, or has reported which resource is short.
 pub fn truthful(ran: &Ran, limit: Limit) -> Verdict {
     let said = ran.stderr.to_lowercase();
     let names_it = limit.words().iter().any(|word| said.contains(&word.to_lowercase()));

@@ -1,4 +1,4 @@
-//! What is exchanged, for what, and at which lookups.
+//! The exchanges: which entry is replaced, by what, and at which lookups.
 
 use crate::kit::canary::{self, Canary};
 use crate::kit::follow::Lookup;
@@ -18,8 +18,8 @@ pub struct Target {
     pub path: &'static str,
     /// Other names by which a lookup may reach it.
     pub aliases: &'static [&'static str],
-    /// Whether it is (part of) the source of a bind mount. Links in a source are followed, so what they
-    /// lead to may be opened and mounted, but nothing more.
+    /// Whether the entry is (part of) the source of a bind mount. Links in a source are followed, so their targets may
+    /// be opened and mounted, but nothing more.
     pub is_source: bool,
 }
 
@@ -104,7 +104,7 @@ impl Target {
     }
 }
 
-/// What takes the place of an entry.
+/// The replacement of an entry.
 #[derive(Clone, Copy, Debug)]
 pub enum Replacement {
     /// A link to a file of the canary.
@@ -142,7 +142,7 @@ pub enum Form {
     From(usize, usize),
     /// During this lookup only.
     During(usize, usize),
-    /// It changes at each lookup, beginning in place (1) or not in place (0).
+    /// The entry changes at each lookup. It starts in place (1) or not in place (0).
     Flip(usize),
 }
 
@@ -152,7 +152,7 @@ pub struct Exchange {
     with: PathBuf,
     /// A process of the container in whose mount namespace something is mounted at the entry instead.
     mounted_by: Option<Pid>,
-    /// Whether it is in place, and whether the entry existed before.
+    /// While the exchange is in place: whether the entry existed before.
     stands: Option<bool>,
     /// How often it was made.
     pub made: u32,

@@ -15,7 +15,7 @@ pub struct Watch<'a> {
     pub form: Form,
     /// Files that must not be opened.
     pub canary: &'a Canary,
-    /// What the container must not have as its directory, root, program or descriptor.
+    /// The host's files that the container must not have as its directory, root, program or descriptor.
     pub host: &'a [(u64, u64)],
     /// All lookups.
     pub lookups: Vec<Lookup>,
@@ -28,7 +28,7 @@ impl Watch<'_> {
         matches!(self.form, Form::From(p, i) | Form::During(p, i) if (p, i) == (lookup.process, lookup.index))
     }
 
-    /// Whether the target of a link in `/proc` is part of the canary, and whether it is the host's.
+    /// Looks whether the target of a link in `/proc` is part of the canary, or the host's.
     fn look(&mut self, link: &str, of_the_container: bool, when: &str) {
         let Ok(meta) = fs::metadata(link) else {
             return;

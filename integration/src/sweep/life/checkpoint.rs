@@ -91,7 +91,7 @@ fn to_its_end(
     }
     facts.push(fact("wait", call("wait", json!({}))));
     facts.push(fact("status", call("status", json!({}))));
-    // Whose connection has failed does not know when it is there.
+    // An engine whose connection has failed does not know when the record is written.
     let record = until(Duration::from_secs(5), || {
         Some(recorded(&text(directory(stage, id).join("exit.json")))).filter(|record| !record.is_empty())
     });

@@ -138,7 +138,7 @@ pub fn live(stage: &Stage, id: &str, session: &Session, stdio: &Stdio) -> Vec<Fa
     lives(stage, id, session, stdio, true)
 }
 
-/// The same for an exec, whose exit code is also sent on the sync pipe.
+/// The life of an exec, whose exit code is also sent on the sync pipe.
 pub fn live_exec(stage: &Stage, id: &str, session: &Session, stdio: &Stdio) -> Vec<Fact> {
     lives(stage, id, session, stdio, false)
 }

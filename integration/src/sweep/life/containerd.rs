@@ -93,7 +93,7 @@ impl Reader {
 /// The time between two looks at an output.
 const LOOK: Duration = Duration::from_millis(1);
 
-/// What can be read without waiting.
+/// The bytes that can be read without waiting.
 fn available(file: &mut File) -> Vec<u8> {
     let mut out = Vec::new();
     let mut buffer = [0; 4096];
@@ -111,7 +111,7 @@ fn told(reader: Option<Reader>) -> String {
     format!("ok {}", String::from_utf8_lossy(&out))
 }
 
-/// What the shim has written to its log.
+/// The shim's log.
 fn logged(fifo: Option<File>) -> String {
     fifo.map_or_else(
         || "error no fifo".to_owned(),

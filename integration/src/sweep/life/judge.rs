@@ -65,7 +65,7 @@ fn difference<'a>(base: &'a Seen, seen: &'a Seen) -> Option<(&'a str, &'a str, &
     pairs.find(|(_, value, other)| value != other)
 }
 
-/// Whether the shim has answered after the end of the container, or as conmon has done all that follows the end.
+/// Whether the shim has answered after the end of the container, or as conmon has done the work that follows the end.
 fn is_alive(seen: &Seen) -> bool {
     let answers = |name: &&str| seen.fact(name).starts_with("ok") || seen.fact(name).starts_with("error");
     ["status", "delete", "delete again"].iter().any(answers) || is_over(seen)
@@ -76,14 +76,14 @@ fn is_over(seen: &Seen) -> bool {
     seen.fact("record").starts_with("ok") && seen.fact("conmon ends") == "ok"
 }
 
-/// Whether conmon could not write its log and all else is right. conmon reports that to syslog(3) alone.
+/// Whether conmon could not write its log and everything else is right. conmon reports that to syslog(3) alone.
 fn loses_log(base: &Seen, seen: &Seen) -> bool {
     let names =
         base.facts.iter().map(|(name, _)| name.as_str()).filter(|name| *name != "log" && *name != "shim's errors");
     is_over(seen) && names.into_iter().all(|name| base.fact(name) == seen.fact(name))
 }
 
-/// Whether the shim says that it could not write all output.
+/// Whether the shim reports that it could not write all output.
 fn drops(seen: &Seen) -> bool {
     let status = seen.fact("status");
     status.starts_with("ok") && !status.contains("\"dropped_bytes\":0")

@@ -25,13 +25,13 @@ use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// One way in which a shim is used.
+/// A way in which a shim is used.
 pub struct Life {
-    /// Its name in reports.
+    /// The name in reports.
     pub name: &'static str,
     /// Prepares it, and returns its command.
     prepare: fn(&Stage, &str) -> Verdict<Command>,
-    /// What the engine does.
+    /// The engine's part.
     live: fn(&Stage, &str, &Session, &Stdio) -> Vec<Fact>,
     /// Removes everything.
     delete: fn(&Stage, &str) -> Option<String>,

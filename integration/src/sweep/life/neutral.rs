@@ -23,7 +23,7 @@ pub fn prepare(stage: &Stage, id: &str) -> Verdict<Command> {
     Ok(command)
 }
 
-/// The same for a program, with its output in a log.
+/// Prepares a shim for another payload, with its output in a log.
 pub(super) fn prepare_with(stage: &Stage, id: &str, payload: Payload) -> Command {
     let mut command = tracer::stopped(&stage.shim);
     let _ = std::fs::remove_file(stage.dir.join("life.log"));
@@ -86,7 +86,7 @@ pub fn live(stage: &Stage, id: &str, session: &Session, stdio: &Stdio) -> Vec<Fa
     facts.push(("attach".to_owned(), attached));
     facts.push(("frames".to_owned(), told.map_or_else(|trouble| trouble, |told| format!("ok {told}"))));
     if !is_fed {
-        // It still waits for input.
+        // The payload still waits for input.
         facts.push(("killed".to_owned(), "yes".to_owned()));
         if call("kill", json!({"signal": "KILL"})).is_err() {
             let _ = stage.run(&["kill", id, "KILL"]);

@@ -116,7 +116,7 @@ fn read_frame(stream: &mut UnixStream) -> std::io::Result<(u32, Vec<u8>)> {
     Ok((u32::from_be_bytes([e, f, g, h]), body))
 }
 
-/// One connection to a task service.
+/// A connection to a task service.
 pub struct Client(UnixStream);
 
 impl Client {
@@ -159,7 +159,7 @@ impl Events {
         let (stop, taken) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
         let (is_over, into) = (stop.clone(), taken.clone());
         let thread = thread::spawn(move || {
-            // One connection at a time: a shim has one.
+            // One connection at a time, as a shim has one.
             while !is_over.load(Ordering::SeqCst) {
                 match listener.accept() {
                     Ok((stream, _)) => serve(stream, &is_over, &into),

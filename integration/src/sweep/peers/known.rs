@@ -13,11 +13,10 @@ const LIST: &str = include_str!("known.json");
 /// A field in which two runtimes differ.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Difference {
-    /// Its name.
     pub field: String,
-    /// What was seen with windlass; `-` if there is no such field.
+    /// The value with windlass; `-` if there is no such field.
     pub ours: String,
-    /// What was seen with the peer.
+    /// The value with the peer.
     pub theirs: String,
 }
 

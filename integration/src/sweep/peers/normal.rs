@@ -141,7 +141,7 @@ fn limits(text: &str, fields: &mut Fields) {
     }
 }
 
-/// Whether the process leads its session and group, its terminal, and how it is scheduled (proc_pid_stat(5)).
+/// The fields of proc_pid_stat(5): leader of session and group, terminal, scheduling.
 fn stat(text: &str, fields: &mut Fields) {
     let pid = text.split(' ').next().unwrap_or_default();
     let words: Vec<&str> = text.rsplit(") ").next().unwrap_or_default().split(' ').collect();
@@ -161,7 +161,7 @@ fn interfaces(text: &str, fields: &mut Fields) {
     put(fields, "interfaces", &names.join(" "));
 }
 
-/// Whether a namespace is this process's, one of those that are joined, or another.
+/// The namespace: this process's, one of those that are joined, or another.
 fn namespace(kind: &str, link: &str, sources: &Path) -> String {
     let own = std::fs::read_link(format!("/proc/self/ns/{kind}"));
     if own.is_ok_and(|own| own == Path::new(link)) {
@@ -177,7 +177,7 @@ fn namespace(kind: &str, link: &str, sources: &Path) -> String {
     }
 }
 
-/// What kind of file is open, without the numbers of pipes.
+/// The kind of an open file, without the numbers of pipes.
 fn descriptor(key: &str, text: &str) -> String {
     let kind = text.split([':', '[']).next().unwrap_or_default();
     let target = text.rsplit_once(' ').map_or(text, |(target, _)| target);

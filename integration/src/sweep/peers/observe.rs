@@ -22,7 +22,6 @@ const ID: &str = "peer";
 /// A runtime of the comparison.
 #[derive(Clone, Debug)]
 pub struct Runtime {
-    /// Its binary.
     pub path: PathBuf,
     /// Which program it is.
     pub kind: RuntimeKind,
@@ -37,7 +36,7 @@ pub struct Observation {
 }
 
 impl Observation {
-    /// Whether the runtime did not come to an end.
+    /// Whether the runtime did not end.
     pub fn hangs(&self) -> bool {
         self.fields.get("accepted").is_some_and(|accepted| accepted == "hangs")
     }

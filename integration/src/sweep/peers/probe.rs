@@ -1,5 +1,5 @@
 //! The payload: prints what a process can find out about its container, as one JSON object.
-//! It reports what the kernel says. The observer decides what can be compared.
+//! The kernel's answers are printed as they are. The observer decides which ones can be compared.
 
 use crate::sys;
 use nix::errno::Errno;
@@ -170,7 +170,7 @@ fn devices(report: &mut Map<String, Value>) {
     }
 }
 
-/// Whether a node can be opened for reading and for writing.
+/// The result of opening a node for reading and for writing.
 fn opened(path: &Path) -> String {
     let open = |read: bool| {
         let opened =
@@ -216,7 +216,7 @@ fn entry(path: &Path, found: &Metadata) -> String {
     }
 }
 
-/// What the payload finds at a path that may be hidden.
+/// The content of a path that may be hidden.
 fn content(path: &Path) -> String {
     match fs::symlink_metadata(path) {
         Err(error) => shown(&error),
@@ -233,7 +233,7 @@ fn content(path: &Path) -> String {
     }
 }
 
-/// Whether a path can be written to. Nothing is written.
+/// Whether a path can be written to. The function writes nothing.
 fn writable(path: &Path) -> String {
     if fs::metadata(path).is_ok_and(|found| found.is_dir()) {
         let file = path.join("probe-file");

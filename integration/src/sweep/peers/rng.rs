@@ -23,12 +23,12 @@ impl Rng {
         self.next() % end
     }
 
-    /// True with a chance of `percent` in a hundred.
+    /// Returns true with a chance of `percent` in a hundred.
     pub fn chance(&mut self, percent: u64) -> bool {
         self.below(100) < percent
     }
 
-    /// One of these. The list must not be empty.
+    /// A random element of a list, which must not be empty.
     pub fn pick<T: Clone>(&mut self, all: &[T]) -> T {
         let at = self.below(all.len() as u64);
         all[at as usize].clone()

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 /// Removes one element after the other, large ones first, while `shows` says that the rest still shows the difference.
-/// It is called at most `most` times.
+/// `shows` is called at most `most` times.
 pub fn shrink(sample: &Value, most: usize, shows: &mut dyn FnMut(&Value) -> bool) -> Value {
     let mut smallest = sample.clone();
     let mut asked = 0;

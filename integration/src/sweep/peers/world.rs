@@ -1,4 +1,4 @@
-//! What is prepared before the first run: sources of mounts, namespaces to join, the payload's program.
+//! The preparations for all runs: sources of mounts, namespaces to join, the payload's program.
 
 use crate::kit::stop::{Context, Verdict};
 use nix::mount::{MsFlags, mount};

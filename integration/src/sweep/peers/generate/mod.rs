@@ -20,7 +20,7 @@ use std::path::PathBuf;
 /// The member that says how the runtime is called. It is removed before the configuration is written.
 pub const CALLER: &str = "@caller";
 
-/// What this machine has.
+/// The features of this machine.
 pub struct Ground {
     /// The directory with the sources of mounts (`world.rs`).
     pub sources: PathBuf,
@@ -66,8 +66,8 @@ pub fn sample(seed: u64, ground: &Ground) -> Value {
     spec
 }
 
-/// Whether a shrunk sample may be run: without a mount namespace of its own, the container would change
-/// the mounts of this program.
+/// Whether a shrunk sample may be run. Without a mount namespace of its own, the container would change the mounts of
+/// this program.
 pub fn is_sound(spec: &Value) -> bool {
     is_new(spec, "mount")
 }
