@@ -1,4 +1,4 @@
-//! What passes between the caller and the process of `create`, `run` and `exec`.
+//! The connections and descriptors between the caller and the process of `create`, `run` and `exec`.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -11,7 +11,7 @@ use windlass_sys::{fd, socket};
 
 use super::inherit::Inherit;
 
-/// What the caller passes to the process, and where the process is reported to the caller.
+/// The descriptors that the caller passes to the process, and the places where the process is reported to the caller.
 #[derive(Default)]
 pub struct Caller<'a> {
     /// A connection that gets the terminal's master end.
@@ -22,7 +22,7 @@ pub struct Caller<'a> {
     pub pid_file: Option<&'a Path>,
     /// Descriptors to pass besides 0, 1 and 2.
     pub preserve_fds: u32,
-    /// What the process inherits from the caller.
+    /// The inheritance from the caller.
     pub inherit: Inherit,
 }
 

@@ -33,7 +33,7 @@ pub struct CgroupPlacement {
 /// Whether the container must have a cgroup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Delegation {
-    /// It must; without one it is an error.
+    /// It must have one; the lack is an error.
     Required,
     /// It must have one only for a limit: many ordinary users have no delegated cgroup.
     Optional,

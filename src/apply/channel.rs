@@ -162,7 +162,7 @@ impl Channel {
         let mut buffer = [0; 16 * 1024];
         let (mut reported, mut pieces) = (true, 0);
         while let Some(source) = &self.source {
-            // What is read after the end of the process has a bound of its own.
+            // Reads after the end of the process have a bound of their own.
             if self.left.is_none() && pieces == PIECES {
                 return;
             }

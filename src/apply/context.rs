@@ -1,4 +1,4 @@
-//! What the steps of one process leave for each other.
+//! The state that the steps of one process share.
 
 use std::cell::OnceCell;
 use std::ffi::CString;
@@ -22,7 +22,7 @@ use super::sync::InitSync;
 /// table of descriptors.
 const BATCH: usize = 40;
 
-/// What delays the program once the process is ready.
+/// The barrier that delays the program once the process is ready.
 pub enum Barrier {
     /// A later `start` opens it, over this listening socket.
     Start(OwnedFd),
@@ -67,7 +67,7 @@ pub enum PidNamespace<'a> {
     },
 }
 
-/// What a process needs to make the one that executes the program, and to watch over it.
+/// The means of a process to make the one that executes the program, and to guard it.
 pub struct Parent<'a> {
     /// A pidfd of the runtime.
     pub runtime: OwnedFd,
@@ -116,13 +116,13 @@ pub struct ContainerHooks<'a> {
     pub state: &'a State,
 }
 
-/// What the steps of one process work with.
+/// The state that the steps of one process share.
 pub struct Context<'a> {
     /// The connection to the runtime.
     pub sync: InitSync,
     /// The page shared with the runtime, over which both pass facts without a message.
     pub progress: Progress,
-    /// What delays the program.
+    /// The barrier that delays the program.
     pub barrier: Barrier,
     /// The sources of mounts, by the plan's index; each is used once.
     pub sources: Sources<'a>,
@@ -150,7 +150,7 @@ pub struct Context<'a> {
     closing: Vec<OwnedFd>,
     /// The connection that gets the terminal's master end.
     pub console_socket: Option<OwnedFd>,
-    /// What becomes of the caller's stdio.
+    /// The treatment of the caller's stdio.
     pub stdio: Stdio,
     /// Whether the program is told its id in `LISTEN_PID` (sd_listen_fds(3)).
     pub listens: bool,

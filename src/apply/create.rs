@@ -28,7 +28,7 @@ use super::sync::{InitSync, Question};
 use super::timing::StepTimer;
 use super::{hooks, listener, resctrl};
 
-/// What a container is made for.
+/// The purpose of making a container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
     /// A later `start` executes the program.
@@ -65,13 +65,13 @@ pub struct CreateRequest<'a> {
     pub bundle: &'a Path,
     /// Where the container's cgroups will be.
     pub place: CgroupPlacement,
-    /// What passes between the container and the caller.
+    /// The connections and descriptors between the caller and the container.
     pub caller: Caller<'a>,
     /// Additions to the environment (`LISTEN_FDS`).
     pub environment: &'a [String],
     /// Whether the plan has the mount of a notify socket.
     pub notify: bool,
-    /// What the container is made for.
+    /// The purpose of the container.
     pub purpose: Purpose,
     /// Whether init reports each step.
     pub debug: bool,
@@ -149,7 +149,7 @@ pub fn create<'a>(request: CreateRequest<'a>, proof: &'a SingleThreaded) -> Resu
 /// The message to the process that holds a container until it is committed.
 const KEPT: &[u8] = b"kept";
 
-/// What is made for a new container. Dropping it removes that.
+/// The resources of a new container. Dropping it removes them.
 pub struct NewContainer<'a> {
     // The fields are dropped in this order.
     resources: Option<resctrl::NewGroup>,

@@ -32,7 +32,7 @@ pub struct ExecRequest<'a> {
     pub plan: &'a ExecPlan,
     /// The sub-cgroup that the process joins, instead of the container's cgroup.
     pub cgroup: Option<&'a str>,
-    /// What the caller and the process pass to each other.
+    /// The connections and descriptors between the caller and the process.
     pub caller: Caller<'a>,
     /// Whether a paused container is entered as well.
     pub ignore_paused: bool,
@@ -151,7 +151,7 @@ pub struct NewProcess<'a> {
 /// How the first process comes into the container's cgroup.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Placed {
-    /// It is cloned into it (`CLONE_INTO_CGROUP`).
+    /// It is cloned into the cgroup (`CLONE_INTO_CGROUP`).
     AtClone,
     /// systemd moves it, when it asks.
     BySystemd,
@@ -307,7 +307,7 @@ fn of_init((pid, pidfd): (i32, BorrowedFd<'_>)) -> Result<Cgroup> {
     Ok(cgroup)
 }
 
-/// What a process of `exec` holds of the host until it has entered the container.
+/// The host's descriptors that a process of `exec` holds until it has entered the container.
 struct Outside<'a> {
     /// A pidfd of the container's init.
     init: OwnedFd,

@@ -150,7 +150,7 @@ fn attend(
             match stream::write(fd.as_fd(), state) {
                 Ok(Moved::Bytes(n)) if n < state.len() => state = &state[n..],
                 Ok(Moved::Later) => {}
-                // It has read everything, or has closed its standard input.
+                // The hook has read everything, or has closed its standard input.
                 _ => stdin = None,
             }
         }

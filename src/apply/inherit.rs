@@ -1,4 +1,4 @@
-//! What a process would inherit from the caller: stdio, CPUs, descriptors of a service manager.
+//! Stdio, CPUs and descriptors of a service manager, which a process inherits from the caller.
 
 use std::os::fd::OwnedFd;
 
@@ -31,7 +31,7 @@ pub enum StdioMode {
     Detached,
 }
 
-/// What a process inherits.
+/// The inheritance of one process.
 #[derive(Debug, Default)]
 pub struct Inherit {
     stdio: Stdio,

@@ -22,13 +22,13 @@ use super::init::Watch;
 use super::sync::{InitSync, Message, Question, RuntimeSync};
 use super::timing::StepTimer;
 
-/// What a verb does for its process, and the owner of what it has made for it. Dropping a handler
-/// undoes that; the process is gone by then.
+/// The part of a verb in making its process, and the owner of what was made for it. Dropping a handler undoes that; the
+/// process has ended by then.
 pub trait Handler {
-    /// What a commit keeps.
+    /// The result of a commit.
     type Kept;
 
-    /// What an error calls the process.
+    /// The name of the process in errors.
     const PROCESS: &'static str;
 
     /// The steps of the process.
@@ -219,12 +219,12 @@ impl<H: Handler> Launch<H> {
         }
     }
 
-    /// What was made for the process.
+    /// The handler, with what was made for the process.
     pub fn handler(&self) -> &H {
         &self.handler
     }
 
-    /// What was made for the process, to be changed.
+    /// The handler, to change it.
     pub(super) fn handler_mut(&mut self) -> &mut H {
         &mut self.handler
     }

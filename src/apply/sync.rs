@@ -41,7 +41,7 @@ use windlass_plan::SourceId;
 use windlass_sys::poll::{self, Deadline};
 use windlass_sys::socket;
 
-/// What init sends.
+/// A message of init.
 #[derive(Debug)]
 pub enum Message {
     /// The first process, which is init or the intermediate one, asks to be put into the container's cgroup.
@@ -60,7 +60,7 @@ pub enum Message {
     End,
 }
 
-/// What init asks the runtime to do for it.
+/// A request of init to the runtime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Question {
     /// Write the id maps.
@@ -80,7 +80,7 @@ pub enum Question {
 }
 
 impl Question {
-    /// What the runtime does to answer, for the debug log.
+    /// The runtime's action for the request, for the debug log.
     pub fn what(self) -> &'static str {
         match self {
             Question::MapIds => "write the id maps",
@@ -257,7 +257,7 @@ pub struct RuntimeSync {
     buffer: Vec<u8>,
     /// A pidfd of the intermediate process, until it has named the process that it makes.
     intermediate: Option<OwnedFd>,
-    /// What the new process sent before it was named.
+    /// A message that the new process sent before it was named.
     early: Option<Message>,
 }
 

@@ -35,7 +35,7 @@ impl Foreground {
     }
 }
 
-/// What a descriptor given to poll(2) stands for.
+/// The meaning of a descriptor for poll(2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Polled {
     Child,
@@ -44,7 +44,7 @@ enum Polled {
     Relay(Port),
 }
 
-/// The descriptors of one call of poll(2), with what each stands for.
+/// The descriptors of one call of poll(2), with their meanings.
 #[derive(Default)]
 struct PollSet<'a> {
     who: Vec<Polled>,

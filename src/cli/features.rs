@@ -16,7 +16,7 @@ pub const OCI_VERSION_MAX: &str = "1.3.0";
 /// (`SuccessAction=`, CVE-2024-3154), so engines are told that they are unsafe.
 const UNIT_PROPERTIES: &str = "org.systemd.property.";
 
-/// What the other crates and the kernel support.
+/// The features of the other crates and the kernel.
 pub struct Supported<'a> {
     /// Mount options that the runtime interprets; the others go to the filesystem.
     pub mount_options: Vec<&'a str>,

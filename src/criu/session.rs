@@ -42,7 +42,7 @@ pub enum Outcome {
 /// The answer to a notification. After an error CRIU undoes everything.
 pub type Answer = Result<Next>;
 
-/// What follows a notification.
+/// The next step after a notification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
     /// CRIU goes on.

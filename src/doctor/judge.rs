@@ -33,7 +33,7 @@ pub struct Finding {
     /// The subject.
     pub name: &'static str,
     pub level: Level,
-    /// What was found.
+    /// The text of the finding.
     pub says: String,
     /// The remedy for what is missing.
     #[serde(skip_serializing_if = "Option::is_none")]

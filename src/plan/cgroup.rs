@@ -19,7 +19,7 @@ pub struct Limits {
     pub writes: Vec<Write>,
     /// The program that decides which devices may be used; `None` if all may.
     pub devices: Option<DeviceProgram>,
-    /// What to compare with the memory in use before an update is written.
+    /// The limits to compare with the memory in use before an update is written.
     pub memory_check: Option<MemoryCheck>,
 }
 
@@ -30,7 +30,7 @@ pub struct Write {
     pub controller: Cow<'static, str>,
     /// The name of the file.
     pub file: Cow<'static, str>,
-    /// What to write.
+    /// The value to write.
     pub value: String,
     /// JSON Pointer of what asks for it.
     pub pointer: String,
@@ -50,7 +50,7 @@ pub enum Absent {
     Instead {
         /// The name of the other file.
         file: Cow<'static, str>,
-        /// What to write to it.
+        /// The value to write to it.
         value: String,
     },
 }

@@ -52,7 +52,7 @@ pub struct Source {
     pub fallback: bool,
 }
 
-/// What is mounted.
+/// The source of a mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MountKind {
     /// A copy of a mount of the host, from [`crate::Plan::sources`].
@@ -86,7 +86,7 @@ pub struct Mount {
     pub destination: RootPath,
     /// How the destination is resolved; missing components are made.
     pub resolution: Resolution,
-    /// What is mounted.
+    /// The source of the mount.
     pub what: MountKind,
     /// Attributes of a new filesystem's mount.
     pub set: MountAttributes,

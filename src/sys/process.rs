@@ -120,7 +120,7 @@ pub fn fork_sibling(_proof: &SingleThreaded) -> Result<Forked> {
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// It exited with this status.
+    /// It exited with this code.
     Code(i32),
     /// This signal ended it.
     Signal(i32),

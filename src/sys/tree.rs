@@ -75,7 +75,7 @@ impl Cursor {
 /// Where a [`Walk`] has arrived.
 #[derive(Debug)]
 pub enum Step {
-    /// It has entered the directory of this name.
+    /// The walk has entered the directory of this name.
     Down(OsString),
     /// This is not a directory, or was not one any more when it was to be entered.
     Other(OsString),

@@ -12,7 +12,8 @@ use nix::sys::time::TimeSpec;
 use windlass_sys::tree::{Step, Walk};
 use windlass_sys::{Called, Result, SyscallError, attributes, fd};
 
-/// What the top of the tmpfs takes over from the directory that it covers. The mount's own options override it.
+/// The attributes that the top of the tmpfs takes over from the directory that it covers. The mount's own options
+/// override it.
 pub(super) struct Top {
     /// Its owner and group.
     pub owner: bool,

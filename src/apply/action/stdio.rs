@@ -12,7 +12,7 @@ use windlass_base::error::{Result, WithContext};
 use windlass_sys::pipe;
 use windlass_sys::{descriptors, fd, socket, stdio};
 
-/// What the process does with the caller's stdio.
+/// The process's treatment of the caller's stdio.
 #[derive(Debug, Default)]
 pub enum Stdio {
     /// The process keeps it.

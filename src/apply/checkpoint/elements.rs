@@ -14,7 +14,7 @@ use windlass_sys::{fd, process, stdio};
 
 use crate::resolve;
 
-/// What a dump needs to know of the container.
+/// The elements of a container that a dump needs to know.
 pub struct Elements {
     /// All mounts.
     pub mounted: Vec<Mounted>,

@@ -1,4 +1,4 @@
-//! What a dump loses without an error of CRIU.
+//! Losses of a dump that are no error for CRIU.
 
 use std::collections::BTreeMap;
 

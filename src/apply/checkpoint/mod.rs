@@ -43,7 +43,7 @@ use elements::Elements;
 
 /// The parameters of `checkpoint`.
 pub struct CheckpointRequest<'a> {
-    /// What the command line asks of CRIU.
+    /// The flags for CRIU.
     pub flags: &'a Flags,
     /// The plan of the container's configuration.
     pub plan: &'a Plan,

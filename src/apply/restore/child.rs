@@ -19,7 +19,7 @@ use super::stage::{Stage, stage};
 use crate::action::{apply, replace_for};
 use crate::context::Context;
 
-/// What the process needs besides the context.
+/// The inputs of the process besides the context.
 pub struct Work<'a> {
     /// The plan of the configuration.
     pub plan: &'a Plan,

@@ -35,9 +35,9 @@ use crate::netdevice;
 use crate::relay::TERMINAL;
 use crate::timing::StepTimer;
 
-/// What `restore` needs besides the request of `create`.
+/// The parameters of `restore` besides those of `create`.
 pub struct RestoreRequest<'a> {
-    /// What the command line asks of CRIU.
+    /// The flags for CRIU.
     pub flags: &'a Flags,
     /// The directories of the images and of the log.
     pub directories: &'a Directories,

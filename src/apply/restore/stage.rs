@@ -1,6 +1,6 @@
 //! The external mounts of the images, made ready in the mount namespace in which CRIU will run.
 //!
-//! That namespace is a slave of the host's, so nothing of this is seen by the host, and it ends with CRIU. In it, a
+//! The namespace's mounts are slaves of the host's, so the host sees none of this, and it ends with CRIU. In it, a
 //! tmpfs covers the state root. The root filesystem is attached there, and each bind mount at its place below it, so
 //! that the mount points are made as `create` makes them, in the same order. A mount inside a filesystem that CRIU
 //! makes itself has no such place, and is attached beside the root filesystem.
@@ -82,9 +82,9 @@ struct Attached {
 /// The flags that the configuration asks for.
 #[derive(Clone, Copy, Debug, Default)]
 struct Flags {
-    /// Of the mount itself.
+    /// The flags of the mount itself.
     own: MountAttributes,
-    /// Of the mounts below it.
+    /// The flags of the mounts below it.
     below: MountAttributes,
 }
 

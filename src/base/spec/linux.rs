@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// What is specific to Linux.
+/// The part that is specific to Linux.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[cfg_attr(feature = "serialize", derive(serde::Serialize))]
 #[serde(rename_all = "camelCase", default)]
@@ -378,7 +378,7 @@ pub struct Personality {
     /// `LINUX` or `LINUX32`.
     #[serde(deserialize_with = "super::nullable")]
     pub domain: String,
-    /// None is defined.
+    /// No flag is defined.
     #[serde(deserialize_with = "super::nullable")]
     pub flags: Vec<String>,
 }

@@ -313,8 +313,8 @@ pub fn no_devices() -> Property {
     Property::new("DeviceAllow", Value::Array("(ss)".into(), Vec::new()), "/devices")
 }
 
-/// What systemd's own device filter must allow, so that the runtime's filter decides. systemd cannot express that a
-/// rule takes away a part of what another grants, so then its filter allows all of it.
+/// The devices that systemd's own filter must allow, so that the runtime's filter decides. systemd cannot express that
+/// a rule takes away a part of what another grants, so then its filter allows all of it.
 pub fn of_devices(rules: &[DeviceRule]) -> Vec<Property> {
     let pointer = if rules.is_empty() { "(containers may use few devices)" } else { "/linux/resources/devices" };
     match device_rules::allowed(rules) {

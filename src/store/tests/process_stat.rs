@@ -21,7 +21,7 @@ fn a_process_is_read_as_procfs_reads_it() {
     let pid = child.id() as i32;
     assert_same(pid);
     child.kill().expect("ours");
-    // It is a zombie until it is waited for, and its exit status is there to be read.
+    // The child is a zombie until it is waited for, and its exit status can be read.
     while process_stat(pid).expect("readable").expect("not reaped yet").state != 'Z' {
         std::thread::yield_now();
     }

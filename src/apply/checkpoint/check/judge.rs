@@ -7,17 +7,17 @@ use windlass_criu::flags::Flags;
 /// Something that a dump cannot store, or cannot store unchanged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// What it is, and whose.
+    /// The description, which names the process.
     pub what: String,
-    /// What becomes of it.
+    /// The consequence.
     pub loss: Loss,
-    /// What helps.
+    /// The remedy.
     pub help: &'static str,
     /// JSON Pointer of what asks for it, if it comes from the configuration.
     pub pointer: String,
 }
 
-/// What becomes of something that a dump cannot store unchanged.
+/// The consequence of something that a dump cannot store unchanged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Loss {
     /// The dump fails.

@@ -15,7 +15,7 @@ pub struct Settings {
     io_priority: u32,
     /// ns; a process with a real-time policy has none.
     timer_slack: u64,
-    /// What a core dump contains (core(5)).
+    /// The content of a core dump (core(5)).
     coredump_filter: String,
     /// personality(2).
     personality: u64,
