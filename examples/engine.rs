@@ -1,5 +1,5 @@
-//! An engine in a few lines: runs a container, shows its output, and exits with its status. It may
-//! be killed at any time and called again with the same words; then it goes on where things stand.
+//! An engine in a few lines: runs a container, shows its output, and exits with its status. It may be killed at any
+//! time and called again with the same words; then it goes on from the present state.
 //!
 //! ```text
 //! engine STATE ID [BUNDLE]
@@ -40,7 +40,7 @@ fn serve(state: &Path, id: &str, bundle: Option<&String>) -> Result<u8, Box<dyn 
         command.arg(verb).args(words).arg("--state-dir").arg(state);
         command
     };
-    // Is it there already? Then an earlier call of ours has made it.
+    // If this file exists, an earlier call of this program has made the container.
     if let (false, Some(bundle)) = (state.join(id).join("shim.json").exists(), bundle) {
         let made = verb("run", &["--id", id, "--bundle", bundle]).output()?;
         let line: serde_json::Value = serde_json::from_slice(&made.stdout)?;
@@ -48,7 +48,7 @@ fn serve(state: &Path, id: &str, bundle: Option<&String>) -> Result<u8, Box<dyn 
             return Err(message.into());
         }
     }
-    // The log has everything from the first byte on, whoever was there to see it.
+    // The log has everything from the first byte on, even if nobody was attached.
     verb("logs", &["--follow", id]).status()?;
     io::stdout().flush()?;
     let status = match Client::connect(state, id).and_then(|mut client| finish(&mut client)) {
@@ -62,7 +62,7 @@ fn serve(state: &Path, id: &str, bundle: Option<&String>) -> Result<u8, Box<dyn 
     Ok(status.unwrap_or(255) as u8)
 }
 
-/// Reads what was not acknowledged up to the exit, and deletes the container.
+/// Reads the events up to the exit that were not acknowledged, and deletes the container.
 fn finish(client: &mut Client) -> Result<Option<u64>, Error> {
     client.subscribe(None)?;
     loop {

@@ -1,5 +1,5 @@
-//! What systemd costs a container, measured pair by pair where it is wanted at most a fifth more than
-//! systemd's own work.
+//! Measures the cost of systemd for a container, pair by pair. The goal is at most a fifth more than systemd's own
+//! work.
 //!
 //! `scope COUNT BUNDLE RUNTIME...`: a round has a bare scope with the properties of the bundle's container
 //! started around a sleeping child and stopped again, and then each runtime create, start and delete that
@@ -19,15 +19,15 @@ use windlass_plan::unit::Unit;
 use windlass_plan::{Host, Options};
 use windlass_sys::process::{self, Forked, SingleThreaded};
 
-/// Of one run of something.
+/// The cost of one run.
 #[derive(Clone, Copy)]
 struct Cost {
     wall: Duration,
-    /// Of the program and its children.
+    /// Processor time of the program and its children.
     cpu: Duration,
 }
 
-/// Each thing that is measured, and its cost in each round.
+/// Each measured command, and its cost in each round.
 type Costs = BTreeMap<String, Vec<Cost>>;
 
 fn main() -> Result<()> {
@@ -69,7 +69,7 @@ fn base(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or(path)
 }
 
-/// A scope around a child of ours.
+/// Measures a scope around a child of this process.
 fn bare(unit: &Unit, proof: &SingleThreaded, costs: &mut Costs) -> Result<()> {
     let child = match process::fork(nix::sched::CloneFlags::empty(), None, proof)? {
         Forked::Parent(child) => child,
@@ -87,7 +87,7 @@ fn bare(unit: &Unit, proof: &SingleThreaded, costs: &mut Costs) -> Result<()> {
     timed(costs, "bare stop", || Systemd::connect(false)?.stop(&unit.name))
 }
 
-/// A container's life.
+/// Measures the life of a container.
 fn container(runtime: &str, manager: &str, bundle: &str, round: u32, costs: &mut Costs) -> Result<()> {
     let id = format!("c{round}");
     let command = |words: &[&str]| {
@@ -109,7 +109,7 @@ fn container(runtime: &str, manager: &str, bundle: &str, round: u32, costs: &mut
     run(costs, &["create", "--bundle", bundle, &id])?;
     run(costs, &["start", &id])?;
     run(costs, &["kill", &id, "KILL"])?;
-    // `kill` does not wait for the end, nor is `delete` to be measured doing so.
+    // `kill` does not wait for the end, and the measurement of `delete` must not include it.
     let stopped = || {
         let output = command(&["state", &id]).output();
         output.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains("\"stopped\""))
@@ -121,8 +121,8 @@ fn container(runtime: &str, manager: &str, bundle: &str, round: u32, costs: &mut
 }
 
 fn timed(costs: &mut Costs, what: &str, mut work: impl FnMut() -> Result<()>) -> Result<()> {
-    // A process that moves into a cgroup waits for what the kernel calls a grace period, unless another
-    // has just done so: nobody is to gain by what came before.
+    // A process that moves into a cgroup waits for a grace period of the kernel, unless another process has just done
+    // so. This pause makes all runs wait alike.
     std::thread::sleep(Duration::from_millis(40));
     let (before, begun) = (cpu(), Instant::now());
     work()?;
@@ -139,7 +139,7 @@ fn cpu() -> Duration {
     Duration::from_micros((of(UsageWho::RUSAGE_SELF) + of(UsageWho::RUSAGE_CHILDREN)).unsigned_abs())
 }
 
-/// Milliseconds.
+/// The median in milliseconds.
 fn middle(rounds: &[Cost], of: impl Fn(&Cost) -> Duration) -> f64 {
     median(rounds.iter().map(|cost| of(cost).as_secs_f64() * 1e3).collect())
 }

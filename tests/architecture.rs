@@ -22,7 +22,7 @@ const LONGEST_FILE: usize = 600;
 
 /// Types that are the same idea in sibling modules, by their crates.
 const SAME_IDEA: &[(&str, &[&str])] = &[
-    // One is compiled with the feature cgroup-v1 and one without.
+    // One is compiled with the feature cgroup-v1 and the other without.
     ("src/cgroup", &["Limits"]),
     // Each front end has its own.
     ("src/shim", &["Arguments", "Connection", "Error", "Served", "Server"]),
@@ -31,7 +31,7 @@ const SAME_IDEA: &[(&str, &[&str])] = &[
 ];
 
 struct Source {
-    /// Below the directory that was searched.
+    /// The path below the searched directory.
     path: String,
     /// The text without comments, and without the unit tests at its end.
     code: String,
@@ -39,7 +39,7 @@ struct Source {
 }
 
 impl Source {
-    /// The module of the crate that it belongs to.
+    /// The module of the crate that the file belongs to.
     fn module(&self) -> &str {
         let first = self.path.split('/').next().unwrap_or(&self.path);
         first.trim_end_matches(".rs")
@@ -54,7 +54,7 @@ fn sources(folder: &str) -> Vec<Source> {
         for entry in fs::read_dir(&folder).expect("the sources are there") {
             let path = entry.expect("a directory entry").path();
             if path.is_dir() {
-                // The tests and examples of a crate follow rules of their own.
+                // The tests and examples of a crate follow other rules.
                 if !path.ends_with("tests") && !path.ends_with("examples") {
                     folders.push(path);
                 }
@@ -126,7 +126,7 @@ fn planning_looks_at_nothing() {
         let clock = ["base/rfc3339.rs", "base/exit_record.rs"].contains(&source.path.as_str()) && used == ["time"];
         assert!(used.is_empty() || error || clock, "{} uses std::{used:?}", source.path);
         for word in ["SystemTime::now", "Instant::now", "File::open", "libc::", "nix::unistd", "nix::fcntl"] {
-            // Its numbers differ between architectures.
+            // The numbers of system calls differ between architectures.
             let number = source.path == "base/abi.rs" && word == "libc::";
             assert!(number || !source.code.contains(word), "{} uses {word}", source.path);
         }

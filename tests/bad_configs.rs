@@ -24,7 +24,7 @@ struct Row {
     named: String,
 }
 
-/// Sets or takes away what stands at a JSON Pointer; a member that is not there is added.
+/// Sets or removes the element at a JSON Pointer. A missing member is added.
 fn change(document: &mut Value, pointer: &str, value: Option<Value>) {
     let (parent, last) = pointer.rsplit_once('/').expect("not the whole document");
     let last = last.replace("~1", "/").replace("~0", "~");
@@ -78,7 +78,7 @@ fn rows() -> Vec<Row> {
     rows
 }
 
-/// What reading and planning find, as root of the host: faults and warnings.
+/// The faults and warnings of reading and planning, as root of the host.
 fn planned(config: &str) -> (Vec<Diagnostic>, Vec<Diagnostic>) {
     let read = match windlass_base::spec::read(config.as_bytes(), "config.json") {
         Ok(read) => read,
@@ -92,7 +92,7 @@ fn planned(config: &str) -> (Vec<Diagnostic>, Vec<Diagnostic>) {
     let mut warnings = read.warnings;
     match windlass_plan::create("box", &read.value, &options) {
         Ok(plan) => warnings.extend(plan.warnings),
-        // A fault that only follows from an element counted as absent is not reported as well.
+        // A fault that only follows from an element that counts as absent is not reported as well.
         Err(error) if faults.is_empty() => faults = error.into_faults(),
         Err(_) => {}
     }
@@ -142,7 +142,7 @@ impl Scratch {
         Scratch(path)
     }
 
-    /// Runs a verb on the bundle, and gives the pointers that it names.
+    /// Runs a verb on the bundle, and returns the pointers that it names.
     fn named(&self, verb: &[&str], config: &str) -> (Option<i32>, BTreeSet<String>) {
         fs::write(self.0.join("config.json"), config).expect("room for a file");
         let log = self.0.join("log");

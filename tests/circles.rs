@@ -1,12 +1,12 @@
-//! No circle between the files of a crate: files as nodes, uses as edges. The `mod` of a parent and what it
-//! re-exports do not count; a child's use of an item of its parent does.
+//! No circle between the files of a crate: files are nodes, uses are edges. The `mod` of a parent and its re-exports do
+//! not count; a child's use of an item of its parent does.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The folders of the sources of the root package and of the workspace's members, but for those of tests: cases use the
-/// kit, which lists them. The crates below `src` are left out of the first, since they have manifests of their own.
+/// The source folders of the root package and of the workspace's members, except those of tests: cases use the kit,
+/// which lists them. Crates below `src` are not part of the root package, since they have their own manifests.
 fn crates(root: &Path) -> Vec<PathBuf> {
     let manifest = fs::read_to_string(root.join("Cargo.toml")).expect("a manifest");
     let members = manifest.split_once("members = [").expect("members").1.split_once(']').expect("their end").0;
@@ -38,7 +38,7 @@ impl Crate {
         Crate(files.iter().map(|(module, text)| (module.clone(), File::of(module, text, &modules))).collect())
     }
 
-    /// The module whose file has the item that a path names.
+    /// The module in whose file the item of a path is.
     fn owner(&self, path: &[String], depth: usize) -> Option<Module> {
         let mut module = Module::new();
         for (at, name) in path.iter().enumerate() {
@@ -88,7 +88,7 @@ impl Crate {
     }
 }
 
-/// Reads the modules below a folder. Folders with a manifest of their own are other crates.
+/// Reads the modules below a folder. Folders with their own manifests are other crates.
 fn collect(folder: &Path, module: &Module, files: &mut BTreeMap<Module, String>) {
     for entry in fs::read_dir(folder).expect("a folder") {
         let path = entry.expect("an entry").path();
@@ -195,7 +195,7 @@ fn no_files_of_a_crate_use_each_other_in_a_circle() {
     assert_eq!(circles, [""; 0], "files that use themselves by way of others");
 }
 
-/// A crate of files that are given as text.
+/// A crate whose files are given as text.
 fn crate_of(files: &[(&str, &str)]) -> Crate {
     let path = |name: &str| name.split('/').filter(|part| !part.is_empty()).map(str::to_string).collect::<Module>();
     let modules: BTreeSet<Module> = files.iter().map(|(name, _)| path(name)).collect();

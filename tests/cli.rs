@@ -1,4 +1,4 @@
-//! From words to commands: what engines send, what people type, and what is refused.
+//! Command lines: what engines send, what people type, and what is refused.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};

@@ -1,10 +1,10 @@
-//! The scripts of a release, of `just test` and of the picture of the README, as far as that needs no root and no build.
+//! The scripts of a release, of `just test` and of the picture of the README, as far as they need no root and no build.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-/// A directory that goes with the test.
+/// A directory that is removed after the test.
 struct Dir(PathBuf);
 
 impl Dir {
@@ -55,7 +55,7 @@ fn no_release_is_made_with_placeholders_or_of_what_is_not_committed() {
     assert!(!dir.0.join("target").exists(), "nothing was begun");
 }
 
-/// A `just` whose recipes do what the script says; `$1` is the recipe.
+/// Runs `just test` with a `just` whose recipes are this script; `$1` is the recipe.
 fn tested(name: &str, recipes: &str) -> (bool, String) {
     let dir = Dir::new(name);
     dir.copy("contrib/test.sh");
@@ -96,8 +96,8 @@ fn the_picture_of_the_readme_shows_the_recorded_figures() {
     assert_eq!(String::from_utf8_lossy(&drawn.stdout), String::from_utf8_lossy(&kept), "`just picture` draws it anew");
 }
 
-/// Runs the script for emulated machines, for one that no host has, as the user of this id. `apt-get` is one that notes
-/// its arguments, and finds packages only after an update.
+/// Runs the script for emulated machines as the user of this id, for a machine that no host has. `apt-get` is a script
+/// that notes its arguments, and finds packages only after an update.
 fn set_up(name: &str, user: u32) -> (Output, String) {
     let dir = Dir::new(name);
     dir.copy("integration/apt.sh").copy("integration/guests/setup.sh");

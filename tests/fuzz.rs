@@ -1,6 +1,6 @@
 //! No input makes the runtime panic, and a refusal names the place in the input.
 //!
-//! The bodies are those of the fuzz targets (`fuzz/`, for nightly). Here they get documents that are almost right,
+//! The bodies are those of the fuzz targets (`fuzz/`, for nightly). Here they get documents that are almost valid,
 //! which reach more code than random bytes.
 
 #[path = "support/bodies.rs"]
@@ -30,7 +30,7 @@ fn parts(pointer: &str) -> Vec<Value> {
     support::seeds().iter().filter_map(|seed| seed.pointer(pointer).cloned()).collect()
 }
 
-/// A text with one byte changed, taken away or put in.
+/// A text with one byte changed, removed or inserted.
 fn damaged(text: String, at: Index, byte: u8, how: u8) -> Vec<u8> {
     let mut bytes = text.into_bytes();
     if bytes.is_empty() {
@@ -115,7 +115,7 @@ proptest! {
     }
 }
 
-/// A message with values in values, as systemd's signals about units have them.
+/// A message with nested values, as in systemd's signals about units.
 fn signal() -> Vec<u8> {
     use windlass_base::variant::Value;
     let pair = Value::Struct(vec![Value::text("Slice"), Value::Variant(Box::new(Value::U64(7)))]);

@@ -1,7 +1,7 @@
 //! Containers on a host with cgroups of version 1, beside a cgroup2 and without one; run by the
 //! program itself, built with or without the feature `cgroup-v1`.
 //!
-//! Needs root, unshare(1), and /bin/busybox. A test that lacks one of these says so.
+//! Needs root, unshare(1), and /bin/busybox. A test that lacks one of these reports that.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ enum Host {
     WithoutCgroup2,
 }
 
-/// Whether the tests can run; if not, why.
+/// Whether the tests can run. Reports why not.
 fn can_run(host: Host, controllers: &[&str]) -> bool {
     let reason = if !nix::unistd::geteuid().is_root() {
         Some("containers need root".to_owned())
@@ -109,7 +109,7 @@ impl Bundle {
         run.expect("unshare")
     }
 
-    /// The same, which must succeed; its standard output.
+    /// Runs the program, which must succeed. Returns its standard output.
     fn ok(&self, words: &str) -> String {
         let output = self.windlass(words);
         assert!(output.status.success(), "{words}: {output:?}");
@@ -122,12 +122,12 @@ impl Bundle {
         String::from_utf8_lossy(&output.stderr).into_owned()
     }
 
-    /// What the last command logged.
+    /// The log of the last command.
     fn log(&self) -> String {
         std::fs::read_to_string(self.dir.join("log")).unwrap_or_default()
     }
 
-    /// create and start; with the output in files, since pipes would be held open.
+    /// Runs create and start, with the output in files, since pipes would be held open.
     fn start(&self) {
         self.ok("create --bundle BUNDLE ID >/dev/null 2>&1");
         self.ok("start ID");

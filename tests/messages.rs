@@ -1,5 +1,5 @@
-//! What the program prints: texts that callers compare, exit codes, and the JSON log. None of it
-//! needs root: the containers are records of processes that these tests start themselves.
+//! The output of the program: texts that callers compare, exit codes, and the JSON log. The tests need no root, because
+//! the containers are records of processes that the tests start themselves.
 
 use std::fs;
 use std::io::Write;
@@ -138,7 +138,7 @@ struct Answer {
 }
 
 impl Answer {
-    /// The message: without a log, what stands behind `error: `.
+    /// The message: without a log, the text after `error: `.
     fn first_line(&self) -> &str {
         let line = self.err.lines().next().unwrap_or("");
         line.strip_prefix("error: ").unwrap_or(line)

@@ -53,7 +53,7 @@ impl Bench {
         bench
     }
 
-    /// With `log` as the container's log.
+    /// A bench with `log` as the container's log.
     fn logging(name: &str, process: &str) -> Bench {
         let mut bench = Bench::new(name, process);
         let log = format!("k8s-file:{}", bench.path("log").display());
@@ -61,7 +61,7 @@ impl Bench {
         bench
     }
 
-    /// For an exec instead of a container.
+    /// A bench for an exec instead of a container.
     fn exec(name: &str, process: &str) -> Bench {
         let mut bench = Bench::new(name, "");
         fs::create_dir_all(bench.path("exec")).expect("a directory");
@@ -88,7 +88,7 @@ impl Bench {
         self.add(&[option, &path]);
     }
 
-    /// Starts it with the pipes at 3, 4 and 5 and further redirections of a shell.
+    /// Starts conmon with the pipes at 3, 4 and 5 and further redirections of a shell.
     fn start_with(&self, pipes: &str, redirections: &str, variables: &[(&str, &str)]) -> Child {
         let script = format!("exec ./conmon \"$@\" {pipes} {redirections}");
         let mut command = Command::new("sh");
@@ -97,8 +97,8 @@ impl Bench {
         command.spawn().expect("a shell")
     }
 
-    /// Starts it with the sync pipe at a number and the fifo `start` where `redirections` say. What the container's
-    /// process writes to that fifo until it closes it.
+    /// Starts conmon with the sync pipe at a number and the fifo `start` where `redirections` say. Returns the bytes
+    /// that the container's process writes to that fifo until it closes it.
     fn written_to_start(&mut self, sync: u32, redirections: &str) -> String {
         let reader = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(self.path("start"));
         let mut reader = reader.expect("a reader");
@@ -159,7 +159,7 @@ impl Bench {
         eventually("the pid file", || self.text("conmon.pid").parse().ok())
     }
 
-    /// Waits for its end. The shim is not a child of this process, so it cannot be waited for.
+    /// Waits for the end of the shim, which is not a child of this process.
     fn finish(&self) {
         let proc = format!("/proc/{}/comm", self.conmon());
         eventually("the end of conmon", || fs::read_to_string(&proc).is_err().then_some(()));
@@ -441,7 +441,7 @@ fn descriptors_above_a_gap_are_the_processes_too() {
     let mut bench = Bench::logging("gap", "ls /proc/self/fd; echo from the process >&5; exec 5>&-; sleep 60");
     bench.add(&["--runtime-opt", "--preserve-fds", "--runtime-opt", "3"]);
     assert_eq!(bench.written_to_start(6, "5>start"), "from the process\n");
-    // The log may be written after the pipe. The fourth descriptor is the directory that ls reads; none is the shim's.
+    // The log may be written after the pipe. The fourth descriptor is the directory that ls reads; none is conmon's.
     eventually("the list in the log", || (bench.logged("stdout") == "0\n1\n2\n3\n5\n").then_some(()));
 }
 

@@ -1,5 +1,5 @@
-//! windlass-shim as containerd from 2.3 on starts it, and the client that containerd-shim-protos
-//! generates for version 3 of the task service.
+//! windlass-shim as containerd starts it from 2.3 on, and the client that containerd-shim-protos generates for version
+//! 3 of the task service.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -24,7 +24,7 @@ impl Bundle {
         Bundle(dir)
     }
 
-    /// Runs `start` with this standard input, and returns what it prints.
+    /// Runs `start` with this standard input, and returns its output.
     fn start(&self, id: &str, sockets: &Path, bootstrap: bool) -> Vec<u8> {
         let params = BootstrapParams {
             instance_id: id.into(),
@@ -44,7 +44,7 @@ impl Bundle {
             .expect("started");
         let input = if bootstrap { params.write_to_bytes().expect("written") } else { Vec::new() };
         child.stdin.take().expect("a pipe").write_all(&input).expect("written");
-        // The pipes end only when no process has them any more, so the shim that stays must have closed them.
+        // The pipes end only when no process has them any more, so the lasting shim must have closed them.
         let output = child.wait_with_output().expect("ended");
         assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
         output.stdout
@@ -150,7 +150,7 @@ fn garbage_is_refused(client: &Client, path: &str) {
     }
 }
 
-/// A shim, with this script in the place of the runtime.
+/// A shim with this script as the runtime.
 fn with_runtime(bundle: &Bundle, id: &str, script: &str) -> (TaskClient, api::CreateTaskRequest) {
     let runtime = bundle.0.join("fake-runtime");
     std::fs::write(&runtime, script).expect("written");
@@ -194,7 +194,7 @@ esac
     task.shutdown(patience(), &shutdown).expect("answered");
 }
 
-/// A runtime that restores, and can hold what it restores if there is a file `holds` beside it.
+/// A runtime that restores, and can hold a container if there is a file `holds` beside it.
 const RESTORING: &str = r#"#!/bin/sh
 echo "$*" >>"$0.calls"
 case " $* " in

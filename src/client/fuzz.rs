@@ -1,15 +1,15 @@
-//! What must hold for any bytes that a shim sends: the property test on stable and the fuzz target on nightly call the
+//! Any bytes from a shim must be read or refused: the property test on stable and the fuzz target on nightly call the
 //! same function.
 
 use super::{Client, Frame};
 use std::io::{BufReader, Write};
 use std::os::unix::net::UnixStream;
 
-/// The output of an attached process. Reading comes to an end, and no frame has more than was sent.
+/// Reads the output of an attached process. Reading ends, and no frame is longer than the bytes that were sent.
 pub fn frames(bytes: &[u8]) {
     let (mut sender, receiver) = UnixStream::pair().expect("a pair of sockets");
     let mut client = Client { stream: BufReader::new(receiver), seq: 0, marked: true };
-    // What fits into a socket, as nobody reads meanwhile.
+    // At most the capacity of the socket, as nobody reads meanwhile.
     let bytes = &bytes[..bytes.len().min(32 * 1024)];
     sender.write_all(bytes).expect("it fits");
     drop(sender);
@@ -20,13 +20,13 @@ pub fn frames(bytes: &[u8]) {
     }
 }
 
-/// The answers and events of a shim, as lines.
+/// Reads the answers and events of a shim, as lines.
 pub fn lines(bytes: &[u8]) {
     let (mut sender, receiver) = UnixStream::pair().expect("a pair of sockets");
     let mut client = Client { stream: BufReader::new(receiver), seq: 0, marked: true };
     sender.write_all(&bytes[..bytes.len().min(32 * 1024)]).expect("it fits");
     sender.shutdown(std::net::Shutdown::Write).expect("it is open");
-    // A line that is none ends one call, and not the next.
+    // An invalid line ends one call, and not the next.
     for _ in 0..=bytes.iter().filter(|byte| **byte == b'\n').count() {
         let _ = client.event();
     }
@@ -44,7 +44,7 @@ mod tests {
         fn any_frames(frames in prop::collection::vec((any::<u8>(), any::<u16>(), prop::collection::vec(any::<u8>(), 0..9)), 0..9)) {
             let mut bytes = Vec::new();
             for (kind, length, data) in frames {
-                // Half of them say their true length.
+                // Half of the frames have their true length.
                 let length = if length % 2 == 0 { data.len() as u32 } else { u32::from(length) << (length % 17) };
                 bytes.push(kind);
                 bytes.extend(length.to_be_bytes());

@@ -46,7 +46,7 @@ impl From<io::Error> for Error {
 pub struct Client {
     stream: BufReader<UnixStream>,
     seq: u64,
-    /// Whether the shim tells the end of the output.
+    /// Whether the shim sends a last frame at the end of the output.
     marked: bool,
 }
 
@@ -65,9 +65,9 @@ impl Client {
         Client::open(&state.join(id).join("shim.sock"))
     }
 
-    /// Connects to the socket at a path: that of a container, or the control socket of a shim of another protocol.
+    /// Connects to the socket at a path: a container's, or the control socket of a shim of another protocol.
     pub fn open(path: &Path) -> Result<Client, Error> {
-        // This connects by a path that is too long for a socket address, too.
+        // This also works for a path that is too long for a socket address.
         let stream =
             socket::connect(path).map_err(|failed| Error::Lost(io::Error::from_raw_os_error(failed.errno as i32)))?;
         Ok(Client { stream: BufReader::new(stream.into()), seq: 0, marked: false })
@@ -84,7 +84,7 @@ impl Client {
     /// at least a millisecond, because it is stopped or hangs. Afterwards calls wait without a limit.
     pub fn check(&mut self, time: Duration) -> Result<(), Error> {
         self.set_timeout(time)?;
-        // An answer of any kind is one.
+        // An answer of any kind shows that the shim is alive.
         if let Err(Error::Lost(error)) = self.call("hello", json!({})) {
             return Err(Error::Lost(error));
         }
@@ -92,7 +92,7 @@ impl Client {
         stream.set_read_timeout(None).and_then(|()| stream.set_write_timeout(None)).map_err(Error::from)
     }
 
-    /// The process of the shim, as it was when it began to listen.
+    /// The process id of the shim, as of when it began to listen.
     pub fn shim(&self) -> Result<i32, Error> {
         socket::peer_pid(self.stream.get_ref().as_fd())
             .map_err(|failed| Error::Lost(io::Error::from_raw_os_error(failed.errno as i32)))
@@ -106,7 +106,7 @@ impl Client {
 
     /// Has the shim replaced by this program, in its own process. The connection stays, and the answer is the new
     /// program's. The shim refuses a program that belongs neither to its user nor to root, that others may write, or
-    /// that cannot go on with its state; it serves on then.
+    /// that cannot go on with its state. Then the shim keeps running.
     pub fn upgrade(&mut self, program: BorrowedFd<'_>) -> Result<(), Error> {
         self.request("upgrade", json!({}), &[program]).map(drop)
     }
@@ -170,7 +170,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`io::ErrorKind::UnexpectedEof`] if output is missing: the shim has left this client behind, because it did not
+    /// [`io::ErrorKind::UnexpectedEof`] if output is missing: the shim has disconnected this client, because it did not
     /// read for seconds while others waited for it, or the shim is dead. Without `"end": true` that looks like the end.
     pub fn frame(&mut self) -> io::Result<Option<Frame>> {
         let mut head = [0; 5];

@@ -1,4 +1,4 @@
-//! The engine of `examples/`, killed and called again.
+//! The engine of `examples/` is killed and called again.
 
 use std::fs;
 use std::io::{BufRead, BufReader};

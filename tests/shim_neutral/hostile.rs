@@ -69,7 +69,7 @@ fn a_burst_of_clients_is_not_turned_away_by_a_shim_that_is_busy() {
     kill(shim, libc::SIGCONT);
     assert_eq!(clients.iter().filter(|client| client.is_err()).count(), 0);
     drop(clients);
-    // It took as many clients as it has room for, and notices when they end.
+    // The shim has accepted as many clients as it has room for, and notices when they end.
     until(|| world.output(&["kill", "c", "KILL"]).status.success());
 }
 

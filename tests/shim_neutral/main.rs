@@ -76,7 +76,7 @@ fn a_run_that_fails_early_leaves_nothing() {
     }
 }
 
-/// However few descriptors there are: either the container is recorded, or no process of it is left.
+/// With any number of descriptors, either the container is recorded, or no process of it is left.
 #[test]
 fn a_run_that_is_short_of_descriptors_leaves_no_container() {
     let (mut ran, mut failed) = (0, 0);
@@ -170,7 +170,7 @@ fn more_clients_than_the_document_says_are_turned_away() {
     let shim = world.run(&[])["shim_pid"].as_i64().expect("a pid") as i32;
     let attached = |world: &World| {
         let mut client = world.socket();
-        // One that is turned away may be so before it has written.
+        // A client that is turned away may be so before it has written.
         let _ = client.write_all(b"{\"seq\":1,\"op\":\"attach\"}\n");
         let mut line = String::new();
         let read = BufReader::new(client.try_clone().expect("a copy")).read_line(&mut line);
@@ -457,7 +457,7 @@ fn a_stalled_client_stops_neither_the_log_nor_the_others() {
     let logs = String::from_utf8(world.output(&["logs", "c"]).stdout).expect("text");
     assert_eq!(logs.lines().count(), 20_000);
     assert_eq!(logs.lines().last(), Some("line 20000"));
-    // It gets what was on its way, and can tell that this is not all.
+    // The slow client gets the output that was in transit, and can tell that this is not all.
     let cut = loop {
         match stalled.frame() {
             Ok(Some(_)) => {}

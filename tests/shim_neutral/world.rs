@@ -10,7 +10,7 @@ use windlass_client::Client;
 
 use super::{RUNTIME, alive, kill, until};
 
-/// A state directory, a runtime's root and a bundle. What runs in them is killed when it is dropped.
+/// A state directory, a runtime's root and a bundle. On drop, the processes in them are killed.
 pub struct World {
     pub dir: PathBuf,
 }
@@ -52,7 +52,7 @@ impl World {
         self.shim(words).output().expect("the shim runs")
     }
 
-    /// The line that a verb prints.
+    /// The line that a verb has printed.
     pub fn line(&self, words: &[&str]) -> Value {
         let output = self.output(words);
         let text = String::from_utf8_lossy(&output.stdout);

@@ -167,7 +167,7 @@ fn nothing_is_lost_or_doubled_by_many_upgrades_under_load() {
     let init = conmon.answer()["data"].as_i64().expect("a pid");
     let bundle = File::open(&conmon.dir).expect("the bundle");
     let client = socket::connect_at(bundle.as_fd(), "attach").expect("connected");
-    // A client that gets no time for seconds is left behind, and conmon's protocol cannot tell it so.
+    // A client that gets no time for seconds is disconnected, and conmon's protocol cannot report that.
     let reader = std::thread::spawn(move || {
         let (mut lines, mut rest, mut buffer) = (None, Vec::new(), vec![0; 8193]);
         while let Ok((n @ 1.., _)) = socket::receive(client.as_fd(), &mut buffer) {

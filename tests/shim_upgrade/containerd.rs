@@ -140,7 +140,7 @@ impl Drop for Shim {
     }
 }
 
-/// Acknowledges each frame, and notes the topics.
+/// Acknowledges each frame, and records the topics.
 fn take_events(mut stream: UnixStream, told: &Mutex<Vec<String>>) {
     let mut head = [0; 10];
     while stream.read_exact(&mut head).is_ok() {
@@ -175,7 +175,7 @@ fn the_events_of_a_daemon_that_is_away_go_over_and_come_once_and_in_order() {
     shim.upgrade();
     assert_eq!(shim.told(), [""; 0]);
     shim.listen();
-    // One event may have been sent and not acknowledged.
+    // An event may have been sent and not acknowledged.
     until(|| !shim.told().is_empty());
     shim.upgrade();
     shim.task.delete(patience(), &api::DeleteRequest { id: "c".into(), ..Default::default() }).expect("deleted");
@@ -229,7 +229,7 @@ fn execs_streams_and_calls_go_on_under_many_upgrades() {
     fs::write(shim.dir.join("stop"), "").expect("written");
     let wait = api::WaitRequest { id: "c".into(), ..Default::default() };
     assert_eq!(shim.task.wait(patience(), &wait).expect("ended").exit_status, 3);
-    // As containerd's client: a deletion does not wait for ever for a reader that gets no time.
+    // Like containerd's client, the test does not wait for ever for a reader that gets no time.
     let (lines, rest) = reader.join().expect("no line is lost or doubled");
     shim.task.delete(patience(), &api::DeleteRequest { id: "c".into(), ..Default::default() }).expect("deleted");
     assert!(lines > 0 && rest == 0, "{lines} lines, {rest} bytes");

@@ -17,7 +17,7 @@ use super::{FOREVER, RUNTIME, conmon, containerd, opened, program, until};
 /// The images of all formats that were ever released, by format and name.
 const IMAGES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/shim/tests/images");
 
-/// What a program finds out about an image.
+/// The result of a program's check of an image.
 fn look(program: &Path, image: &Path) -> Output {
     let script = "exec \"$0\" @check 3 3<\"$1\"";
     Command::new("sh").args(["-c", script]).arg(program).arg(image).output().expect("a shell")
@@ -89,7 +89,7 @@ fn images_of_all_modes_are_what_the_test_data_has() {
     }
 }
 
-/// An upgrade of a container's shim to a program: what is printed, or why it is refused.
+/// Upgrades a container's shim to a program. Returns the printed line, or the reason of the refusal.
 fn upgrade(world: &World, id: &str, to: &Path) -> Result<Value, String> {
     let output = world.output(&["upgrade", id, "--binary", to.to_str().expect("text")]);
     match output.status.success() {

@@ -1,7 +1,7 @@
 //! The upgrade in place of shims of all modes, through the built program, above runtimes that are shell scripts.
 //!
-//! The program goes on as a copy of itself, which is another file with the same code.
-//! `WINDLASS_UPGRADES` is how often that is done under load.
+//! The shim is replaced by a copy of its program, which is another file with the same code. `WINDLASS_UPGRADES` is the
+//! number of upgrades under load.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -48,7 +48,7 @@ fn program(pid: i32) -> PathBuf {
     fs::read_link(format!("/proc/{pid}/exe")).expect("it runs")
 }
 
-/// The control socket of a shim whose protocol has none. It is there after the endpoints of the protocol.
+/// The control socket of a shim whose protocol has none. It exists after the endpoints of the protocol.
 fn control(pid: i32) -> Client {
     let path = windlass_args::Environment::current().shims().join("@control").join(pid.to_string());
     let mut client = None;
@@ -59,7 +59,7 @@ fn control(pid: i32) -> Client {
     client.expect("it was awaited")
 }
 
-/// Upgrades over a connection. A program that a busy machine gives no time for seconds is refused, and tried again.
+/// Upgrades over a connection. If a busy machine gives the program no time for seconds, the shim refuses, and we retry.
 fn upgraded(client: &mut Client, program: &OwnedFd) {
     let busy = |error: &Error| matches!(error, Error::Refused(_, said) if said.contains("takes too long"));
     let mut tries = 0;
@@ -100,7 +100,7 @@ fn another_program_goes_on_in_the_process_and_the_first_again() {
     until(|| descriptors(pid) == before);
     let words = fs::read(format!("/proc/{pid}/cmdline")).expect("it runs");
     assert_eq!(words.split(|&byte| byte == 0).filter(|word| *word == b"@resume").count(), 1, "{words:?}");
-    // A connection from before is the same, and a client attaches as ever.
+    // An old connection still works, and a client attaches as before.
     assert_eq!(open.call("hello", json!({})).expect("answered")["upgrades"], json!(6));
     open.attach(None).expect("attached");
     open.input().expect("input").write(b"hello\n").expect("written");
@@ -142,12 +142,12 @@ fn a_program_that_cannot_go_on_is_refused_and_the_shim_serves_on() {
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.code() == Some(1) && said.contains(reason), "{path:?}: {said}");
     }
-    // One that hangs is waited for without the loop standing still, and then killed.
+    // The loop goes on while a program hangs, which is killed in the end.
     let hangs = PathBuf::from("/usr/bin/yes");
     let under_way = |error: &Error| matches!(error, Error::Refused(_, said) if said.contains("under way"));
     let mut client = world.client();
     let waiting = std::thread::spawn(move || {
-        // Refused while the upgrade below, which is over at once, comes first.
+        // Refused while another upgrade runs, which is over at once.
         loop {
             match client.upgrade(opened(&hangs).as_fd()) {
                 Err(error) if under_way(&error) => {}
@@ -189,7 +189,7 @@ fn what_the_runtime_is_doing_goes_on() {
     assert!(running.wait().expect("waited").success(), "{line}");
     let made: Value = serde_json::from_str(&line).expect("JSON");
     assert_eq!(made["state"], json!("running"));
-    // An exec, a kill that waits for it, and a pause that hang; their answers come by the connection of before.
+    // An exec, a kill that waits for it, and a pause that hang; their answers come over the old connection.
     for verb in ["exec", "pause", "kill"] {
         let _ = fs::remove_file(root.join("hung"));
         fs::write(world.path(&format!("root/hang/{verb}")), "").expect("written");
@@ -223,7 +223,7 @@ fn what_a_process_leaves_open_is_drained_on_and_its_end_is_told_once() {
     assert_eq!(events.matches("\"exited\"").count(), 1, "{events}");
 }
 
-/// Numbered lines, by which a test sees that none is missing, doubled or out of order.
+/// Numbered lines, so that a test notices missing, repeated and swapped ones.
 struct Lines(u64);
 
 impl Lines {
@@ -240,7 +240,7 @@ impl Lines {
     }
 }
 
-/// Takes the whole lines. A reader was attached somewhere, perhaps within a line.
+/// Takes the whole lines. A reader may have been attached within a line.
 fn take_whole(lines: &mut Option<Lines>, rest: &mut Vec<u8>) {
     if lines.is_none()
         && let Some((from, number)) = first_whole(rest)
@@ -251,17 +251,17 @@ fn take_whole(lines: &mut Option<Lines>, rest: &mut Vec<u8>) {
     lines.iter_mut().for_each(|lines| lines.take(&[], rest));
 }
 
-/// What a reader has got.
+/// The output that a reader has got.
 struct Got {
     /// The number of the line after the last.
     lines: u64,
-    /// What came on standard error.
+    /// The text on standard error.
     errors: String,
-    /// Whether it was told the end, and not left behind because the machine gave it no time for seconds.
+    /// Whether the reader got the end, and was not disconnected because the machine gave it no time for seconds.
     whole: bool,
 }
 
-/// Reads what a container writes from somewhere on, with a pause after each frame.
+/// Reads the output of a container from any position on, with a pause after each frame.
 fn read_lines(mut client: Client, pause: Duration) -> Got {
     let (mut lines, mut rest, mut errors) = (None, Vec::new(), Vec::new());
     let whole = loop {
@@ -294,7 +294,7 @@ fn last(text: &str) -> u64 {
     text.trim().strip_prefix("end ").and_then(|number| number.parse().ok()).expect("the end")
 }
 
-/// Whether the log has each line once. The end may be anywhere in it, since it came on standard error.
+/// Checks that the log has each line once. The end may be anywhere, since it came on standard error.
 fn log_is_whole(log: &[u8]) {
     let at = log.windows(4).rposition(|window| window == b"end ").expect("the end");
     let end = at + log[at..].iter().position(|&byte| byte == b'\n').expect("a line") + 1;
@@ -311,7 +311,7 @@ fn nothing_is_lost_or_doubled_by_many_upgrades_under_load() {
     let script = "i=0; while [ ! -e STOP ]; do echo line $i; i=$((i+1)); done; echo end $i >&2\nexit 5\n";
     world.script("init", &script.replace("STOP", stop.to_str().expect("text")));
     world.run(&["--log", &format!("raw:{}", world.path("log").display())]);
-    // One client reads as it comes, and one is slow.
+    // One client reads at once, and one is slow.
     let readers = [Duration::ZERO, Duration::from_millis(2)].map(|pause| {
         let mut client = world.client();
         client.attach(None).expect("attached");
@@ -321,7 +321,7 @@ fn nothing_is_lost_or_doubled_by_many_upgrades_under_load() {
     let mut programs = [opened(&another(&world)), opened(Path::new(env!("CARGO_BIN_EXE_windlass-shim")))];
     let code = |round: u64| round % 200 + 1;
     for round in 0..upgrades {
-        // The shell that is the runtime reaps what ends at once.
+        // The shell that plays the runtime reaps a process that ends at once.
         let exec = world.exec(&format!("e{round}"), &format!("sleep 0.3\nexit {}\n", code(round)));
         client.call("exec", exec).unwrap_or_else(|error| panic!("exec {round}: {error}"));
         upgraded(&mut client, &programs[0]);
@@ -349,7 +349,7 @@ fn nothing_is_lost_or_doubled_by_many_upgrades_under_load() {
     assert_eq!(exited, upgrades + 1, "one end for each process");
 }
 
-/// Where the first whole line begins, and its number.
+/// The position of the first whole line, and its number.
 fn first_whole(bytes: &[u8]) -> Option<(usize, u64)> {
     let text = std::str::from_utf8(bytes).ok()?;
     let mut from = 0;

@@ -1,7 +1,7 @@
-//! What must hold for any bytes that come from outside, as functions of those bytes: the property
-//! tests on stable and the fuzz targets on nightly call the same ones.
+//! Functions that check any bytes from outside: the property tests on stable and the fuzz targets on nightly call the
+//! same functions.
 //!
-//! None of them may panic on its own account, and a refusal must say where the fault is.
+//! No input may cause a panic in the code under test, and a refusal must name the place of the fault.
 
 #![allow(dead_code)] // Each fuzz target uses one.
 
@@ -23,7 +23,7 @@ use windlass_store::{InitProcess, State};
 /// The longest program that seccomp(2) takes (`BPF_MAXINSNS`).
 const LONGEST_PROGRAM: usize = 4096;
 
-/// `config.json`: read, planned for create, and for exec.
+/// `config.json` is read, and planned for create and for exec.
 pub fn config(bytes: &[u8]) {
     let spec: Spec = match windlass_base::spec::parse(bytes, "config.json") {
         Ok(spec) => spec,
@@ -57,13 +57,13 @@ pub fn process(bytes: &[u8]) {
             assert!(plan.process.cwd.starts_with('/') && !plan.process.args.is_empty());
             pointed(&plan.warnings);
         }
-        // The whole document, where its very text is broken.
+        // The place is the whole document if it is not JSON at all.
         Err(error) => refused_text(&error),
     }
 }
 
-/// The lines of a container's state: what is read is written again as it was, but for the annotations, which
-/// only version 1 has there.
+/// The lines of a container's state. They are written again as they were read, except for the annotations, which only
+/// version 1 has there.
 pub fn state(bytes: &[u8]) {
     if let Ok(mut state) = serde_json::from_slice::<State>(bytes) {
         state.annotations.clear();
@@ -114,8 +114,7 @@ pub fn message(bytes: &[u8]) {
     }
 }
 
-/// A message of D-Bus. What is read has no more values than bytes, and a call with the same arguments is read as it was
-/// written.
+/// A message of D-Bus. It has no more values than bytes, and a call with the same arguments is read as it was written.
 pub fn dbus(bytes: &[u8]) {
     let Some(message) = windlass_dbus::decode(bytes) else { return };
     let shown = format!("{:?}", message.arguments);
@@ -136,7 +135,7 @@ pub fn dbus(bytes: &[u8]) {
     }
 }
 
-/// A refusal of what was read: every fault has a place.
+/// Checks the refusal of a parsed document: every fault has a place.
 fn refused(error: &Error) {
     assert_eq!(error.kind(), Kind::InvalidConfig, "{error}");
     assert!(!error.message().is_empty());
@@ -147,7 +146,7 @@ fn refused(error: &Error) {
     }
 }
 
-/// A refusal of a text: its fault may be the whole of it.
+/// Checks the refusal of a text: its fault may be the whole text.
 fn refused_text(error: &Error) {
     assert_eq!(error.kind(), Kind::InvalidConfig, "{error}");
     match error.asked_by() {
@@ -172,7 +171,7 @@ fn planned(plan: &Plan) {
     for step in &plan.init {
         match &step.action {
             Action::Mount(mount) => {
-                // A mount may be on the root, and becomes it.
+                // A mount may be on the root, and then replaces it.
                 in_the_root(&mount.destination);
                 if let MountKind::Bind(source) = mount.what {
                     assert!(plan.source(source).is_some());
@@ -187,20 +186,20 @@ fn planned(plan: &Plan) {
     assert!(plan.text(&[]).lines().count() > plan.init.len(), "every step is explained");
 }
 
-/// No way up.
+/// Checks that a path does not lead upwards.
 fn in_the_root(path: &RootPath) {
     let text = path.to_string();
     assert!(text.starts_with('/') && !text.contains('\0'), "{text:?}");
     assert!(!text.split('/').any(|part| part == ".."), "{text:?}");
 }
 
-/// No way up, and not the root itself.
+/// Checks that a path does not lead upwards, and is not the root itself.
 fn below_the_root(path: &RootPath) {
     in_the_root(path);
     assert!(path.to_string().len() > 1, "{path}");
 }
 
-/// Each write is one line into a file of the cgroup itself.
+/// Checks that each write is one line into a file of the cgroup itself.
 fn written(limits: &Limits) {
     for write in &limits.writes {
         assert!(!write.file.contains('/') && !write.file.contains('\0') && write.file.contains('.'), "{write:?}");

@@ -1,4 +1,4 @@
-//! What the tests of shims share.
+//! The parts that the tests of shims share.
 
 use std::fs;
 use std::time::{Duration, Instant};
