@@ -56,8 +56,7 @@ pub trait Handler {
     /// Reports the prepared process to the caller, and records it.
     fn ready(&mut self, child: &Child) -> Result<()>;
 
-    /// If the kernel may have killed the process because memory ran out: what an error adds to how the process
-    /// ended, and the hint.
+    /// The addition to an error and its hint, if the kernel may have killed the process because memory ran out.
     fn out_of_memory(&self, exit: Exit) -> Option<(&'static str, &'static str)>;
 
     /// Keeps what was made.

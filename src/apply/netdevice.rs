@@ -1,11 +1,10 @@
 //! Network interfaces of the host that the container gets (config-linux.md, "Network Devices").
 //!
-//! Each is moved while init waits in its network namespace, with its permanent addresses of
-//! global scope, and is up when init goes on. What the kernel drops with a move (addresses of
-//! other kinds, routes) stays dropped. The runtime does nothing about an interface afterwards:
-//! when the container's network namespace ends, the kernel gives a physical interface back to the
-//! first network namespace of the host, under the name that it had in the container, and removes a
-//! virtual one.
+//! Each interface is moved while init waits in its network namespace, with its permanent addresses of global scope, and
+//! is up when init continues. Addresses of other kinds and routes, which the kernel drops with a move, stay dropped.
+//! The runtime does nothing about an interface afterwards: when the container's network namespace ends, the kernel
+//! gives a physical interface back to the first network namespace of the host, under the name that it had in the
+//! container, and removes a virtual one.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 

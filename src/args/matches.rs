@@ -1,4 +1,4 @@
-//! The parser: from words to flags and operands, by a table of flags.
+//! The parser: converts words to flags and operands, by a table of flags.
 //!
 //! lexopt splits the words. This module adds what callers of Go programs expect: a long option may have one dash
 //! (`-no-subreaper`), a switch may have a value (`-flag=false`), and the value of a flag is the next word, even if it

@@ -13,7 +13,7 @@ pub struct Pressure {
 /// A share of time that was spent waiting.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Waiting {
-    /// In percent, over the last 10, 60 and 300 seconds.
+    /// The averages over the last 10, 60 and 300 seconds, in percent.
     pub averages: [f64; 3],
     /// The whole time, in microseconds.
     pub total: u64,
@@ -22,7 +22,7 @@ pub struct Waiting {
 impl Pressure {
     /// The text of a file such as `cpu.pressure`.
     pub fn parse(text: &str) -> Pressure {
-        // With less than the word and a space, procfs panics.
+        // For a line shorter than the word and a space, procfs panics.
         let record = |word| {
             let line = text.lines().find(|line| line.starts_with(word))?;
             parse_pressure_record(line).ok().map(Waiting::from)

@@ -26,7 +26,7 @@ impl Cgroup {
     /// Kills every process in the cgroup and below. Does not wait until they have ended.
     pub fn kill(&self) -> Result<()> {
         match self.directory.write("cgroup.kill", "1") {
-            // Before Linux 5.14, and in a threaded cgroup.
+            // The file is missing before Linux 5.14, and a threaded cgroup refuses it.
             Err(SyscallError { errno: Errno::ENOENT | Errno::EOPNOTSUPP, .. }) => self.kill_listed(),
             // The cgroup was removed meanwhile: systemd removes an empty scope by itself.
             Err(SyscallError { errno: Errno::ENODEV, .. }) => Ok(()),

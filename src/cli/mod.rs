@@ -1,4 +1,4 @@
-//! The command line: from words to one [`Command`], or to one error.
+//! The command line: converts words to one [`Command`], or to one error.
 //!
 //! [`table`] has all verbs and flags. This module reads the words by that table and makes the types of [`options`] of
 //! them. It executes nothing.

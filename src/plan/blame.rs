@@ -1,8 +1,7 @@
 //! Finds the innermost member of the configuration that is to blame for a failed call.
 //!
-//! A step knows the element that asked for it as a whole: `/mounts/3`. The call that failed tells which member
-//! of it: fsconfig(2) names the option, fsopen(2) the type, a lookup concerns the destination.
-//! Only failures come here.
+//! A step knows only the whole element that asked for it: `/mounts/3`. The failed call shows the member: fsconfig(2)
+//! names the option, fsopen(2) the type, a lookup concerns the destination.
 
 use windlass_base::error::Errno;
 
@@ -12,7 +11,7 @@ use windlass_base::spec::{Mount, Spec};
 use crate::mount_options;
 use crate::mounts::option;
 
-/// The pointer of the member, if the call tells more than the error's own pointer.
+/// The pointer of the member, if the call shows more than the error's own pointer.
 pub fn innermost(error: &Error, spec: &Spec) -> Option<String> {
     let Some(Origin::Config(pointer)) = error.asked_by() else { return None };
     let (call, rest) = error.call()?.split_once('(')?;

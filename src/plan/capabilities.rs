@@ -1,4 +1,4 @@
-//! Capability sets: from the names of a configuration to bits.
+//! Capability sets: converts the names of a configuration to bits.
 
 use windlass_base::capability::CapabilitySet;
 use windlass_base::spec::Capabilities;

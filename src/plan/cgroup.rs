@@ -1,4 +1,4 @@
-//! From `linux.resources` to writes into the files of a cgroup v2.
+//! Converts `linux.resources` to writes into the files of a cgroup v2.
 //!
 //! The specification speaks of cgroup v1; its fields are converted as runc converts them. Zero means unset wherever it
 //! does for runc (engines send zeros for what their user did not ask), -1 means no limit. A limit that exists in v1

@@ -1,4 +1,4 @@
-//! From the device rules of `config.json` to an eBPF program of type CGROUP_DEVICE.
+//! Converts the device rules of `config.json` to an eBPF program of type CGROUP_DEVICE.
 //!
 //! The rules have the meaning that runc gives them, which is that of cgroup v1. Nothing is allowed at first. A rule of
 //! type `a` clears all exceptions, and whether it allows or denies becomes the default. Any other rule adds an exception

@@ -184,7 +184,7 @@ fn name_flags(steps: &mut [Step], request: &Request, whole: bool) {
     }
 }
 
-/// Inserts the fork into the container's PID namespace.
+/// Inserts the step that forks into the container's PID namespace.
 ///
 /// After the fork the container's processes see the new process, and /proc shows them its mounts and its network. So it
 /// must have nothing of the host by then: an intermediate process joins the namespaces.
@@ -245,7 +245,8 @@ fn filter_before_fork(rest: &mut Vec<Step>, before: &mut Vec<Step>) -> Vec<Step>
     std::mem::take(rest)
 }
 
-/// Whether the filter allows the calls up to the execution, with the arguments by which profiles tell them apart.
+/// Whether the filter allows the calls from the fork to the execution, with the arguments by which profiles distinguish
+/// them.
 fn allows_fork(filter: &windlass_seccomp::Filter) -> bool {
     const CLONE_PARENT_AND_PIDFD: u64 = 0x9000;
     const PR_SET_PDEATHSIG: u64 = 1;

@@ -1,4 +1,4 @@
-//! The seccomp filter: from the profile of a configuration to a program.
+//! The seccomp filter: compiles the profile of a configuration to a program.
 
 use windlass_base::error::Diagnostic;
 use windlass_base::spec::Linux;

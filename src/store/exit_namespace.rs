@@ -279,7 +279,7 @@ fn try_pin(proof: &SingleThreaded) -> windlass_sys::Result<()> {
     let added = pidfd_mount::add(NAME, child.pidfd.as_fd());
     child.wait()?;
     added?;
-    // From here on only the pin knows how the child ended.
+    // From here on only the pin has the exit of the child.
     drop(child);
     let exit = pidfd_mount::exit(NAME);
     let _ = pidfd_mount::remove(NAME);

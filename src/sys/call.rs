@@ -61,9 +61,9 @@ pub(crate) fn flag_names(flags: &dyn Debug) -> String {
 /// Whether [`fd_name`] may read `/proc/self/fd`.
 static PATHS: AtomicBool = AtomicBool::new(true);
 
-/// From now on errors show descriptors as numbers alone. A process calls this before a container's files
-/// become its own, because a container can put anything at `/proc`, and before a seccomp filter, which may
-/// kill it for the call.
+/// Makes errors show descriptors only as numbers from now on. A process calls this before a container's files become
+/// its own, because a container can put anything at `/proc`, and before a seccomp filter, which may kill it for the
+/// call.
 pub fn hide_fd_paths() {
     PATHS.store(false, Ordering::Relaxed);
 }

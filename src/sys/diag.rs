@@ -24,7 +24,7 @@ const ANSWER: usize = 32 * 1024;
 /// How long to wait for the kernel, in seconds.
 const TIMEOUT: i64 = 10;
 
-/// For each unix socket of the network namespace that this thread is in, by its inode, the inode of the socket that it is
+/// The inodes of all unix sockets of this thread's network namespace, each with the inode of the socket that it is
 /// connected to; 0 if there is none.
 pub fn unix_peers() -> Result<BTreeMap<u32, u32>> {
     let socket = nix::sys::socket::socket(

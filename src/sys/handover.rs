@@ -73,7 +73,7 @@ impl Inherited {
     /// Takes the listed descriptors, which are close-on-exec from now on, and closes every other one from 3 on. Also
     /// returns the listed descriptors that are not open.
     ///
-    /// Only for the beginning of a program, when no descriptor has an owner yet.
+    /// This is only for the beginning of a program, when no descriptor has an owner yet.
     pub fn new(listed: &[u32]) -> (Inherited, Vec<u32>) {
         let mut numbers: Vec<u32> = listed.to_vec();
         numbers.sort_unstable();

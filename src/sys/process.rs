@@ -29,9 +29,9 @@ impl SingleThreaded {
 
 /// The side of a clone that returns.
 pub enum Forked {
-    /// In the new process.
+    /// The new process.
     Child,
-    /// In the old one.
+    /// The old process.
     Parent(Child),
 }
 

@@ -42,13 +42,13 @@ impl Progress {
         self.0.step.load(Ordering::Relaxed) as usize
     }
 
-    /// For the parent: sets the signals that the child has inherited as ignored, as in
+    /// Sets, in the parent, the signals that the child has inherited as ignored, as in
     /// [`super::own_status::OwnStatus`].
     pub fn set_ignored(self, signals: u64) {
         self.0.ignored.store(signals, Ordering::Relaxed);
     }
 
-    /// For the child: the ignored signals that the parent has set.
+    /// Returns, in the child, the ignored signals that the parent has set.
     pub fn ignored(self) -> u64 {
         self.0.ignored.load(Ordering::Relaxed)
     }

@@ -70,7 +70,7 @@ pub(super) fn begin_clean(signals: u64) -> nix::Result<()> {
 
 /// Calls rt_sigaction(2) directly: the C library reserves a few real-time signals, and refuses them.
 fn default_raw(signal: libc::c_int) -> nix::Result<()> {
-    /// At least as long as the kernel's structure on every architecture; all zeroes is SIG_DFL without
+    /// An action at least as long as the kernel's structure on every architecture; all zeroes mean SIG_DFL without
     /// flags.
     const DEFAULT: [u64; 4] = [0; 4];
     // SAFETY: the kernel reads its structure, which is no longer than DEFAULT, and takes no old one. The

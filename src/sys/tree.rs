@@ -1,10 +1,9 @@
 //! Walking through and removing trees of directories of any depth, while others may change them.
 //!
-//! A walk holds one descriptor, that of the directory where it is, and every step is relative to it. So neither
-//! the length of a path nor the limit of descriptors bounds the depth. A step down never follows a link and
-//! never crosses a mount. A step up opens `..` and checks that it is the directory from which the walk came.
-//! If somebody has moved a directory meanwhile, the walk ends with ESTALE and has touched nothing outside the
-//! tree.
+//! A walk holds one descriptor, of the directory that it is in, and every step is relative to it. So neither the length
+//! of a path nor the limit of descriptors bounds the depth. A step down never follows a link and never crosses a mount.
+//! A step up opens `..` and checks that it is the directory from which the walk came. If a directory was moved
+//! meanwhile, the walk ends with ESTALE and has touched nothing outside the tree.
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -25,14 +24,14 @@ fn identity(dir: BorrowedFd<'_>) -> Result<Identity> {
     fd::stat(dir).map(|stat| (stat.st_dev, stat.st_ino))
 }
 
-/// A directory above the one where the walk is.
+/// A directory above the present one.
 struct Level {
     identity: Identity,
     /// The position of the entry after the one that was entered.
     next: i64,
 }
 
-/// The place where a walk is.
+/// The place of a walk.
 struct Cursor {
     at: Entries<OwnedFd>,
     identity: Identity,
@@ -72,7 +71,7 @@ impl Cursor {
     }
 }
 
-/// Where a [`Walk`] has arrived.
+/// The result of one step of a [`Walk`].
 #[derive(Debug)]
 pub enum Step {
     /// The walk has entered the directory of this name.
@@ -81,7 +80,7 @@ pub enum Step {
     Other(OsString),
     /// Another filesystem is mounted on this directory, which is not entered.
     Covered(OsString, SyscallError),
-    /// The directory where it is has no more entries; it leaves it next.
+    /// The present directory has no more entries; the walk leaves it next.
     Up,
 }
 
@@ -108,7 +107,7 @@ impl Walk {
         self.cursor.above.len()
     }
 
-    /// Goes on by one step. The last is the [`Step::Up`] of the top; after it there is `None`.
+    /// Makes one step. The last is the [`Step::Up`] of the top; after it this returns `None`.
     pub fn step(&mut self) -> Result<Option<Step>> {
         if std::mem::take(&mut self.leaves) {
             match self.cursor.up()? {

@@ -52,7 +52,7 @@ pub(super) fn events(id: &str, interval: Duration, stats: bool, session: &mut Se
 }
 
 fn print(id: &str, kind: &str, data: Option<Object>) -> Result<()> {
-    // Some callers find the type by its place in the line, so the order of the keys is fixed.
+    // Some callers find the type by its position in the line, so the order of the keys is fixed.
     let data = data.map_or_else(String::new, |data| format!(",\"data\":{}", Value::from(data)));
     args::print(&format!("{{\"type\":{},\"id\":{}{data}}}\n", json!(kind), json!(id)))
 }

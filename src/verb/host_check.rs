@@ -18,7 +18,7 @@ use windlass_plan::{Action, MountKind, Plan, RootPath};
 use windlass_sys::mount::{Filesystem, points};
 use windlass_sys::{fd, process};
 
-/// Everything that is missing. The current directory must be the bundle.
+/// Finds all missing elements. The current directory must be the bundle.
 pub(super) fn faults(spec: &Spec) -> Vec<Diagnostic> {
     let mut check = HostCheck::default();
     if let Some(root) = &spec.root

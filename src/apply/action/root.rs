@@ -109,7 +109,7 @@ fn detach_host_procfs_and_sysfs() -> Result<()> {
             Err(failed) if matches!(failed.errno, Errno::EINVAL | Errno::EPERM) => {
                 mount::cover(point).with_context(|| format!("cannot cover the host's {point:?}"))?;
             }
-            other => other.with_context(|| format!("cannot let go of the host's {point:?}"))?,
+            other => other.with_context(|| format!("cannot detach the host's {point:?}"))?,
         }
     }
     Ok(())
@@ -122,7 +122,7 @@ pub(super) fn readonly(path: &RootPath, cx: &mut Context<'_>) -> Result<()> {
     if path.is_root() {
         return mount::set_attributes(cx.root()?, attributes, false, None).with_context(context);
     }
-    // By descriptor: a later mount may cover the path.
+    // The mount is changed by its descriptor, since a later mount may cover the path.
     let at = cx.late_readonly.iter().position(|(waiting, _)| waiting == path);
     let missing = || Error::new(Kind::Protocol, "the plan makes a mount read-only that it does not have");
     let (_, mount) = cx.late_readonly.remove(at.ok_or_else(missing)?);

@@ -252,19 +252,19 @@ pub struct Hooks {
     /// Deprecated; as createRuntime.
     #[serde(deserialize_with = "super::nullable")]
     pub prestart: Vec<Hook>,
-    /// After the namespaces exist, in the runtime's.
+    /// Run when the namespaces exist, in the runtime's.
     #[serde(deserialize_with = "super::nullable")]
     pub create_runtime: Vec<Hook>,
-    /// Before pivot_root, in the container's namespaces.
+    /// Run before pivot_root, in the container's namespaces.
     #[serde(deserialize_with = "super::nullable")]
     pub create_container: Vec<Hook>,
-    /// Before the process starts, in the container.
+    /// Run before the process starts, in the container.
     #[serde(deserialize_with = "super::nullable")]
     pub start_container: Vec<Hook>,
-    /// After the process started, in the runtime's namespaces.
+    /// Run after the process started, in the runtime's namespaces.
     #[serde(deserialize_with = "super::nullable")]
     pub poststart: Vec<Hook>,
-    /// After the container is deleted, in the runtime's namespaces.
+    /// Run after the container is deleted, in the runtime's namespaces.
     #[serde(deserialize_with = "super::nullable")]
     pub poststop: Vec<Hook>,
 }
