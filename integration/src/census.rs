@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
 
-/// The time limit for what goes away by itself: a process to be reaped, a cgroup to lose its last process, the
-/// keys of a process that the kernel killed for want of memory.
+/// The time limit for objects that go away by themselves: a process to be reaped, a cgroup to lose its last process,
+/// the keys of a process that the kernel killed for want of memory.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The remains of other programs: the notes of mount(8), which cases use, and the FIFOs of a containerd or a ctr that a
@@ -18,14 +18,14 @@ const OF_OTHERS: [&str; 2] = ["/run/mount", "/run/containerd/fifo"];
 /// How the line of an open file of the harness's first process begins.
 const FIRST_PROCESS: &str = "descriptor of process 1: ";
 
-/// A sorted line for each mount, cgroup, file and process. What exists several times has as many lines.
+/// A sorted line for each mount, cgroup, file and process. An object that exists several times has as many lines.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostCensus(Vec<String>);
 
 /// The directories with the files of a case.
 #[derive(Clone, Copy, Debug)]
 pub struct CaseFiles<'a> {
-    /// The directory of all cases. What a case leaves there is removed, except in the two below.
+    /// The directory of all cases. Files that a case leaves there are removed, except in the two below.
     pub work: &'a Path,
     /// The directories of this case in which containers and shims keep their states.
     pub states: &'a [PathBuf],
@@ -155,8 +155,8 @@ fn socket(line: &str) -> String {
     )
 }
 
-/// The keyrings that outlive their processes: those of users. Where the kernel is our own, the number of all keys too;
-/// elsewhere it changes with what others do.
+/// The keyrings that outlive their processes: those of users. If the kernel is our own, the number of all keys too;
+/// elsewhere other processes change it.
 fn keys() -> Vec<String> {
     let all = text("/proc/keys");
     let of_users = all.lines().filter_map(|line| line.split_once(" keyring ").map(|(_, name)| name));
@@ -210,7 +210,7 @@ mod tests {
         assert!(beyond(&lines(&["b"]), &lines(&["a", "b", "b"])).is_empty());
     }
 
-    /// Makes one of each kind that needs no root. The census must show it, and no longer show it afterwards.
+    /// Makes one object of each kind that needs no root. The census must show it, and not show it afterwards.
     #[test]
     fn what_a_case_leaves_is_seen() {
         let dir = std::env::temp_dir().join(format!("windlass-census-{}", process::id()));

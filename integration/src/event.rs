@@ -31,7 +31,7 @@ impl CaseOutcome {
         OUTCOMES.iter().find(|(outcome, _)| *outcome == self).map_or("", |(_, name)| name)
     }
 
-    /// The outcome of this name.
+    /// The outcome with this name.
     pub fn named(name: &str) -> Option<CaseOutcome> {
         OUTCOMES.iter().find(|(_, known)| *known == name).map(|(outcome, _)| *outcome)
     }

@@ -1,4 +1,4 @@
-//! A CRIU that plays a script: `@criu SCRIPT swrk 3`. The script has a word for each thing that it does:
+//! A CRIU that plays a script: `@criu SCRIPT swrk 3`. The script has a word for each action:
 //!
 //! ```text
 //! old         as the first: it is of version 3.17
@@ -14,7 +14,7 @@
 //! ```
 //!
 //! After a step it waits for the answer. If that is no, it reports network-unlock, answers that it failed and ends, as
-//! CRIU does. When the caller has gone, it ends what it has made.
+//! CRIU does. When the caller is gone, it kills the processes that it has made.
 
 use crate::sys;
 use nix::sys::signal::{Signal, kill};

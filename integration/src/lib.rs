@@ -8,9 +8,8 @@
 //!                                                                   └─ cases::*  through kit::*
 //! ```
 //!
-//! A case that the host cannot serve (a controller or capability is missing)
-//! is deferred to the User-Mode Linux harness; what no harness can serve is
-//! reported as skipped, with the reason.
+//! A case that the host cannot run (a controller or capability is missing) is deferred to the User-Mode Linux harness;
+//! a case that no harness can run is reported as skipped, with the reason.
 //!
 //! The harnesses and the kit serve the suite of engines too (`engines/`).
 
@@ -36,7 +35,7 @@ mod without;
 
 use std::process::ExitCode;
 
-/// The program: what a person calls, and each of its own processes.
+/// The program: the command for the user, and each of its own processes.
 pub fn main() -> ExitCode {
     if std::env::var_os(harness::init::WORKDIR).is_some() {
         return harness::uml::as_pid_1();

@@ -3,7 +3,7 @@
 use crate::args::Args;
 use std::process::ExitCode;
 
-/// There are none here.
+/// No sweep exists here.
 pub const MODES: &[&str] = &[];
 
 /// The message for the user.
@@ -16,7 +16,7 @@ pub fn main(_args: &Args) -> ExitCode {
 pub mod worker {
     use std::process::ExitCode;
 
-    /// There is none.
+    /// Fails, because no sweep exists here.
     pub fn main(_words: &[String]) -> ExitCode {
         ExitCode::from(125)
     }

@@ -1,4 +1,4 @@
-//! `/helper` inside a container: what a shell cannot ask the kernel.
+//! `/helper` inside a container: questions to the kernel that a shell cannot ask.
 
 use crate::sys;
 use nix::errno::Errno;
@@ -127,7 +127,7 @@ fn errno(error: Errno) -> String {
     format!("{error:?}")
 }
 
-/// `FD TARGET` of every descriptor but the one that lists them.
+/// `FD TARGET` of every descriptor except the one that lists them.
 fn describe_fds() -> String {
     let entries = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
     let mut fds: Vec<(u32, String)> = entries

@@ -1,5 +1,5 @@
-//! The progress of a run: a line for each chapter with its counts and time, a bar on a terminal, and at the end
-//! what was skipped and why.
+//! The progress of a run: a line for each chapter with its counts and time, a bar on a terminal, and at the end the
+//! skipped cases with the reasons.
 
 use crate::event::{CaseOutcome, Event};
 use std::collections::BTreeMap;

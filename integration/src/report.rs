@@ -83,7 +83,7 @@ pub fn main(argv: &[String]) -> ExitCode {
     if failed > 0 || passed + failed + skipped < names.len() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
-/// Runs the host first, then one User-Mode Linux boot for what it deferred.
+/// Runs the host first, then one User-Mode Linux boot for the deferred cases.
 fn run(args: &Args, names: &[&str]) -> Results {
     let mut results = Results::new(Progress::new(names.len(), args.brief));
     let order: &[&str] = match args.harness.as_deref() {

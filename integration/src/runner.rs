@@ -1,5 +1,4 @@
-//! Inside a harness: runs each case in a process of its own and looks at what
-//! is left on the machine afterwards.
+//! Inside a harness: runs each case in its own process and checks what is left on the machine afterwards.
 
 use crate::args::Args;
 use crate::cases;
@@ -159,7 +158,7 @@ pub(crate) fn unmount_below(dir: &Path) {
     }
 }
 
-/// Kills everything but PID 1 and this process, removes what a case left.
+/// Kills everything but PID 1 and this process, and removes the remains of a case.
 fn clean(dir: &Path) {
     unmount_below(Path::new(WORK));
     for name in cgroups() {

@@ -40,8 +40,8 @@ pub fn syscall(number: i64, args: [i64; 6]) -> nix::Result<i64> {
     Errno::result(result)
 }
 
-/// Waits for the end of a child; its status as wait4(2) gives it, and the processor time of it and
-/// of what it has waited for.
+/// Waits for the end of a child. Returns its status as wait4(2) gives it, and the processor time of the child and of
+/// its waited-for children.
 pub fn wait_with_times(pid: u32) -> nix::Result<(i32, Duration)> {
     let (mut status, mut usage) = (0, std::mem::MaybeUninit::<libc::rusage>::zeroed());
     // SAFETY: both places are of the types that wait4 writes, and outlive the call.

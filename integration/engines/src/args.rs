@@ -37,7 +37,7 @@ pub struct Args {
     pub shim: Option<PathBuf>,
     /// `Some` when only one harness may be used.
     pub harness: Option<String>,
-    /// Whether to run with the peer only what failed without it.
+    /// Whether to run only the cases that failed without the peer, this time with it.
     pub again: bool,
     /// Whether cases may take minutes.
     pub long: bool,

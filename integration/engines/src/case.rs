@@ -26,8 +26,8 @@ impl Case {
     }
 }
 
-/// Defines the cases of a chapter: its engines, its name, and functions `fn(&Session) -> Verdict`,
-/// each followed by what it needs.
+/// Defines the cases of a chapter: its engines, its name, and functions `fn(&Session) -> Verdict`, each followed by its
+/// needs.
 macro_rules! chapter {
     ($engines:tt $chapter:literal: $($case:ident $([$($need:expr),*])?),* $(,)?) => {
         /// The cases of this chapter.

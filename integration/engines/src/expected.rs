@@ -4,8 +4,8 @@
 pub struct Known {
     /// The full name of the case.
     pub case: &'static str,
-    /// `all`, for what is the engine's or the machine's own; `own`, for what is its shim's; or the
-    /// beginning of the columns.
+    /// `all` for a fault of the engine or the machine; `own` for one of the engine's own shim; or the beginning of the
+    /// columns' names.
     pub on: &'static str,
     /// The Debian releases of whose engines this is known.
     pub releases: &'static [&'static str],

@@ -7,8 +7,8 @@
 //!      └─ runner ── Session (a daemon, a client, an image) ── cases
 //! ```
 //!
-//! The harnesses and the kit are those of the integration suite. What the host cannot serve (a
-//! limit without its controller) is run once more in User-Mode Linux.
+//! The harnesses and the kit are those of the integration suite. Cases that the host cannot run (a limit without its
+//! controller) are run once more in User-Mode Linux.
 
 mod args;
 mod case;

@@ -102,7 +102,7 @@ fn combinations(args: &Args, engine: Engine) -> Vec<Below> {
     shims.iter().flat_map(|shim| runtimes.iter().map(move |runtime| below(runtime, shim))).collect()
 }
 
-/// The host first, then one User-Mode Linux boot for what it deferred.
+/// Runs the host first, then one User-Mode Linux boot for the deferred cases.
 fn everywhere(args: &Args, mut request: Request, results: &Mutex<Results>) {
     let mut run = Run { results, deferred: Vec::new(), done: Vec::new(), label: request.below.label() };
     let order: &[&str] = match args.harness.as_deref() {
@@ -168,8 +168,8 @@ impl Run<'_> {
     }
 }
 
-/// Prints where runtimes differ and what fails on all; how many of these have no reason listed.
-/// `machine`: what fails on all is left to the machine.
+/// Prints where runtimes differ and which cases fail on all. Returns how many of these have no reason listed.
+/// `machine`: a failure on all is a fault of the machine.
 fn print_differences(table: &Table, release: &str, machine: bool) -> usize {
     let mut lines = Vec::new();
     let mut unexplained = 0;

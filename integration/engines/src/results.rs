@@ -29,7 +29,7 @@ pub struct Results {
 }
 
 impl Results {
-    /// Writes the outcome of these engines of a Debian release to `path`, over what it has of them; others stay.
+    /// Writes the outcome of these engines of a Debian release to `path`. Other outcomes in the file stay.
     pub fn save(&self, path: &Path, release: &str, engines: &[Engine], runtime: &Path) -> io::Result<()> {
         let mut file: Value = match fs::read_to_string(path) {
             Ok(text) => serde_json::from_str(&text)?,

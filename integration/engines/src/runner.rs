@@ -51,7 +51,7 @@ impl Request {
     }
 }
 
-/// Runs what `words` ask for; one event a case on stdout.
+/// Carries out the request in `words`. Prints an event for each case on stdout.
 pub fn main(words: &[String]) -> ExitCode {
     let Some(request) = Request::from_words(words) else {
         println!("runner: not understood: {words:?}");

@@ -133,7 +133,7 @@ impl Session {
         Ok(self.run(words)?.ok()?.stdout.trim().to_owned())
     }
 
-    /// The client with these words and a last one that may have blanks.
+    /// Runs the client with these words and a last one that may have blanks.
     pub fn run_with(&self, words: &str, last: &str) -> Verdict<Ran> {
         let mut command = self.command(words);
         command.arg(last);

@@ -32,7 +32,7 @@ fn rewrite(results: &Path, readme: &Path) -> Result<(), String> {
     fs::write(readme, text).map_err(|e| format!("{}: {e}", readme.display()))
 }
 
-/// `text` with `table` in place of what stands between the markers.
+/// `text` with `table` between the markers.
 fn between_markers(text: &str, table: &str) -> Option<String> {
     let (before, rest) = text.split_once(MARKERS[0])?;
     let (_, after) = rest.split_once(MARKERS[1])?;

@@ -18,7 +18,7 @@ pub(super) const ALL: &[(&str, BenchCase)] = &[
     ("concurrent", concurrent),
 ];
 
-/// Containers that are made for a figure of throughput, whatever the number at once.
+/// Containers for a figure of throughput, independent of how many run at once.
 const MADE: usize = 64;
 
 fn runs(bench: &mut Bench, case: &str, name: &str, spec: &dyn Fn() -> Value) -> Verdict {

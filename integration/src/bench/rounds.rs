@@ -71,7 +71,7 @@ impl BenchRuntime {
     }
 }
 
-/// Changes the owner of a directory and of what is in it, but not of busybox, a hard link that bundles share.
+/// Changes the owner of a directory and its content, but not of busybox, a hard link that bundles share.
 fn give(path: &Path, id: u32) -> Verdict {
     if !path.ends_with("busybox") {
         lchown(path, Some(id), Some(id)).context(path.display())?;
@@ -93,7 +93,7 @@ pub(super) fn sleeping(mut spec: Value) -> Value {
 /// A group of measurements.
 pub(super) type BenchCase = fn(&mut Bench) -> Verdict;
 
-/// The runtimes, and what was measured.
+/// The runtimes, and the measurements.
 pub(super) struct Bench {
     pub(super) runtimes: Vec<BenchRuntime>,
     pub(super) rounds: usize,

@@ -26,7 +26,7 @@ const CAPABILITIES: &[&str] = &[
 /// The first id of the host that belongs to the container of C.
 pub const FIRST_ID: u32 = 100_000;
 
-/// A: what `runc spec` writes, with a program that ends at once.
+/// A: the output of `runc spec`, with a program that ends at once.
 pub fn a() -> Value {
     let mut spec = crate::kit::spec::default();
     spec["root"]["readonly"] = json!(true);

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 pub struct Sample {
     /// Wall time, from its start until its end is known.
     pub wall: f64,
-    /// Processor time, its own and that of the processes that it has waited for.
+    /// Processor time of the command and of the processes that it has waited for.
     pub cpu: f64,
 }
 

@@ -124,7 +124,7 @@ fn a_profile_is_never_written_to_a_false_procfs(t: &T) -> Verdict {
     ];
     for mount in mounts {
         let what = mount.to_string();
-        // The false procfs hides the name of the profile, so the test looks at what the profile denies.
+        // The false procfs hides the name of the profile, so the test checks an access that the profile denies.
         let bundle = confined(t, "windlass-test")?.sh("cat /etc/passwd >/dev/null && echo unconfined; echo ran");
         let ran = t.run(&bundle.mount(mount))?;
         ran.stdout_lacks("unconfined").context(what)?;

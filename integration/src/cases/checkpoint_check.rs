@@ -1,5 +1,5 @@
-//! `checkpoint --check` beside what CRIU really does with a container: what cannot be dumped or restored is named
-//! beforehand, and what comes back is not.
+//! Compares `checkpoint --check` with CRIU: processes that cannot be dumped or restored are named beforehand, and
+//! processes that come back are not.
 
 use crate::chapter;
 use crate::kit::Need::{Criu, Slow, Windlass};
@@ -21,7 +21,7 @@ chapter! { "checkpoint_check":
     files_of_the_container_are_not_opened [Windlass],
 }
 
-/// A container by what its init does: calls (see `@payload hold`), or a shell script.
+/// The action of a container's init: calls (see `@payload hold`), or a shell script.
 enum Does {
     Calls(String),
     Script(&'static str),
@@ -29,7 +29,7 @@ enum Does {
 
 use Does::{Calls, Script};
 
-/// A name, what init does, and words that `--check` must say if that does not come back.
+/// A name, the action of init, and words that `--check` must print if it does not come back.
 type Row = (&'static str, Does, &'static str);
 
 /// Words of `@payload hold`.
@@ -488,8 +488,8 @@ fn look(t: &T, does: &Does) -> Verdict<Option<Seen>> {
     Ok(Some(Seen { back, said: checked.stdout, code: checked.code }))
 }
 
-/// A FIFO may be waited for, and a device may do something, where the device filter of the container would refuse it. Their
-/// names are like those of files that are looked at closely.
+/// An open may wait at a FIFO, or act on a device that the container's device filter would refuse. The names of these
+/// files resemble those of files that the check inspects.
 fn files_of_the_container_are_not_opened(t: &T) -> Verdict {
     if std::process::Command::new("strace").arg("-V").output().is_err() {
         return skip("strace is not installed");

@@ -1,5 +1,5 @@
-//! `restore` from images that contradict the configuration, and from directories that are not what they
-//! seem. Each is refused, and nothing of the container is left.
+//! `restore` from images that contradict the configuration, and from directories that are not what they claim. Each
+//! restore is refused, and nothing of the container is left.
 
 use crate::chapter;
 use crate::kit::Need::{Criu, Slow, Windlass};
@@ -148,7 +148,7 @@ fn with_options(bundle: Bundle, destination: &str, options: serde_json::Value) -
     })
 }
 
-/// A mount of the images is shown by what CRIU makes of it: each case adds one (see [`images::add_mount`]).
+/// CRIU makes the mounts of the images, and each case adds one (see [`images::add_mount`]).
 fn mounts_of_the_images_never_reach_the_host(t: &T) -> Verdict {
     let bundle = dumped(t)?;
     symlink("/etc", bundle.rootfs().join("link")).context("link")?;
@@ -347,7 +347,7 @@ fn all_refused(whole: &Images, bundle: &Bundle, damages: &[(&str, Damage)]) -> V
     Ok(())
 }
 
-/// As after `checkpoint --parent-path`, for which not all kernels can tell which pages were written.
+/// Images as after `checkpoint --parent-path`, for which not all kernels can report which pages were written.
 fn memory_is_in_the_images_of_the_dump_before(t: &T) -> Verdict {
     let bundle = dumped(t)?;
     let before = dump(t, &bundle)?;

@@ -1,5 +1,5 @@
-//! Dumps of memory ahead of the rest, and memory that follows later. CRIU needs a kernel for them that remembers which
-//! pages were written (CONFIG_MEM_SOFT_DIRTY), and one that lets it fetch pages (userfaultfd(2)).
+//! Dumps of memory before the rest, and memory that follows later. CRIU needs a kernel that records which pages were
+//! written (CONFIG_MEM_SOFT_DIRTY), and userfaultfd(2) to fetch pages.
 
 use crate::chapter;
 use crate::kit::Need::{Criu, Slow, Windlass};
@@ -34,7 +34,7 @@ fn pages(dir: &Path) -> u64 {
     pages.filter_map(|file| Some(file.metadata().ok()?.len())).sum()
 }
 
-/// Images whose directory lies beside that of others, with the flags that name those.
+/// Images whose directory is beside that of earlier images, with the flags that name these.
 fn after<'t>(t: &'t T, before: &Images) -> (Images<'t>, Vec<String>) {
     let name = before.dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
     (Images::new(t), vec!["--parent-path".to_owned(), format!("../{name}")])

@@ -213,7 +213,7 @@ fn a_restore_whose_runtime_is_killed_can_be_deleted(t: &T) -> Verdict {
     Ok(())
 }
 
-/// Runs a command of the runtime until its log tells of a step, and kills it then.
+/// Runs a command of the runtime until its log has a step, and kills it then.
 fn killed_at(t: &T, images: &Images, words: &[&str], step: &str) -> Verdict {
     let log = t.path(&format!("log{}", t.number()));
     let mut command = images.command();
@@ -238,8 +238,8 @@ fn a_dump_that_is_killed_at_a_step_of_criu_loses_nothing(t: &T) -> Verdict {
         let images = Images::new(t);
         let dir = images.dir.display().to_string();
         killed_at(t, &images, &["checkpoint", "--image-path", &dir, &container.id], step)?;
-        // CRIU undoes what it has done, and freezes the container again, as it found it. It changes its command line,
-        // but holds the directory.
+        // CRIU undoes its work, and leaves the container frozen, as it found it. It changes its command line, but holds
+        // the directory.
         eventually("that CRIU has ended", || (!is_open(&images.dir)).then_some(()))?;
         match container.status().unwrap_or_default().as_str() {
             // All was written, and the runtime had only to clear up.

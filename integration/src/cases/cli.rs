@@ -1,4 +1,4 @@
-//! The command line contract: what engines send, and what they read.
+//! The command line as a contract: what engines send and read.
 
 use crate::kit::{Container, Need, Ran, T, Verdict, stop::Context};
 use crate::{chapter, ensure, ensure_eq};

@@ -1,5 +1,5 @@
-//! Costs that do not depend on the load of the machine: calls, memory, size, instructions. The allowed values
-//! are in `limits.json`, so that a change that costs more fails at once, and one that saves lowers the limit.
+//! Costs that do not depend on the load of the machine: calls, memory, size, instructions. The limits are in
+//! `limits.json`: a change that costs more fails, and a change that saves lowers the limit.
 
 use crate::bench::spec;
 use crate::kit::Need::{Slow, Windlass};
@@ -35,7 +35,7 @@ fn judge(name: &str, value: u64) -> Verdict {
     Ok(())
 }
 
-/// The limits are those of the program as it is shipped.
+/// Skips unless the program is the static build, for which the limits hold.
 fn shipped(t: &T) -> Verdict {
     let program = fs::read(&t.runtime)?;
     let has = |text: &[u8]| program.windows(text.len()).any(|window| window == text);
@@ -64,8 +64,8 @@ fn run_makes_few_system_calls(t: &T) -> Verdict {
     judge("system calls of run", u64::from(counted(t, spec::a())?.calls))
 }
 
-/// Linux 6.18 maps the page cache in large pieces, so that nearly all of the program counts as resident. What `run` needs
-/// for itself is its private memory.
+/// Linux 6.18 maps the page cache in large pieces, so that nearly all of the program counts as resident. Only its
+/// private memory is the cost of `run`.
 fn run_needs_little_memory(t: &T) -> Verdict {
     let counted = counted(t, spec::b())?;
     judge("private memory of run in KiB", counted.private_kib)?;

@@ -87,7 +87,7 @@ fn command(t: &T, words: &[&str]) -> Command {
     command
 }
 
-/// A bundle that uses most of what leaves traces: mounts, a cgroup, a hook.
+/// A bundle with most of the elements that leave traces: mounts, a cgroup, a hook.
 fn bundle(t: &T) -> Verdict<Bundle> {
     let bundle = t
         .bundle()?

@@ -49,7 +49,7 @@ fn nodes_that_the_host_lacks_are_made_for_a_user_namespace(t: &T) -> Verdict {
     Ok(())
 }
 
-/// The command runs where `/dev` is a copy of the host's, and then lists what is there.
+/// Runs the command where `/dev` is a copy of the host's, and then lists the nodes there.
 fn with_a_dev_of_its_own(t: &T, bundle: &Bundle) -> Verdict<Ran> {
     bundle.write()?;
     let dev = t.path("dev");

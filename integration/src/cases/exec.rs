@@ -242,8 +242,8 @@ fn exec_in_a_created_container_works_or_is_refused_clearly(t: &T) -> Verdict {
     container.status_is("created")
 }
 
-/// The kernel does not let the container's own root look at an init that has not executed a program yet, nor at one
-/// that executed what it may not read.
+/// The kernel does not let the container's own root look at an init that has not executed a program yet, nor at an init
+/// whose program is not readable.
 fn exec_enters_a_user_namespace_whose_init_is_closed_to_it(t: &T) -> Verdict {
     let bundle = super::namespaces::user_namespace(t)?.args(&["/opt/sleep", "1000"]);
     // The host's root owns it, so the container's may execute and not read it.
@@ -304,7 +304,7 @@ fn why_a_sub_cgroup_is_not_entered_is_told_in_runcs_words(t: &T) -> Verdict {
     refused("..")?.stderr_has(" .. is not a sub cgroup path")?;
     let absent = refused("no-such-sub")?.stderr_has(" adding pid ")?.stderr_has(" to cgroups: ")?;
     absent.stderr_has("/no-such-sub/cgroup.procs: no such file or directory")?;
-    // Init below, and its own cgroup gives a controller to what is below it.
+    // Init is in a sub-cgroup, and the container's cgroup enables a controller for its sub-cgroups.
     let dir = cgroup::of(&container)?;
     let controllers = text(dir.join("cgroup.controllers").display().to_string());
     let Some(controller) = controllers.split_whitespace().next() else { return skip("no controller is delegated") };

@@ -509,7 +509,7 @@ fn a_dead_conmons_exit_file_is_written_by_delete(t: &T) -> Verdict {
     fs::remove_file(&file)?;
     t.runtime(&["delete", &id])?.ok()?;
     ensure!(!std::path::Path::new(&file).exists(), "what was written is not written again");
-    // In place of one that has died, delete writes it.
+    // If the shim has died, delete writes the file.
     let (bundle, id) = (t.bundle()?.sh("exit 6"), t.id());
     let shim = shim::conmon(t, &id, &bundle)?;
     shim::kill(shim)?;

@@ -1,4 +1,4 @@
-//! New filesystems, and what is made in and over them: config.md, "Mounts", and config-linux.md,
+//! New filesystems, and files that are made in and over them: config.md, "Mounts", and config-linux.md,
 //! "Masked Paths" and "Readonly Paths".
 
 use crate::kit::machine::text;

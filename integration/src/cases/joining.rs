@@ -148,7 +148,7 @@ fn the_root_of_the_host_is_not_seen_through_a_joining_process(t: &T) -> Verdict 
 }
 
 fn a_joining_process_is_closed_to_an_ordinary_container(t: &T) -> Verdict {
-    // Without CAP_SYS_PTRACE, what protects a joining process is that it is not dumpable.
+    // Without CAP_SYS_PTRACE, a joining process is protected because it is not dumpable.
     let script = "while :; do for p in /proc/[0-9]*; do case $p in /proc/1) ;; *) readlink $p/root $p/cwd $p/exe | grep -v -E '^(/|/bin/busybox)$'; for f in $p/fd/*; do [ $f -ef / ] || ls -l $f; done 2>/dev/null | grep -v -E '/(out|err)[.]' | grep -E 'cgroup|state|windlass' ;; esac; done; done 2>/dev/null";
     let container = t.start(&t.bundle()?.sh(script))?;
     rounds(duration(t) / 2, || container.try_exec(&[], &["/bin/true"]).map(|_| ()))?;

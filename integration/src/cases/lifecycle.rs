@@ -462,7 +462,7 @@ fn another_time_namespace_sees_the_same_container(t: &T) -> Verdict {
     Ok(())
 }
 
-/// The numbers in it are those of other processes, which the runtime would change.
+/// The numbers in such a procfs are those of other processes, which the runtime would change.
 fn a_procfs_of_another_pid_namespace_is_refused(t: &T) -> Verdict {
     let bundle = t.bundle()?.args(&["/bin/true"]);
     bundle.write()?;

@@ -417,7 +417,7 @@ fn tmpcopyup_copies_the_content(t: &T) -> Verdict {
 
 /// An overlay mount of two directories, whose names contain `odd`.
 fn overlay(t: &T, odd: &str) -> Verdict<Bundle> {
-    // Where it is a module, asking for it loads it.
+    // If overlay is a module, this loads it.
     let _ = t.host("modprobe", &["overlay"]);
     if !crate::kit::machine::text("/proc/filesystems").contains("overlay") {
         return skip("this kernel has no overlay file system");

@@ -152,7 +152,7 @@ pub(super) fn user_namespace(t: &T) -> Verdict<Bundle> {
     Ok(bundle.set("/linux/uidMappings", mapping.clone()).set("/linux/gidMappings", mapping))
 }
 
-/// A directory and what is in it, but busybox, which all bundles share.
+/// A directory and its content, without busybox, which all bundles share.
 fn walk(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
     let mut found = vec![dir.to_owned()];
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {

@@ -1,5 +1,5 @@
-//! config.md, "Process": arguments, environment, working directory, user,
-//! capabilities, limits, scheduling and the rest of what `execve` inherits.
+//! config.md, "Process": arguments, environment, working directory, user, capabilities, limits, scheduling and the
+//! other properties that `execve` inherits.
 
 use crate::kit::machine::{field, text};
 use crate::kit::spec::capabilities;
@@ -354,7 +354,7 @@ fn a_negative_oom_score_adj_is_set(t: &T) -> Verdict {
 }
 
 fn personality_is_set(t: &T) -> Verdict {
-    // PER_LINUX32 is 8. On s390x personality(2) does not tell of it.
+    // PER_LINUX32 is 8. On s390x personality(2) does not show it.
     let bundle = t.bundle()?.sh("cat /proc/self/personality").set("/linux/personality", json!({"domain": "LINUX32"}));
     t.run(&bundle)?.ok()?.stdout_is("00000008\n")?;
     Ok(())

@@ -94,8 +94,8 @@ fn no_pivot_works_beside_mount_points_of_any_name(t: &T) -> Verdict {
     Ok(())
 }
 
-/// The kernel lets a user namespace mount a procfs where one without covers is to be seen: that of the
-/// host must not be, wherever it is.
+/// The kernel lets a user namespace mount a procfs if it can see one without covers. The host's procfs must not be
+/// visible anywhere.
 fn no_pivot_leaves_no_procfs_of_the_host(t: &T) -> Verdict {
     let script = "unshare -U -r -m -p -f mount -t proc proc /proc && echo mounted || echo refused";
     for options in [&[][..], &["--no-pivot"]] {
@@ -130,7 +130,7 @@ fn propagation_is_applied(t: &T) -> Verdict {
 }
 
 fn a_shared_propagation_lets_mounts_out(t: &T) -> Verdict {
-    // A bind of a shared mount under a shared root: what the payload mounts there shows on the host.
+    // A bind of a shared mount under a shared root: mounts of the payload there appear on the host.
     let dir = t.path("meeting");
     fs::create_dir(&dir)?;
     t.host("mount", &["-t", "tmpfs", "tmpfs", &dir.display().to_string()])?;

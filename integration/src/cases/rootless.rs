@@ -1,5 +1,5 @@
-//! Containers of an ordinary user without a systemd of their own: what the kernel lets them do, and
-//! cgroups that root has delegated by hand.
+//! Containers of an ordinary user without a systemd of their own: the user's rights in the kernel, and cgroups that
+//! root has delegated by hand.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -367,7 +367,7 @@ fn root_of_a_user_namespace_runs_containers(t: &T) -> Verdict {
 fn root_of_a_user_namespace_has_a_terminal_in_exec(t: &T) -> Verdict {
     let user = User::new(t, true)?;
     let (runtime, root) = (user.runtime().display().to_string(), user.home.join("state").display().to_string());
-    // With a PID namespace of its own, and in that of the host.
+    // With its own PID namespace, and in that of the host.
     for namespaces in [&["pid", "ipc", "uts", "mount", "network"][..], &["ipc", "uts", "mount", "network"]] {
         let mut bundle = bundle_below_an_engine(&user, namespaces)?.args(&["/bin/sleep", "1000"]);
         if !namespaces.contains(&"pid") {

@@ -316,7 +316,7 @@ fn a_profile_that_refuses_execve_is_refused(t: &T) -> Verdict {
     Ok(())
 }
 
-/// Below it init can neither tell why nor exit.
+/// Under this filter init can neither report the reason nor exit.
 fn a_program_that_cannot_be_executed_below_the_filter_ends_init(t: &T) -> Verdict {
     let profile = json!({"defaultAction": "SCMP_ACT_ERRNO", "architectures": architectures(),
         "syscalls": [{"names": ["execve"], "action": "SCMP_ACT_ALLOW"}]});
@@ -447,7 +447,7 @@ fn programs_of_another_width_are_filtered(t: &T) -> Verdict {
         return crate::kit::stop::skip("this kernel runs no 32-bit programs");
     }
     ran.code_is(95)?;
-    // An architecture that the profile does not name: the kernel kills what uses it.
+    // The kernel kills a process with an architecture that the profile does not name.
     t.run(&bundle(json!([]))?)?.code_is(128 + libc::SIGSYS)?;
     Ok(())
 }

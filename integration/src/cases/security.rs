@@ -370,7 +370,7 @@ fn readonly_paths_through_symlinks_stay_inside(t: &T) -> Verdict {
 }
 
 fn dev_null_replaced_does_not_unmask(t: &T) -> Verdict {
-    // The mask of a file is a bind of /dev/null: an image that replaces it must not choose what is bound.
+    // The mask of a file is a bind of /dev/null: an image that replaces the device must not choose the source.
     for target in ["/proc/sys/kernel/core_pattern", "../etc/passwd", "/proc/sysrq-trigger", "zero"] {
         let bundle = without_dev_mounts(t.bundle()?);
         symlink(target, bundle.rootfs().join("dev/null"))?;

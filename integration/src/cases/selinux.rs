@@ -25,7 +25,7 @@ fn process(categories: &str) -> String {
     format!("system_u:system_r:container_t:s0:{categories}")
 }
 
-/// Files for the categories; for all containers if there are none.
+/// The files for these categories; for all containers without categories.
 fn files(categories: &str) -> String {
     let between = if categories.is_empty() { "" } else { ":" };
     format!("system_u:object_r:container_file_t:s0{between}{categories}")

@@ -197,7 +197,7 @@ fn a_killed_engine_misses_no_event_and_no_line(t: &T) -> Verdict {
     let c = Shimmed::existing(t, &id, &bundle)?;
     let mut kinds = Vec::new();
     let mut next = 1;
-    // A subscriber that acknowledges what it has seen and is then killed, again and again.
+    // A subscriber that acknowledges what it has received and is then killed, repeatedly.
     while kinds.last().is_none_or(|(kind, _)| kind != "exited") {
         let mut client = c.connect()?;
         client.call("subscribe", json!({}))?;
@@ -306,7 +306,7 @@ fn a_container_goes_on_with_its_stdio_and_log_after_a_restore(t: &T) -> Verdict 
     let bundle = t.bundle()?.sh("i=0; while read -r line; do i=$((i+1)); echo $i $line; done; exit 5");
     let criu = criu::program().unwrap_or_default().display().to_string();
     let with_criu = ["--stdin", "--runtime-arg", "--criu", "--runtime-arg", &criu];
-    // Forgets what CRIU remembers of the kernel.
+    // Removes CRIU's cache of the kernel's features.
     let forgetting = criu::Images::new(t);
     let images = forgetting.dir.display().to_string();
     let c = shim::run(t, &bundle, &with_criu)?;

@@ -1,5 +1,5 @@
-//! windlass-shim below containerd, under the name of containerd's own shim: what ctr sees, and
-//! what is left of it when containerd or the shim is killed.
+//! windlass-shim below containerd, under the name of containerd's own shim: what ctr shows, and what remains when
+//! containerd or the shim is killed.
 
 use crate::kit::containerd::Engine;
 use crate::kit::criu::{self, COUNTING};
@@ -177,7 +177,7 @@ fn containerd_killed_at_create(t: &T) -> Verdict {
         engine.wrap(&before)?;
         let client = engine.run_command(&["-d"], "a", &["sleep", "1000"]).spawn()?;
         kill_when(&mut engine, &mark, client, *absence).context(format!("away for {absence} s"))?;
-        // No answer has told whether the task exists. Either way it must be possible to remove it.
+        // No answer has shown whether the task exists. In both cases it must be possible to remove it.
         let status = engine.status("a")?;
         ensure!(["", "CREATED", "STOPPED"].contains(&status.as_str()), "status {status:?}");
         if !status.is_empty() {
@@ -245,8 +245,8 @@ fn containerd_killed_when_a_container_ends(t: &T) -> Verdict {
         engine.restart()?;
         engine.wait_for("a", "STOPPED")?;
         let _ = eventually("the exit is told", || engine.events().contains(&"exit".to_owned()).then_some(()));
-        // At least once: killed between taking it and saying so, containerd gets it again, with
-        // the same time. More than twice it cannot be.
+        // At least once: if containerd is killed between taking an event and acknowledging it, it gets the event again,
+        // with the same time. It cannot get it more than twice.
         let exits = engine.events().iter().filter(|topic| *topic == "exit").count();
         ensure!((1..=2).contains(&exits), "round {round}: {:?}", engine.events());
         engine.remove("a", 137)?;
@@ -304,7 +304,7 @@ fn the_shim_killed_when_a_container_has_ended(t: &T) -> Verdict {
         let events = text(t.path("events"));
         events.lines().filter(|line| line.contains("/tasks/exit ")).map(str::to_owned).collect::<Vec<_>>()
     };
-    // Told by the shim, and again by containerd on its behalf: both with what happened.
+    // The shim reports the end, and containerd reports it again on the shim's behalf: both with the true exit.
     eventually("the end is told", || (!exits().is_empty()).then_some(()))?;
     sleep(Duration::from_millis(200));
     events.kill()?;
@@ -330,7 +330,7 @@ fn many_execs_and_a_kill_of_init(t: &T) -> Verdict {
         exec.wait()?;
     }
     engine.remove("a", 137)?;
-    // They are told one after the other, and nobody waits for that.
+    // The shim reports the ends one after the other, and nobody waits for that.
     let told = || engine.events().last().is_some_and(|topic| topic == "delete").then_some(());
     eventually("the deletion is told", told)?;
     let events = engine.events();
@@ -360,7 +360,7 @@ fn counted(engine: &Engine<'_>, id: &str, exec: &str) -> Verdict<u32> {
 }
 
 fn a_checkpoint_is_an_image_that_is_restored(t: &T) -> Verdict {
-    // Forgets what CRIU remembers of the kernel.
+    // Removes CRIU's cache of the kernel's features.
     let _forgetting = criu::Images::new(t);
     let engine = Engine::start(t)?;
     engine.run(&["-d"], "a", &["sh", "-c", COUNTING])?.ok()?;

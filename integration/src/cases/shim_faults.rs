@@ -52,7 +52,7 @@ fn what_was_told_is_on_disk_wherever_the_shim_is_killed(t: &T) -> Verdict {
     Ok(())
 }
 
-/// A shim that is killed at one of its own calls while a container ends, and a client that waits. True: it died.
+/// Kills a shim at one of its own calls while a container ends and a client waits. Returns true if it died.
 fn killed_at(t: &T, calls: &str, when: u32, of_the_writer: bool) -> Verdict<bool> {
     let c = shim::run(t, &t.bundle()?.sh("read -r _; exit 42"), &["--stdin"])?;
     let mut waiting = c.connect()?;
@@ -212,7 +212,7 @@ fn full_disk(t: &T, disk: &Path) -> Verdict {
     Ok(())
 }
 
-/// The shim's directory is on the file system that the container's output and somebody else fill.
+/// The container's output and another program fill the file system of the shim's directory.
 fn the_end_is_recorded_on_a_full_disk(t: &T) -> Verdict {
     let disk = shim::state_dir(t);
     fs::create_dir_all(&disk)?;
@@ -287,7 +287,7 @@ fn a_stopped_shim_is_named_and_can_be_deleted(t: &T) -> Verdict {
     Ok(())
 }
 
-/// Another container may have the name of the exit file by then, as one that podman starts again.
+/// By then another container may have the name of the exit file, for example one that podman starts again.
 fn a_record_that_comes_late_is_no_new_container_s(t: &T) -> Verdict {
     let (bundle, id) = (t.bundle()?.sh("exit 6"), t.id());
     let shim = shim::conmon(t, &id, &bundle)?;
@@ -302,7 +302,7 @@ fn a_record_that_comes_late_is_no_new_container_s(t: &T) -> Verdict {
     eventually("that child is gone", || (!Path::new(&format!("/proc/{writer}")).exists()).then_some(()))?;
     drop(traced);
     ensure!(!t.path("exits").join(&id).exists(), "the record was written when the shim was dead");
-    // The container can still be deleted.
+    // `delete` writes the exit file in place of the dead shim.
     t.runtime(&["delete", &id])?.ok()?;
     // The killed shim has left its control socket.
     let mut list = Command::new(&t.shim);

@@ -1,4 +1,4 @@
-//! The shim below newer engines than Debian has: what they send, encoded by another library.
+//! The shim below newer engines than Debian has: their messages, encoded by another library.
 
 use crate::chapter;
 use crate::kit::stop::skip;

@@ -105,7 +105,7 @@ fn a_thousand_execs_leave_nothing(t: &T) -> Verdict {
         std::thread::sleep(std::time::Duration::from_secs(1));
         cost(&engine.shims())
     };
-    // The first few bring in what all others use again.
+    // The first few execs load the memory that all others use again.
     (0..20).try_for_each(|n| exec(n).map(drop))?;
     let before = measure();
     let count = if t.long { 1000 } else { 200 };
@@ -150,8 +150,8 @@ fn an_exec_takes_few_system_calls_of_the_shim(t: &T) -> Verdict {
     Ok(())
 }
 
-/// CPU time in nanoseconds: that of a process of one thread by itself, and that of all its threads with the children that
-/// it has reaped, which is counted in hundredths of a second.
+/// CPU time in nanoseconds: of a process with one thread, and of all threads with the children that the process has
+/// reaped, which is counted in hundredths of a second.
 fn cpu(pid: i32) -> (u64, u64) {
     let own = text(format!("/proc/{pid}/schedstat"));
     let own = own.split(' ').next().and_then(|time| time.parse().ok()).unwrap_or(0);
@@ -248,7 +248,7 @@ fn a_hundred_probes_a_second_leave_nothing(t: &T) -> Verdict {
     Ok(())
 }
 
-/// Megabytes per second of a fifo that somebody begins to fill by `start`.
+/// Megabytes per second of a fifo that is filled after `start`.
 fn rate(fifo: &Path, start: impl FnOnce() -> Verdict) -> Verdict<f64> {
     let _ = std::fs::remove_file(fifo);
     nix::unistd::mkfifo(fifo, Mode::from_bits_truncate(0o600)).context("mkfifo")?;
@@ -270,14 +270,14 @@ fn rate(fifo: &Path, start: impl FnOnce() -> Verdict) -> Verdict<f64> {
     Ok(bytes as f64 / seconds / 1e6)
 }
 
-/// Bytes that a process of one thread has read and written by system calls that copy them; a splice(2) copies
-/// none. The file of the whole process counts what its reaped children have copied too (proc_pid_io(5)).
+/// Bytes that a process with one thread has read and written by system calls that copy them; a splice(2) copies none.
+/// The file of the whole process also counts the bytes of its reaped children (proc_pid_io(5)).
 fn copied(pid: i32) -> u64 {
     let io = text(format!("/proc/{pid}/task/{pid}/io"));
     ["rchar", "wchar"].iter().filter_map(|name| field(&io, name).parse::<u64>().ok()).sum()
 }
 
-/// The rates are shown (`just bench`), and what is counted is the gate.
+/// The rates are only shown (`just bench`); the count is the gate.
 fn output_to_a_fifo_is_not_copied(t: &T) -> Verdict {
     let megabytes: u64 = if t.long { 2048 } else { 512 };
     let count = format!("count={}", megabytes * 16);

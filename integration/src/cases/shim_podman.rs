@@ -1,8 +1,7 @@
 //! windlass-shim in the role of conmon, below a real podman, with the runtime under test.
 //!
-//! Each case is a shell script in which `pm` is podman with everything of its own below the case's
-//! directory. podman silently takes another conmon when ours does not answer as it likes; so each
-//! script begins by asking which one it is.
+//! Each case is a shell script in which `pm` is podman with its own directories below the case's directory. podman
+//! silently takes another conmon if ours does not answer as it expects, so each script first asks which one it is.
 
 use crate::kit::criu::{self, COUNTING};
 use crate::kit::machine::text;
@@ -41,7 +40,7 @@ chapter! { "shim_podman":
 /// The configuration for `pm` on a host without the usual controllers and limits.
 const CONFIGURATION: &str = "[containers]\npids_limit=0\ndefault_ulimits=[]\n";
 
-/// Runs the script and compares what it prints.
+/// Runs the script and compares its output.
 pub(super) fn podman(t: &T, script: &str, expected: &str) -> Verdict {
     let printed = run(t, script)?;
     ensure!(printed == expected, "the script printed {printed:?}, expected was {expected:?}");
@@ -68,7 +67,7 @@ fn run(t: &T, script: &str) -> Verdict<String> {
     // An exec's shim stays for its exit delay, which is five minutes.
     let ours = t.path("conmon").display().to_string();
     Command::new("pkill").args(["-9", "-f", &ours]).status().context("pkill")?;
-    // The next command that looks at the directory removes what a killed shim has left.
+    // The next command that lists the directory removes the remains of a killed shim.
     let sockets = Path::new("/run/windlass-shim/@control");
     eventually("the removal of the control sockets", || {
         t.host(&t.shim.display().to_string(), &["list"]).ok()?;
@@ -231,7 +230,7 @@ fn the_journal_gets_every_line(t: &T) -> Verdict {
     while entries.len() < 2 {
         let n = journal.recv(&mut buffer)?;
         let entry = String::from_utf8_lossy(&buffer[..n]).into_owned();
-        // podman has things to say there too.
+        // podman writes messages there too.
         if entry.contains("CONTAINER_TAG=") {
             entries.push(entry);
         }
@@ -317,7 +316,7 @@ fn counting(script: &str) -> String {
 }
 
 fn a_container_is_checkpointed_and_restored(t: &T) -> Verdict {
-    // Forgets what CRIU remembers of the kernel.
+    // Removes CRIU's cache of the kernel's features.
     let _forgetting = criu::Images::new(t);
     let script = "pm container checkpoint --print-stats a | grep -c frozen_time; at=$(pm cp a:/count - | tar -xO)\n\
         pm ps -a --format '{{.Status}}' | cut -d' ' -f1; pm container restore a; past a $at\n\

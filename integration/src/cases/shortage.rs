@@ -1,6 +1,6 @@
-//! Each resource is short, from none of it up to the amount with which a command succeeds. The command must report
-//! what is missing, in time, and `delete --force` must remove the container; where that needs nothing, even while none
-//! is left.
+//! Each resource is short, from none up to the amount with which a command succeeds. The command must report the
+//! missing resource, in time, and `delete --force` must remove the container; if that needs none of the resource, even
+//! while none is left.
 
 mod disk;
 mod kernel;

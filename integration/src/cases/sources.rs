@@ -1,4 +1,4 @@
-//! Where mounts come from, and what a container in a user namespace can do with them.
+//! The sources of mounts, and what a container in a user namespace can do with them.
 
 use crate::kit::machine::{self, kernel, text};
 use crate::kit::race::{Swapper, exchange};
@@ -58,7 +58,7 @@ pub(super) fn give(path: &Path) -> Verdict {
     Ok(())
 }
 
-/// A directory with a file `content`, below one that only the host's root may search.
+/// A directory with a file `content`, below a directory that only the host's root may search.
 pub(super) fn out_of_reach(t: &T, name: &str) -> Verdict<PathBuf> {
     let closed = t.path("closed");
     let dir = closed.join(name);
@@ -181,7 +181,7 @@ fn a_source_that_is_exchanged_is_mounted_as_asked(t: &T) -> Verdict {
     let mut seen = std::collections::BTreeSet::new();
     for round in 0..STARTS {
         let ran = t.run(&bundles[round % bundles.len()])?;
-        // With a link in its place, what is above it is another directory.
+        // With a link in its place, the parent is another directory.
         ensure!(ran.code == 0 || ran.stderr.to_lowercase().contains("no such file"), "round {round}: {ran}");
         ensure!(["", "own", "precious"].contains(&ran.stdout.as_str()), "round {round}: {ran}");
         seen.insert(ran.stdout);
@@ -360,7 +360,7 @@ fn mountinfo_has_the_mounts_in_their_order(t: &T) -> Verdict {
 fn sources_are_those_of_a_joined_mount_namespace(t: &T) -> Verdict {
     let dir = t.path("data");
     fs::create_dir_all(&dir)?;
-    // A namespace that has at this path what the host does not.
+    // A namespace that has a file at this path, which the host has not.
     let mut child = std::process::Command::new("unshare")
         .args(["-m", "sh", "-c", "mount -t tmpfs tmpfs \"$0\" && echo there > \"$0/content\" && echo ready && cat"])
         .arg(&dir)

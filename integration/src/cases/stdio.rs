@@ -1,5 +1,5 @@
-//! Standard input, output and error: whose they are, and that nothing of what passes is lost. What
-//! else a process inherits of its caller: signals, CPUs, descriptors.
+//! Standard input, output and error: their owners, and that no byte is lost. The other properties that a process
+//! inherits from its caller: signals, CPUs, descriptors.
 
 use crate::chapter;
 use crate::ensure;
@@ -202,7 +202,7 @@ fn a_reader_that_has_gone_ends_the_program(t: &T) -> Verdict {
     Ok(())
 }
 
-/// More than a pipe and a terminal hold, so that the end comes before the reader has got everything.
+/// More bytes than a pipe and a terminal hold, so that the end comes before the reader has got them all.
 const MUCH: usize = 300_000;
 
 fn a_slow_reader_gets_everything_and_the_exit_status(t: &T) -> Verdict {

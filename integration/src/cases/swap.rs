@@ -1,9 +1,9 @@
 //! Entries of hostile root file systems and volumes are exchanged between any two lookups of a
 //! command: nothing outside is touched, opened or changed.
 //!
-//! The command is stopped at each system call with a path (`kit::follow`). What is exchanged,
-//! for what and when is in `exchange`. A lookup that has no component with the name of an entry
-//! cannot come by it, so each exchange begins at those that have.
+//! The command is stopped at each system call with a path (`kit::follow`). `exchange` defines the exchanges and their
+//! moments. A lookup without a component of the name of an entry cannot reach it, so each exchange begins at the
+//! lookups that have one.
 
 mod exchange;
 mod watch;
@@ -316,7 +316,7 @@ fn received(pid_file: &Path, canary: &Canary, is_source: bool) -> Verdict {
     Ok(())
 }
 
-/// Does what a runtime that uses paths in place of descriptors would do. Each such use must be caught.
+/// Does what a runtime with paths in place of descriptors would do. Each such use must be caught.
 fn a_command_that_follows_names_is_caught(t: &T) -> Verdict {
     for what in ["write", "read", "list", "chmod", "chdir", "mount"] {
         let canary = Canary::new(t.path(&format!("canary-{what}")), &exchange::names())?;

@@ -337,7 +337,7 @@ fn a_log_that_nobody_reads_is_not_waited_for(t: &T) -> Verdict {
     let name = fifo.display().to_string();
     let ran = t.runtime(&["--log", &name, "list"])?.code_is(1)?;
     ran.stderr_has(&format!("cannot open the log {name:?}"))?.stderr_has("a FIFO that nobody reads")?;
-    // With a reader that reads nothing, a line waits for it only so long.
+    // If a reader reads nothing, a line waits for it for a limited time.
     let reader = fs::OpenOptions::new().read(true).write(true).open(&fifo)?;
     let full = [b'x'; 4096];
     let flags = nix::fcntl::OFlag::O_NONBLOCK;

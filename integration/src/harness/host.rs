@@ -39,8 +39,7 @@ pub fn run(words: &[String], on_line: &mut dyn FnMut(&str) -> bool) -> Result<()
     done
 }
 
-/// Checks what every container needs. Without this check, every case would fail with the error of whatever call
-/// comes first.
+/// Checks the needs of every container. Without this check, every case would fail with the error of its first call.
 fn check_prerequisites() -> Result<(), String> {
     let mounts = crate::kit::machine::text("/proc/self/mountinfo");
     if !has_root(&mounts) {
@@ -82,7 +81,7 @@ struct Controllers {
     control: PathBuf,
 }
 
-/// How many harnesses of this process run, and what the first of them enabled.
+/// How many harnesses of this process run, and the controllers that the first of them enabled.
 static ENABLED: Mutex<(usize, Vec<String>)> = Mutex::new((0, Vec::new()));
 
 impl Controllers {
@@ -100,7 +99,7 @@ impl Controllers {
         Controllers { control }
     }
 
-    /// Disables what was enabled, if this is the last harness.
+    /// Disables these controllers again, if this is the last harness.
     fn leave(self) {
         let mut enabled = ENABLED.lock().unwrap_or_else(PoisonError::into_inner);
         enabled.0 -= 1;
@@ -227,7 +226,8 @@ fn chmod_all(path: &str, mode: Mode) -> nix::Result<()> {
 }
 
 fn mount_fs(kind: &str, at: &str, data: &str) -> Result<(), String> {
-    // The mount there is of the host's namespaces. It is detached, so that no cgroup v1 mounts stay below the new one.
+    // The mount there belongs to the host's namespaces. It is detached, so that no cgroup v1 mounts stay below the new
+    // one.
     if kind != "tmpfs" {
         let _ = umount2(at, MntFlags::MNT_DETACH);
     }

@@ -1,9 +1,8 @@
 //! A User-Mode Linux kernel with every controller that Debian built into it.
 //!
-//! The kernel runs as an ordinary process on top of the host's file tree
-//! (hostfs, mounted read-only) with this program as its init. The request is a
-//! file in a work directory; result lines come back over the console, so those
-//! of a boot that dies half-way are not lost.
+//! The kernel runs as an ordinary process on the host's file tree (hostfs, mounted read-only) with this program as its
+//! init. The request is a file in a work directory. Result lines come back over the console, so a boot that dies
+//! half-way does not lose them.
 
 use super::init::{self, WORKDIR};
 use super::serial;

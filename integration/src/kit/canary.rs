@@ -27,8 +27,8 @@ pub struct Canary {
 }
 
 impl Canary {
-    /// Makes one at `dir`, whose two directories hold entries of these names: a lookup that is led
-    /// there goes on to find what it looks for.
+    /// Makes a canary at `dir`, whose two directories hold entries of these names: a lookup that is led there finds its
+    /// next component.
     pub fn new(dir: PathBuf, names: &[&str]) -> Verdict<Canary> {
         fs::create_dir_all(dir.join(FILES)).context(dir.display())?;
         fs::write(dir.join(FILE), "precious")?;

@@ -66,7 +66,7 @@ pub fn wait_readable(fd: &impl AsFd, limit: Duration) -> Verdict {
     }
 }
 
-/// Starts a command at a terminal of its own, as the leader of its session, which hears of another size.
+/// Starts a command at its own terminal, as the leader of its session, which is notified of a new size.
 pub fn start_at_terminal(command: &Command, rows: u16, columns: u16) -> Verdict<(Child, Terminal)> {
     let ours = nix::pty::openpty(None, None).context("openpty")?;
     let terminal = Terminal::new(ours.master);

@@ -104,7 +104,7 @@ impl<'t> Container<'t> {
         pid.filter(|pid| *pid > 0).ok_or_else(|| super::Stop::Fail(format!("no pid in {state}")))
     }
 
-    /// The files in which the runtime keeps its state: one, or those of a directory.
+    /// The files in which the runtime keeps its state: one file, or those of a directory.
     pub fn state_files(&self) -> Verdict<Vec<PathBuf>> {
         let path = self.workspace.root().join(&self.id);
         if path.is_file() {

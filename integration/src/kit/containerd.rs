@@ -18,8 +18,8 @@ use std::time::Duration;
 /// The name of the image.
 const IMAGE: &str = "localhost/busybox:latest";
 
-/// Makes an image of a root file system: `ROOTFS TAR`. What a registry needs of a layer and a
-/// manifest are their digests, which a shell can make.
+/// Makes an image of a root file system: `ROOTFS TAR`. A registry needs a layer and a manifest with their digests,
+/// which a shell can make.
 const MAKE_IMAGE: &str = r#"
 set -e; rootfs=$1 tar=$2; dir=$tar.d; mkdir -p "$dir/blobs/sha256"; cd "$dir"
 put() { d=$(sha256sum < "$1" | cut -d' ' -f1); s=$(stat -c %s "$1"); mv "$1" "blobs/sha256/$d"; }

@@ -12,7 +12,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// The program of CRIU: that of `WINDLASS_CRIU`, or the one that `criu.sh` has built.
+/// CRIU's program: `WINDLASS_CRIU`, or the one that `criu.sh` has built.
 pub fn program() -> Option<PathBuf> {
     let made = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/criu/criu");
     let named = std::env::var_os("WINDLASS_CRIU").map(PathBuf::from);
@@ -113,8 +113,8 @@ impl<'t> Images<'t> {
         text.lines().filter(|line| line.contains("Error")).collect::<Vec<_>>().join("\n")
     }
 
-    /// Runs a command whose container gets the null device: a file that grows meanwhile is not the one that was
-    /// dumped.
+    /// Runs a command whose container gets the null device. An output file that grows meanwhile would not be the dumped
+    /// one.
     pub fn finish_with_null(&self, command: Command) -> Verdict<Ran> {
         finish_with_null(self.t, command)
     }

@@ -145,7 +145,7 @@ impl Tracer<'_> {
                 let _ = ptrace::syscall(pid, None);
             }
             WaitStatus::PtraceEvent(pid, _, libc::PTRACE_EVENT_EXEC) => self.executed(pid),
-            // The stop of a new child, and those of its parent.
+            // The stop of a new child, and the stops of its parent.
             WaitStatus::PtraceEvent(pid, ..) => {
                 self.process(pid);
                 let _ = ptrace::syscall(pid, None);
@@ -268,7 +268,7 @@ const OLD_PATHS: &[(i64, &[usize])] = &[
 #[cfg(not(target_arch = "x86_64"))]
 const OLD_PATHS: &[(i64, &[usize])] = &[];
 
-/// Calls that return a descriptor of what was looked up.
+/// Calls that return a descriptor of the file that they look up.
 pub fn opens(call: i64) -> bool {
     #[cfg(target_arch = "x86_64")]
     if [libc::SYS_open, libc::SYS_creat].contains(&call) {

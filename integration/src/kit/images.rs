@@ -24,19 +24,19 @@ const POINT: u64 = 7;
 /// `MS_RDONLY`.
 const READ_ONLY: u64 = 1;
 
-/// A field of pages (CRIU, `images/pagemap.proto`), and that they are in the images of the dump before.
+/// A flag of pages (CRIU, `images/pagemap.proto`): they are in the images of the parent dump.
 const PAGE_FLAGS: u64 = 4;
 const BEFORE: u64 = 1;
 
-/// Adds a copy of the mount on `source`, which can be written to: what is `below` its root, on `point`, as a child of the
-/// mount on `parent`.
+/// Adds a writable copy of the mount on `source`: the directory `below` its root, on `point`, as a child of the mount
+/// on `parent`.
 pub fn add_mount(images: &Path, source: &str, below: &str, point: &str, parent: &str) -> io::Result<()> {
     let lists = named(images, "mountpoints-")?;
     let list = lists.first().ok_or(io::ErrorKind::NotFound)?;
     change(list, |entries| with_copy(entries, source, below, point, parent))
 }
 
-/// Makes the images those of a dump after which no page was written since the dump before: as with `--parent-path`.
+/// Makes the images those of a dump with `--parent-path`, since whose parent dump no page was written.
 pub fn without_pages(images: &Path) -> io::Result<()> {
     named(images, "pages-")?.iter().try_for_each(|path| fs::write(path, ""))?;
     named(images, "pagemap-")?.iter().try_for_each(|path| {

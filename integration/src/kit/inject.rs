@@ -120,7 +120,7 @@ struct Tracer {
     main: Pid,
     at: u32,
     calls: u32,
-    /// Without those of programs that children have executed.
+    /// The calls without those of programs that children have executed.
     own_calls: u32,
     peak_kib: u64,
     private_kib: u64,

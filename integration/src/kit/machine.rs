@@ -27,7 +27,7 @@ pub fn mounts_of(pid: impl std::fmt::Display) -> String {
     mine.map(|line| format!("{line}\n")).collect()
 }
 
-/// Runs `work` in the namespace of the exit pins, whose root directory has them. `None` if there is none.
+/// Runs `work` in the namespace of the exit pins, whose root directory has them. `None` without such a namespace.
 pub fn among_exit_pins<T: Send>(work: impl FnOnce() -> T + Send) -> Option<T> {
     use nix::sched::{CloneFlags, setns, unshare};
     let namespace = fs::File::open(EXIT_NAMESPACE).ok()?;

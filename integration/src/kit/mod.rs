@@ -112,8 +112,7 @@ impl Need {
     }
 }
 
-/// Defines the cases of a chapter: a list of functions `fn(&T) -> Verdict`,
-/// each followed by what it needs, if anything.
+/// Defines the cases of a chapter: a list of functions `fn(&T) -> Verdict`, each followed by its needs, if any.
 #[macro_export]
 macro_rules! chapter {
     ($name:literal: $($case:ident $([$($need:expr),*])?),* $(,)?) => {

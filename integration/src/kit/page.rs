@@ -20,7 +20,7 @@ const USER: u32 = 47_124;
 /// The default directories of the state of the programs under test.
 const STATES: [&str; 2] = ["/run/windlass", "/run/windlass-shim"];
 
-/// A block of commands, each with what it prints.
+/// A block of commands, each with its output.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Block {
     /// The line of the page on which it begins.
@@ -103,7 +103,7 @@ impl Block {
         command.stdin(Stdio::null());
         let ran = runtime::run(command, &t.dir).map(|(ran, _)| ran);
         for state in STATES {
-            // A mount point of a namespace that is gone. It is empty here.
+            // A mount point of a namespace that is gone, which is empty here.
             let _ = fs::remove_dir(state);
         }
         self.judge(&ran?.stdout)
@@ -125,7 +125,7 @@ impl Block {
         command
     }
 
-    /// Compares what the script printed with the page.
+    /// Compares the output of the script with the page.
     pub fn judge(&self, printed: &str) -> Verdict {
         let mut outputs = printed.split(MARK);
         let before = outputs.next().unwrap_or_default();

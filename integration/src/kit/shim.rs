@@ -20,7 +20,7 @@ pub struct Shimmed<'t> {
     pub id: String,
     /// The line that `run` has printed.
     pub made: Value,
-    /// Deletes what the shim may have left to the runtime.
+    /// Deletes the container, which the shim may have left to the runtime.
     _container: Container<'t>,
 }
 

@@ -1,5 +1,5 @@
-//! The configuration that bundles start from: what `spec` writes, less what
-//! every case would have to take out again.
+//! The configuration that bundles start from: the output of `spec`, without the elements that every case would have to
+//! remove.
 
 use serde_json::{Value, json};
 

@@ -20,7 +20,7 @@ impl<E: std::error::Error> From<E> for Stop {
     }
 }
 
-/// Adds what was being done to an error.
+/// Adds the current action to an error.
 pub trait Context<T> {
     /// Prefixes the error with `what`.
     fn context(self, what: impl Display) -> Verdict<T>;

@@ -55,7 +55,7 @@ impl Answers {
         lines.map(answer).collect::<Result<_, _>>().map(Answers)
     }
 
-    /// The row by which this fault is none.
+    /// The row that excuses this fault.
     pub fn find(&self, scenario: &str, point: &Point, action: Action, fault: (&str, &str)) -> Option<&str> {
         let does = |answer: &Answer| match action {
             Action::Fail(_) if answer.action == "*" => true,

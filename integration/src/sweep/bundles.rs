@@ -31,8 +31,8 @@ pub const USER: u32 = 47_123;
 const DOCKER: &str = include_str!("../../../src/plan/tests/plans/docker.json");
 const CRI: &str = include_str!("../../../src/plan/tests/plans/kubernetes.json");
 
-/// Reports what a program sees in the container, and ends with 42. It is one write(2), so that a relay makes the same
-/// calls in each run.
+/// Reports what a program sees in the container, and ends with 42. The report is one write(2), so that a relay makes
+/// the same calls in each run.
 const PROBE: &str = r#"
 told=$(echo == status; grep -E '^(Uid|Gid|Groups|Cap|NoNewPrivs|Seccomp:|SigBlk|SigIgn|SigCgt|Cpus_allowed_list)' /proc/self/status
 echo == mountinfo; cat /proc/self/mountinfo
@@ -46,7 +46,7 @@ pub fn probe() -> [&'static str; 3] {
     ["/bin/sh", "-c", PROBE]
 }
 
-/// Stand-ins for other containers and for what engines prepare.
+/// Stand-ins for other containers and for the preparations of engines.
 pub struct Around {
     /// A directory with sources of mounts.
     pub sources: std::path::PathBuf,
@@ -178,7 +178,7 @@ fn rootless() -> Value {
     config
 }
 
-/// A fixture without what depends on the host that it was written on.
+/// A fixture without the elements that depend on the host where it was recorded.
 fn adapted(text: &str, around: &Around) -> Value {
     let mut config: Value = serde_json::from_str(text).expect("the fixture is JSON");
     config["root"] = json!({"path": "rootfs"});

@@ -136,7 +136,7 @@ fn kill_all() {
     let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
 }
 
-/// Clears up after a fault, so that nothing of it disturbs the next run.
+/// Clears up after a fault, so that it does not disturb the next run.
 fn clear(stage: &mut Stage) -> Verdict {
     kill_all();
     let root = stage.root();

@@ -59,8 +59,8 @@ impl Census {
         more.map(|(name, _)| name.clone()).collect()
     }
 
-    /// Counts until `settled`, because what is killed takes a moment to go, and at most until nothing has changed for a
-    /// second.
+    /// Counts until `settled`, because killed processes take a moment to go, and at most until nothing has changed for
+    /// a second.
     pub fn settle(places: &Places, settled: impl Fn(&Census) -> bool) -> Census {
         let (begun, mut changed) = (Instant::now(), Instant::now());
         let mut nap = Duration::from_micros(500);
@@ -80,7 +80,7 @@ impl Census {
     }
 }
 
-/// The line without what differs between two runs: the id becomes `ID`; a long number and that of a start socket
+/// The line without differences between two runs: the id becomes `ID`; a long number and the number of a start socket
 /// become `#`.
 pub fn plain(text: &str, id: &str) -> String {
     let text = if id.is_empty() { text.to_owned() } else { text.replace(id, "ID") };

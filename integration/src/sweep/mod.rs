@@ -6,7 +6,7 @@
 //! ```
 //!
 //! A scenario is a verb on a kind of bundle. Its run without an injection, under ptrace(2), gives the list of points
-//! for injections, and what every other run is compared with.
+//! for injections, and the reference for every other run.
 
 mod answers;
 mod bundles;

@@ -1,5 +1,5 @@
-//! Decides whether a run with an injection went right. It knows neither verbs nor calls, only what a run without an
-//! injection has shown.
+//! Decides whether a run with an injection is correct. The oracle knows neither verbs nor calls, only the results of a
+//! run without an injection.
 
 use super::point::Action;
 use nix::errno::Errno;
@@ -97,8 +97,8 @@ pub fn judge(base: &Seen, seen: &Seen, call: &str, action: Action, main_killed: 
     if Some(code) == base.code {
         let is_said = matches!(action, Action::Fail(errno) if names_errno(&seen.error, errno));
         return match difference(base, seen) {
-            // The exit code is that of the program, or the command has printed a warning about what it left out. The
-            // work of the verb itself must be done, except for what could not be removed.
+            // The exit code is that of the program, or the command has warned about work that it left out. The work of
+            // the verb itself must be done, except for objects that could not be removed.
             Some(text) if is_said && (text.starts_with("output: ") || removes(call)) => {
                 Outcome::Failed(names_call(&seen.error, call))
             }

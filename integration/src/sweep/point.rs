@@ -12,7 +12,7 @@ pub struct Point {
     pub process: String,
     /// The name of the call.
     pub call: String,
-    /// The number of the call among those of its name in this process, from 1.
+    /// The number of the call among the calls of its name in this process, from 1.
     pub nth: u32,
 }
 

@@ -31,7 +31,7 @@ pub const KILLED: &str = "killed";
 pub const UNREACHED: &str = "not reached";
 
 impl Line {
-    /// The line of an outcome, after so many milliseconds.
+    /// The line of an outcome, which took this many milliseconds.
     pub fn of(key: String, outcome: Outcome, took: u64) -> Line {
         let (outcome, text) = match outcome {
             Outcome::Tolerated => (TOLERATED, String::new()),

@@ -101,7 +101,7 @@ impl Stage {
         chown(self.root(), Some(USER), Some(USER)).context("state")
     }
 
-    /// Starts again what must run beside the containers, after all processes were killed.
+    /// Restarts the programs beside the containers, after all processes were killed.
     pub fn revive(&mut self) -> Verdict {
         let kind = self.kind;
         fs::create_dir_all(self.dir.join("state/shims")).context("state")?;

@@ -1,4 +1,4 @@
-//! The verbs that are swept: what each needs beforehand, its command line, and how its effect is observed.
+//! The verbs that are swept: their preparations, their command lines, and the observation of their effects.
 
 use super::stage::{Payload, Stage};
 use super::stdio::{Drain, Kind};
@@ -229,7 +229,7 @@ fn hooks(scene: &Scene) -> Verdict<Vec<Fact>> {
     Ok(vec![scene.hooks()])
 }
 
-/// After `create`: the container can be started and is what its configuration asks for.
+/// After `create`: the container can be started and has the elements of its configuration.
 fn starts(scene: &Scene) -> Verdict<Vec<Fact>> {
     let started = scene.stage.run(&["start", &scene.id])?;
     let told = scene.told(Some(scene.stage.dir.join("command.out")));
@@ -463,7 +463,7 @@ pub const VERBS: &[Verb] = &[
     Verb {
         name: "checkpoint",
         words: |scene| with_criu(scene, DUMPS, &["checkpoint"]),
-        // When the dump is written, what remains is to be removed: CRIU has frozen and killed it.
+        // After the dump is written, CRIU has frozen and killed the container, and only its removal remains.
         failed: &["running", "paused", "stopped"],
         effect: dumped,
         ..BASE

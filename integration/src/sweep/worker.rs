@@ -148,7 +148,7 @@ fn done(progress: &Path) -> BTreeSet<String> {
 
 /// Runs the subject without an injection until two runs agree.
 fn record(stage: &mut Stage, subject: Subject) -> Verdict<(Base, Trace)> {
-    // The first run makes what stays: mount points in the root filesystem, directories of the programs.
+    // The first run makes the lasting files: mount points in the root filesystem, directories of the programs.
     let mut base = Base { empty: stage.census(""), seen: None };
     subject.run(stage, &base, None)?;
     base.empty = stage.census("");

@@ -32,7 +32,7 @@ fn exec_prints_and_passes_the_exit_code_on(s: &Session) -> Verdict {
 
 fn exec_of_a_missing_program_exits_with_127_or_126(s: &Session) -> Verdict {
     let name = s.sleeper("")?;
-    // dockerd has answered 126 to what it calls an OCI failure, and 127 since 20.10.
+    // dockerd has answered 126 to an OCI failure, and 127 since 20.10.
     let ran = s.run(&format!("exec {name} no-such-program"))?;
     ensure!([126, 127].contains(&ran.code), "{ran}");
     ensure!(format!("{}{}", ran.stdout, ran.stderr).contains("no-such-program"), "the program is not named: {ran}");

@@ -150,7 +150,7 @@ fn the_static_pod_of_the_page_does_what_it_says(s: &Session) -> Verdict {
     Ok(())
 }
 
-/// Starts containerd with these tables; `work`, and those of the session again.
+/// Starts containerd with these tables, does `work`, and starts containerd with the session's tables again.
 fn with_tables(s: &Session, tables: &str, work: impl FnOnce(&Client) -> Verdict) -> Verdict {
     restart_cri(s, tables)?;
     let done = Client::connect().and_then(|client| work(&client));
@@ -230,7 +230,7 @@ fn after_the_way_back_old_pods_stay_and_new_ones_use_runc(s: &Session) -> Verdic
         let other = sleeper(client, &new, "main")?;
         ensure_eq!(client.sh(&other, "echo alive")?, "alive", "exec in a new pod");
         ensure!(!uses(&other)?, "a new pod uses windlass");
-        // As a kubelet restarts what has ended in a pod that is older than the configuration.
+        // A kubelet restarts ended containers in a pod that is older than the configuration.
         let next = sleeper(client, &old, "next")?;
         ensure_eq!(client.sh(&next, "echo alive")?, "alive", "exec in a new container of an old pod");
         ensure!(uses(&next)? && uses(&id)?, "a container of the old pod does not use windlass");

@@ -1,4 +1,4 @@
-//! Limits: what the kernel shows, and what is reported after an OOM kill.
+//! Limits, as the kernel has them, and the report after an OOM kill.
 
 use super::life::logged;
 use crate::case::chapter;

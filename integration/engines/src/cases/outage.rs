@@ -14,7 +14,7 @@ chapter! { [Docker] "outage":
     output_of_a_minute_without_the_daemon_is_whole [Need::Slow],
 }
 
-/// Bytes of a line: a number, a blank, what fills it up, and a newline.
+/// Bytes of a line: a number, a blank, padding, and a newline.
 const LINE: u64 = 4096;
 
 fn output_of_seconds_without_the_daemon_is_whole(s: &Session) -> Verdict {
@@ -25,8 +25,8 @@ fn output_of_a_minute_without_the_daemon_is_whole(s: &Session) -> Verdict {
     is_whole(s, Duration::from_secs(60), 5)
 }
 
-/// A container writes so many MiB a second from before an absence of the daemon until after it. It may have to wait, and no
-/// line is lost.
+/// A container writes `rate` MiB a second before, during and after an absence of the daemon. The container may have to
+/// wait, and no line is lost.
 fn is_whole(s: &Session, absence: Duration, rate: u64) -> Verdict {
     if s.below.shim.is_none() {
         return skip("it is the engine's own shim");

@@ -1,4 +1,4 @@
-//! The Debian package: engines find what it installs, and nothing stays behind.
+//! The Debian package: engines find the installed programs, and nothing remains after its removal.
 
 use crate::case::chapter;
 use crate::session::Session;

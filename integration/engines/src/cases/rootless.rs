@@ -43,7 +43,7 @@ impl<'s> User<'s> {
         if user.home.exists() {
             return Ok(user);
         }
-        // podman's first command keeps a mount namespace for those that follow: what is mounted later is not in it.
+        // podman's first command keeps a mount namespace for the next ones, which would lack later mounts.
         way_out(s)?;
         let ids = format!("plain:{FIRST}:65536\n");
         let passwd = fs::read_to_string("/etc/passwd").context("/etc/passwd")?;

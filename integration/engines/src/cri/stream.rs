@@ -22,7 +22,7 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// Opens what the engine gave an address for.
+    /// Opens the stream at the address that the engine gave.
     pub fn open(url: &str) -> Verdict<Stream> {
         let mut request = url.replacen("http://", "ws://", 1).into_client_request().context(url)?;
         request.headers_mut().insert("Sec-WebSocket-Protocol", HeaderValue::from_static("v4.channel.k8s.io"));

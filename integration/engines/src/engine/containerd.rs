@@ -26,8 +26,8 @@ pub fn client() -> Vec<String> {
     vec!["ctr".to_owned(), "--address".to_owned(), SOCKET.to_owned()]
 }
 
-/// Starts the daemon on the session's configuration, again if it ran before. It looks for what the kernel can do in its
-/// own cgroup, which must not be the root.
+/// Starts the daemon on the session's configuration, again if it ran before. The daemon checks the kernel's features in
+/// its own cgroup, which must not be the root.
 pub fn start_daemon(session: &Session) -> Verdict {
     let mut command = session.host("sh");
     command.args([

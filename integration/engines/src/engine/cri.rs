@@ -49,7 +49,7 @@ pub fn tables(session: &Session) -> Verdict<String> {
     })
 }
 
-/// These tables of runtimes, and what the suite needs besides.
+/// A configuration with these tables of runtimes, and the other settings that the suite needs.
 fn configuration(session: &Session, tables: &str) -> Verdict<String> {
     let networks = session.path("cni").display().to_string();
     let pause = image::NAME;
@@ -84,8 +84,8 @@ fn configuration(session: &Session, tables: &str) -> Verdict<String> {
     ))
 }
 
-/// The two ways that the recommended file has of putting the shim below containerd 2: the table without options that
-/// stands there, and the one with options that it has as comments.
+/// The two tables of the recommended file that put the shim below containerd 2: the one without options, and the one
+/// with options, which is in comments.
 pub fn shim_tables(session: &Session) -> (String, String) {
     let file = include_str!("../../../../contrib/containerd/shim-config-v3.toml");
     let (head, _) = file.split_once("# No options table").unwrap_or((file, ""));

@@ -35,7 +35,7 @@ pub fn open(engine: Engine, below: Below, dir: &Path) -> Verdict<Session> {
     Ok(session)
 }
 
-/// Starts what the engine needs, and returns the command line of its client.
+/// Starts the engine, and returns the command line of its client.
 fn start(session: &Session) -> Verdict<Vec<String>> {
     match session.engine {
         Engine::Docker => docker::start(session),
@@ -63,7 +63,7 @@ pub fn load(session: &Session) -> Verdict {
     }
 }
 
-/// Removes what a case has left.
+/// Removes the remains of a case.
 pub fn clean(session: &Session) -> Verdict {
     match session.engine {
         Engine::Docker => docker::clean(session),

@@ -18,7 +18,7 @@ pub fn start(session: &Session) -> Verdict<Vec<String>> {
     words.extend(["--root".into(), dir("podman"), "--runroot".into(), dir("podman-run")]);
     words.extend(["--tmpdir".into(), dir("podman-tmp")]);
     if let Some(shim) = &session.below.shim {
-        // The shim knows by this name what is asked of it.
+        // The name tells the shim which role it has.
         link(session, shim, "conmon")?;
         words.extend(["--conmon".into(), conmon(session)]);
     }
@@ -29,11 +29,11 @@ fn conmon(session: &Session) -> String {
     session.path("bin/conmon").display().to_string()
 }
 
-/// The drop-in file that is recommended, with the runtime under test, and what this machine needs;
-/// networks are described below `networks`.
+/// The recommended drop-in file, with the runtime under test and the settings for this machine; networks are described
+/// below `networks`.
 pub fn configuration(session: &Session, networks: &Path) -> String {
     let ours = below(include_str!("../../../../contrib/podman/windlass.conf"), session);
-    // podman takes another conmon, silently, where the one that was asked for does not answer as it likes.
+    // podman silently takes another conmon if the configured one does not answer as it expects.
     let shim = match session.below.shim {
         Some(_) => include_str!("../../../../contrib/podman/windlass-shim.conf")
             .replace("[engine]", "")

@@ -50,7 +50,7 @@ pub(super) fn prepare_networks(session: &Session) -> Verdict {
     let script = format!("#!/bin/sh\nexec /sbin/modprobe -d {} \"$@\"\n", session.dir.display());
     fs::write(&modprobe, script).context(modprobe.display())?;
     fs::set_permissions(&modprobe, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
-    // The kernel loads what it misses by the same program.
+    // The kernel loads missing modules by the same program.
     fs::write("/proc/sys/kernel/modprobe", modprobe.display().to_string()).context("kernel/modprobe")?;
     let wanted = "overlay veth bridge br_netfilter iptable_nat iptable_filter xt_MASQUERADE xt_addrtype xt_conntrack";
     let mut command = Command::new(&modprobe);

@@ -92,8 +92,8 @@ pub fn room(t: &T) -> Verdict {
     Ok(())
 }
 
-/// Takes all descriptors of a shim: its limit is lowered to what it has open, and clients take what is free below.
-/// Dropping them closes the waiting clients.
+/// Takes all descriptors of a shim: its limit is lowered to the open ones, and clients take the free ones below it.
+/// Dropping the result closes the waiting clients.
 fn take_descriptors(t: &T, c: &Shimmed<'_>) -> Verdict<Vec<Connection>> {
     let open = || {
         let entries = fs::read_dir(format!("/proc/{}/fd", c.pid())).into_iter().flatten().flatten();

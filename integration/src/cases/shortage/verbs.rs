@@ -1,4 +1,4 @@
-//! The verbs, what they need beforehand, and how a verb is judged that lacks a resource.
+//! The verbs, their needs beforehand, and the judgement of a verb that lacks a resource.
 
 use super::limit::{Limit, Missing};
 use crate::cases::crash::traces;
@@ -66,7 +66,7 @@ pub struct ShortageSubject<'t> {
 }
 
 impl<'t> ShortageSubject<'t> {
-    /// Makes two bundles. The program of one ends soon, that of the other late.
+    /// Makes two bundles. The program of the first ends soon, the program of the second late.
     pub fn new(t: &'t T, change: impl Fn(Bundle) -> Bundle) -> Verdict<ShortageSubject<'t>> {
         let (long, brief) = (change(t.bundle()?.args(&["/bin/sleep", "1000"])), change(t.bundle()?));
         long.write()?;

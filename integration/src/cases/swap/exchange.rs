@@ -177,7 +177,7 @@ impl Exchange {
         Ok(Exchange { at: bundle.join(target.path), with, mounted_by: None, stands: None, made: 0 })
     }
 
-    /// A mount over the entry, made by the container. What is mounted is [`COVER`], or a file.
+    /// A mount over the entry, made by the container: [`COVER`], or a file.
     pub fn mount(target: &Target, container: Pid) -> Option<Exchange> {
         let at = Path::new("/").join(target.path.strip_prefix("rootfs/")?);
         Some(Exchange { at, with: PathBuf::new(), mounted_by: Some(container), stands: None, made: 0 })

@@ -1,4 +1,4 @@
-//! Makes the exchange at its lookups, and sees what the runtime has opened.
+//! Makes the exchange at its lookups, and checks the files that the runtime has opened.
 
 use super::exchange::{Exchange, Form};
 use crate::kit::canary::Canary;

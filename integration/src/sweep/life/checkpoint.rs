@@ -32,14 +32,14 @@ pub fn prepare(stage: &Stage, id: &str) -> Verdict<Command> {
     prepared(stage, id, verbs::DUMPS)
 }
 
-/// The words of `run` for one that is made from images.
+/// The words of `run` for a container that is made from images.
 pub fn prepare_restore(stage: &Stage, id: &str) -> Verdict<Command> {
     let mut command = prepared(stage, id, verbs::RESTORES)?;
     command.arg("--restore").arg(images(stage, id)).args(["--create-arg", "--trust-images"]);
     Ok(command)
 }
 
-/// Has it dumped while it runs, and then once more, which ends it.
+/// Has the container dumped while it runs, and then once more, which ends it.
 pub fn live(stage: &Stage, id: &str, session: &Session, stdio: &Stdio) -> Vec<Fact> {
     let dump = |member: Value| {
         let socket = directory(stage, id).join("shim.sock");
@@ -61,7 +61,7 @@ pub fn live_restore(stage: &Stage, id: &str, session: &Session, stdio: &Stdio) -
     to_its_end(stage, id, (session, stdio), &|_| false)
 }
 
-/// The life of a container around what is done to it, which says whether that has ended it.
+/// The life of a container around `does`, which returns whether it has ended the container.
 fn to_its_end(
     stage: &Stage,
     id: &str,

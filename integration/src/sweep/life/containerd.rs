@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// containerd's namespace. The runtime's state root is `ROOT/NAMESPACE`, which is that of the stage.
+/// containerd's namespace. The runtime's state root `ROOT/NAMESPACE` is that of the stage.
 const NAMESPACE: &str = "state";
 
 /// containerd's state directory, in which a shim has its socket.
@@ -77,7 +77,7 @@ impl Reader {
         let thread = std::thread::spawn(move || {
             let mut out = Vec::new();
             loop {
-                // Asked before it is read: what was written by then is read to its end.
+                // Asked before the read, so that everything that was written by then is read.
                 let is_over = seen.load(Ordering::SeqCst);
                 out.extend(available(&mut fifo));
                 if is_over {
@@ -144,7 +144,7 @@ fn exec(stage: &Stage, id: &str, exec: &str, script: &str, out: Option<&str>) ->
     }
 }
 
-/// A shim, and what was observed of it.
+/// A shim, and the observations of it.
 struct Talk {
     socket: PathBuf,
     facts: Vec<Fact>,
@@ -283,7 +283,7 @@ fn is_gone(pid: u64) -> bool {
     stat.is_empty() || stat.contains(") Z ")
 }
 
-/// An event as text, without what differs between runs.
+/// An event as text, without differences between runs.
 fn event(container: &str, envelope: &[u8]) -> String {
     let (topic, event) = (Message(envelope).text(3), Message(Message(envelope).bytes(4)).bytes(2).to_vec());
     if topic == "/tasks/exit" {

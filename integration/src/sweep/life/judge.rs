@@ -99,7 +99,7 @@ fn doubled(seen: &Seen) -> Option<String> {
     (whose.len() < count || commands > 1).then(|| format!("{}\n{commands} exit commands", seen.fact("events")))
 }
 
-/// An end of init that was told, while no record has it.
+/// A reported end of init that no record has.
 fn undurable(base: &Seen, seen: &Seen) -> Option<String> {
     let by_event = |line: &str| line.starts_with("exited  ") || line.starts_with("exited init ");
     let is_told = ["wait", "exit"].iter().any(|name| seen.fact(name).starts_with("ok"))

@@ -1,5 +1,5 @@
-//! The life of a shim: it makes a container, runs another program in it, passes on what they write, reports how they
-//! end, and ends itself. The sweep talks to it as an engine does, whatever fails meanwhile.
+//! The life of a shim: it makes a container, runs another program in it, passes on their output, reports their ends,
+//! and ends itself. The sweep talks to it as an engine does, whatever fails meanwhile.
 
 mod checkpoint;
 mod client;
@@ -86,8 +86,8 @@ pub fn observe(stage: &Stage, life: &Life, base: &Base, at: Option<(Point, Actio
 /// The fifo of the current life, kept open.
 static KEPT: Mutex<Option<File>> = Mutex::new(None);
 
-/// Makes a fifo and keeps it open until the next life. What a shim writes before it ends would be lost if no descriptor
-/// of the fifo were open.
+/// Makes a fifo and keeps it open until the next life. The last output of a shim would be lost if no descriptor of the
+/// fifo were open.
 fn kept_fifo(path: &Path) -> Verdict {
     mkfifo(path, Mode::from_bits_truncate(0o600)).context("mkfifo")?;
     let fifo = File::options().read(true).write(true).open(path).context(path.display())?;

@@ -5,8 +5,8 @@ use super::observe::Observation;
 use crate::kit::runtime::RuntimeKind;
 use serde_json::Value;
 
-/// The list. Each entry has the peer (`*` for any), the fields, and conditions: what was seen (`ours`, `theirs`),
-/// what the runtime that refused has printed (`says`), which elements the sample has and lacks (`has`, `lacks`).
+/// The list. Each entry has the peer (`*` for any), the fields, and conditions: the values (`ours`, `theirs`), the
+/// error of the runtime that refused (`says`), which elements the sample has and lacks (`has`, `lacks`).
 /// `reason` is for maintainers. `line` is for users: a part of the line in docs/compatibility.md.
 const LIST: &str = include_str!("known.json");
 

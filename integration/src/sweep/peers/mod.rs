@@ -1,4 +1,4 @@
-//! Compares windlass with runc and crun: random configurations, and what the payload sees with each runtime.
+//! Compares windlass with runc and crun: random configurations, and the payload's report with each runtime.
 //!
 //! ```text
 //! generate ── sample ──> observe (one run a runtime; probe is the payload) ── normal ──> fields

@@ -55,8 +55,8 @@ fn signals(report: &Map<String, Value>, fields: &mut Fields) {
     }
 }
 
-/// Removes how a path is hidden or made read-only, because each runtime does that in its own way. What the payload
-/// finds at the path is a separate field, and so are the options of the mount of a read-only path.
+/// Removes the way in which a path is hidden or made read-only, because each runtime has its own. The content of the
+/// path is a separate field, and so are the options of the mount of a read-only path.
 fn hidden(report: &Map<String, Value>, fields: &mut Fields) {
     const PROPERTIES: &[&str] = &["root", "options", "propagation", "type", "source", "data", "parent"];
     for key in report.keys() {

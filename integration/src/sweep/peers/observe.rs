@@ -1,4 +1,4 @@
-//! Runs one sample on one runtime and collects what is compared.
+//! Runs one sample on one runtime and collects the values for the comparison.
 
 use super::generate::{ARGUMENTS, CALLER, CALLS};
 use super::normal;
@@ -29,7 +29,7 @@ pub struct Runtime {
 
 /// The observed fields, and the error of a runtime that failed.
 pub struct Observation {
-    /// `accepted`, `exit`, and what the payload saw.
+    /// `accepted`, `exit`, and the payload's report.
     pub fields: BTreeMap<String, String>,
     /// The line of its error.
     pub said: String,
@@ -42,7 +42,7 @@ impl Observation {
     }
 }
 
-/// Runs `sample` and returns what was seen.
+/// Runs `sample` and returns the observation.
 pub fn observe(world: &World, runtime: &Runtime, sample: &Value) -> Verdict<Observation> {
     let mut spec = sample.clone();
     let caller = spec.as_object_mut().and_then(|spec| spec.remove(CALLER)).unwrap_or_default();
@@ -87,7 +87,7 @@ fn fault(said: &str) -> String {
     line.strip_prefix("time=").and_then(|line| line.split_once(' ')).map_or(line, |(_, rest)| rest).to_owned()
 }
 
-/// Adds what every payload needs: its program, its libraries and the request.
+/// Adds the needs of every payload: its program, its libraries and the request.
 fn complete(world: &World, spec: &mut Value) {
     for library in world.libraries() {
         let mount = json!({"destination": library, "source": library, "type": "bind", "options": ["rbind", "ro"]});
@@ -124,8 +124,8 @@ fn calls(profile: &Value) -> Value {
     calls.into()
 }
 
-/// The runtime's `run`, executed by a shell that first does what the sample's caller does. It has a mount namespace
-/// of its own, so that leftover mounts are noticed and disappear.
+/// The runtime's `run`, executed by a shell that first does the actions of the sample's caller. The shell has its own
+/// mount namespace, so that leftover mounts are noticed and disappear.
 fn command(world: &World, runtime: &Runtime, state: &Path, caller: &Value) -> Verdict<Command> {
     let script = format!(
         "mount --make-rshared / || exit; {LIST} >out/before; ({}); code=$?; {LIST} >out/after; exit $code",
@@ -182,7 +182,7 @@ fn mounts_left(world: &World) -> String {
     format!("more: {} fewer: {}", only(&after, &before), only(&before, &after))
 }
 
-/// Removes what a failed run has left.
+/// Removes the remains of a failed run.
 fn clear(runtime: &Runtime, state: &Path) {
     let quiet = || File::options().write(true).open("/dev/null");
     if state.join(ID).exists() || state.join(format!("{ID}@notify")).exists() {

@@ -1,4 +1,4 @@
-//! The payload: prints what a process can find out about its container, as one JSON object.
+//! The payload: prints the facts that a process can find out about its container, as one JSON object.
 //! The kernel's answers are printed as they are. The observer decides which ones can be compared.
 
 use crate::sys;
@@ -29,7 +29,7 @@ const FILES: &[&str] = &[
     "self/net/dev",
 ];
 
-/// Sysctls that configurations set or that tell namespaces apart.
+/// Sysctls that configurations set, or that differ between namespaces.
 const SYSCTLS: &[&str] = &[
     "kernel/hostname",
     "kernel/domainname",
@@ -43,7 +43,7 @@ const SYSCTLS: &[&str] = &[
     "net/core/somaxconn",
 ];
 
-/// Prints the report. `request` is what the observer wants tested.
+/// Prints the report. `request` names the observer's tests.
 pub fn main(request: &str) -> String {
     let request: Value = serde_json::from_str(request).unwrap_or_default();
     let mut report = Map::new();
@@ -180,7 +180,7 @@ fn opened(path: &Path) -> String {
     format!(" read {} write {}", open(true), open(false))
 }
 
-/// Every entry of the root filesystem with type, mode and owner. What the kernel fills is left out.
+/// Every entry of the root filesystem with type, mode and owner. Entries of the kernel are left out.
 fn walk(report: &mut Map<String, Value>, dir: &Path, left: &mut usize) {
     const NOT: &[&str] = &["/proc", "/sys", "/lib", "/lib64", "/usr/lib", "/helper", "/dev/mqueue"];
     let mut names: Vec<_> = fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect();

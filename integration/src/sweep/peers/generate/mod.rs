@@ -1,7 +1,7 @@
-//! Random valid configurations. They ask only for what the specification allows and what this
-//! machine can give, so that a refusal is a result, too.
+//! Random valid configurations. They use only elements that the specification allows and this machine has, so that a
+//! refusal is a result, too.
 //!
-//! A sample is a configuration with one more member, [`CALLER`]: what the caller of the runtime does before the call.
+//! A sample is a configuration with one more member, [`CALLER`]: the actions of the runtime's caller before the call.
 
 mod caller;
 mod linux;
