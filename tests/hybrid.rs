@@ -1,5 +1,5 @@
-//! Containers on a host with cgroups of version 1, beside a cgroup2 and without one; run by the
-//! program itself, built with or without the feature `cgroup-v1`.
+//! Containers on a host with cgroups of version 1, with and without a cgroup2. The program is built with or without the
+//! feature `cgroup-v1`.
 //!
 //! Needs root, unshare(1), and /bin/busybox. A test that lacks one of these reports that.
 

@@ -120,7 +120,7 @@ impl Drop for Scratch {
     }
 }
 
-/// A process in the place of a container's init.
+/// A process that stands in for a container's init.
 struct Sleeper(Child);
 
 impl Drop for Sleeper {

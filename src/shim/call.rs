@@ -14,7 +14,7 @@ use windlass_sys::process::{Child, Exit};
 use windlass_sys::spawn::{self, Environment, Spawn};
 use windlass_sys::{Result, stream};
 
-/// The operation of the runtime, which decides what the end of a call means.
+/// The operation of the runtime, which determines the effect of a call's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Operation {
     /// `create` or `restore`.

@@ -63,7 +63,7 @@ pub(super) enum FromClient {
     Input(Vec<u8>),
     /// The end of the input. The client still gets output.
     CloseInput,
-    /// The end of what the client sends, which does not end the input. The client still gets output.
+    /// The client sends nothing more. This does not end the input, and the client still gets output.
     Silent,
     /// Nothing at the moment.
     Nothing,

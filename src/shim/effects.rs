@@ -1,5 +1,5 @@
-//! The supervisor carries out what follows from the end of a process: reaping it, draining its output,
-//! recording the exit, reporting it, and forgetting the process.
+//! The supervisor carries out the consequences of the end of a process: reaping it, draining its output, recording the
+//! exit, reporting it, and forgetting the process.
 
 use std::os::fd::AsFd;
 
@@ -15,7 +15,7 @@ use windlass_sys::clock;
 use windlass_sys::process::{self, Exit};
 
 impl Supervisor {
-    /// Carries out what a transition of a process has led to.
+    /// Carries out the effects of a transition.
     pub(super) fn carry_out(&mut self, serial: u32, effects: Vec<Effect>) {
         for effect in effects {
             match effect {

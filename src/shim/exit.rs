@@ -167,7 +167,7 @@ pub(super) fn write_in_child(writing: &Writing<'_>) -> Result<Child> {
             if !goes_on {
                 process::exit_now(1);
             }
-            // This takes a while on a slow disk. What the shim closes meanwhile must be closed.
+            // This takes a while on a slow disk. Descriptors that the shim closes meanwhile must be closed here too.
             let kept: Vec<_> = writing.logs.iter().map(AsFd::as_fd).collect();
             descriptors::close_all_but(0, &kept);
             process::exit_now(i32::from(write(writing).is_err()))

@@ -14,8 +14,7 @@ pub(super) fn is_container_or_file(text: &str) -> bool {
     is_container(text) || text.contains("o such file or directory")
 }
 
-/// Whether the text says that what was to be killed or deleted is gone. The other phrases are runc's, as engines
-/// expect.
+/// Whether the text says that the target of a kill or delete is gone. The other phrases are runc's.
 pub(super) fn is_target(text: &str) -> bool {
     const PROCESS: [&str; 3] = ["process already finished", "container not running", "no such process"];
     is_container(text) || PROCESS.iter().any(|phrase| text.contains(phrase))

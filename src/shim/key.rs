@@ -1,8 +1,7 @@
 //! The keys under which the core watches its descriptors.
 //!
-//! A key has 64 bits: 8 for the kind of the descriptor, 40 (of which 32 are used) for the serial
-//! number of what it belongs to, and 16 for which of several descriptors of that kind it is. Kind
-//! 0 belongs to the front end.
+//! A key has 64 bits: 8 for the kind of the descriptor, 40 (of which 32 are used) for the serial number of its owner,
+//! and 16 to distinguish several descriptors of that kind. Kind 0 belongs to the front end.
 
 /// The kind of a descriptor of the core.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

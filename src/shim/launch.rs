@@ -298,7 +298,7 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Watches a process from now on. Returns who is its parent.
+    /// Watches a process from now on. Returns its parent.
     fn own(&mut self, serial: u32, pid: i32, pidfd: OwnedFd) -> Result<Parent> {
         let managed = self.processes.get_mut(serial).ok_or_else(|| life::not_found(&pid.to_string()))?;
         let parent = if process::is_child(pidfd.as_fd()) { Parent::Shim } else { Parent::Other };

@@ -6,10 +6,9 @@
 //!              └─> NeverRan                    └─> Retrying
 //! ```
 //!
-//! Each transition takes what has happened and returns what is to be done about it, as [`Effect`]s.
-//! Nothing here reads a clock, opens a descriptor or makes a process. The state is plain data that
-//! can be written down and read back; the descriptors that belong to it are kept beside it
-//! (`processes`), and the supervisor carries the effects out.
+//! Each transition takes an occurrence and returns its consequences as [`Effect`]s. Nothing here reads a clock, opens a
+//! descriptor or makes a process. The state is plain data that can be written down and read back; its descriptors are
+//! kept beside it (`processes`), and the supervisor carries out the effects.
 
 use std::time::{Duration, Instant, SystemTime};
 

@@ -181,7 +181,7 @@ impl Outlet {
         self.warning.take().or_else(|| self.spool.as_mut().and_then(|spool| spool.take_warning()))
     }
 
-    /// Moves what can be moved.
+    /// Moves as much as possible.
     pub(super) fn pump(&mut self, context: &mut OutletContext<'_>) {
         self.waits_for_clients = false;
         self.spool.iter_mut().for_each(|spool| spool.attend());
@@ -521,7 +521,7 @@ impl Outlet {
         }
     }
 
-    /// Closes source and sink. What was not taken is dropped.
+    /// Closes source and sink. Bytes that were not taken are dropped.
     pub(super) fn finish(&mut self, poll: &Poll) {
         self.watch(false, false, poll);
         self.source = None;

@@ -96,7 +96,7 @@ impl Poll {
         self.epoll.add(fd, EpollEvent::new(interest.flags(), key)).called(|| "epoll_ctl(EPOLL_CTL_ADD)".into())
     }
 
-    /// Changes what `fd` is watched for.
+    /// Changes the events for which `fd` is watched.
     pub fn change(&self, fd: impl AsFd, key: u64, interest: Interest) -> Result<()> {
         self.epoll.modify(fd, &mut EpollEvent::new(interest.flags(), key)).called(|| "epoll_ctl(EPOLL_CTL_MOD)".into())
     }

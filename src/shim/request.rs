@@ -54,7 +54,7 @@ pub enum Request {
         /// Characters per line.
         columns: u16,
     },
-    /// Ends the input: the process reads what was sent before, and then the end of file.
+    /// Ends the input: the process reads the bytes that were sent before, and then the end of file.
     CloseStdin(ProcessId),
     /// Opens the log files again, by their names.
     ReopenLogs(ProcessId),
@@ -92,8 +92,8 @@ pub enum Reply {
     Pending(WaitToken),
 }
 
-/// An event for the front end. The events of one process come in the order created, started, exited. The
-/// exits of execs come before that of init.
+/// An event for the front end. The events of one process come in the order created, started, exited. The exits of execs
+/// come before the exit of init.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// `create` has succeeded.
@@ -135,6 +135,6 @@ pub enum Event {
     Warning(String),
     /// An entry was removed from the directory that the front end has had watched.
     Removal,
-    /// The shim itself has got SIGTERM, SIGINT, SIGQUIT, SIGHUP or SIGUSR1.
+    /// The shim itself has received SIGTERM, SIGINT, SIGQUIT, SIGHUP or SIGUSR1.
     Signal(i32),
 }

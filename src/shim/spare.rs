@@ -10,7 +10,7 @@ const KEPT: usize = 3;
 pub(super) struct Spare(Vec<OwnedFd>);
 
 impl Spare {
-    /// Fills up the spare descriptors with copies of `any`, as far as there are free ones.
+    /// Adds copies of `any` until there are enough spare descriptors, if the limit allows that.
     pub(super) fn keep(&mut self, any: BorrowedFd<'_>) {
         let missing = KEPT.saturating_sub(self.0.len());
         self.0.extend((0..missing).map_while(|_| any.try_clone_to_owned().ok()));

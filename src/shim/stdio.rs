@@ -1,8 +1,8 @@
 //! The stdio of a process, as a front end describes it.
 //!
 //! Output goes to fifos, logs and attached clients. A fifo loses nothing: a slow reader holds the process back, and
-//! while there is no reader the output is kept. A log is written at once; what cannot be written is counted, and never
-//! stops the reading. An attached client that is slow holds the process back too, but it is dropped when it has not read
+//! while there is no reader the output is kept. A log is written at once; bytes that cannot be written are counted, and
+//! never stop the reading. A slow attached client holds the process back too, but it is dropped when it has not read
 //! for two seconds.
 
 use std::os::fd::OwnedFd;
@@ -31,10 +31,10 @@ pub enum Stdin {
 /// The target of one stream of output, apart from logs and attached clients.
 #[derive(Debug, Default)]
 pub enum Output {
-    /// There is none. If there is no log either, the process gets `/dev/null`.
+    /// No target. If there is no log either, the process gets `/dev/null`.
     #[default]
     None,
-    /// There is none, but clients may attach.
+    /// No target, but clients may attach.
     Attach,
     /// A fifo. If it has no reader, the shim keeps the output and waits for a reader; see [`Spooling`]. Output that is
     /// unread when the process ends can be read until the process is deleted.
@@ -153,7 +153,7 @@ pub struct Stdio {
     pub spooling: Spooling,
     /// Logs.
     pub logs: Vec<Log>,
-    /// User and group that own the pipes, so that a user who is not root can open `/dev/stdout`.
+    /// User and group that own the pipes, so that a user other than root can open `/dev/stdout`.
     pub owner: Option<(u32, u32)>,
     /// A directory and a name. The pipes of the output are then fifos in the directory, `NAME.stdout` and
     /// `NAME.stderr`, and another shim can go on reading them when this shim has died. The process holds both ends, so

@@ -469,7 +469,7 @@ impl Streams {
         self.outlets.iter().all(Outlet::is_drained)
     }
 
-    /// Closes the input of a process that has ended, and reads what it wrote. A terminal that is hung up now stays so.
+    /// Closes the input of a process that has ended, and reads its output. A terminal that is hung up now stays so.
     pub(super) fn process_ended(&mut self, poll: &Poll, scratch: &mut Scratch) {
         self.end_input(poll);
         self.each(poll, scratch, false, |outlet, context| {
@@ -499,7 +499,7 @@ impl Streams {
         self.outlets.iter_mut().any(Outlet::waits_for_a_reader)
     }
 
-    /// Whether the reader of a fifo is about to take what is left; see [`Outlet::is_wanted`].
+    /// Whether the reader of a fifo is about to take the rest; see [`Outlet::is_wanted`].
     pub(super) fn are_wanted(&mut self, late: bool) -> bool {
         self.outlets.iter_mut().any(|outlet| outlet.is_wanted(late))
     }

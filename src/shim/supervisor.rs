@@ -38,8 +38,8 @@ pub struct Supervisor {
     pub oom_score_adj: Option<String>,
     /// Whether `LISTEN_PID` is set to the process id of the runtime.
     pub listen_pid: bool,
-    /// Whether an attached client that is the only reader of a process may read as slowly as it likes, as
-    /// the reader of a pipe may.
+    /// Whether an attached client that is the only reader of a process may read at any speed, as the reader of a pipe
+    /// may.
     pub wait_for_only_reader: bool,
     /// Descriptors that are held open as long as a process runs, for example ports that are reserved for
     /// it. They are closed when the first process has ended, before that is recorded.
@@ -125,7 +125,7 @@ impl Supervisor {
         self.containers.remove(container);
     }
 
-    /// Does what is asked, or begins to. Never blocks.
+    /// Carries out the request, or begins to. Never blocks.
     pub fn request(&mut self, request: Request) -> Result<Reply> {
         match request {
             Request::Create(new) => self.create(new),
@@ -230,8 +230,8 @@ impl Supervisor {
         Ok(pids.into_iter().map(|pid| (pid, exec(pid))).collect())
     }
 
-    /// The directory of a container's cgroup, once it is created. It is in the unified hierarchy, or, on a
-    /// host of version 1, in one that has its processes.
+    /// The directory of a container's cgroup, once it is created. It is in the unified hierarchy, or on a host of
+    /// version 1 in one that has its processes.
     pub fn cgroup(&self, container: &str) -> Option<&Path> {
         self.containers.get(container).and_then(|container| container.cgroup.as_deref())
     }

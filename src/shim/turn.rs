@@ -20,8 +20,8 @@ const HUNG_UP: Duration = Duration::from_millis(100);
 const IDLE: Duration = Duration::from_millis(500);
 
 impl Supervisor {
-    /// Waits until a descriptor is ready, but not longer than until `deadline` or the core's own. Does what
-    /// the core has to do, and returns the descriptors of the front end that are ready.
+    /// Waits until a descriptor is ready, but not longer than until `deadline` or the core's own. Handles the
+    /// descriptors of the core, and returns those of the front end that are ready.
     ///
     /// If the front end has ready descriptors, those of the core wait for the beginning of the next turn. So a client
     /// that has connected before a process began to write gets all its output.

@@ -171,8 +171,8 @@ pub(crate) mod field {
     pub(crate) const NAME: u32 = 7;
 }
 
-/// The words of the command line of the next program: those of this one, and where the image is. A search
-/// for a shim by its command line finds it as before.
+/// The command line of the next program: the words of this one, and the place of the image. A search for a shim by its
+/// command line finds it as before.
 pub(crate) fn words(place: &str, failed: Option<&str>) -> Vec<CString> {
     let mut own: Vec<OsString> = std::env::args_os().collect();
     if own.get(1).is_some_and(|word| word == RESUME) {

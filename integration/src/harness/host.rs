@@ -226,8 +226,7 @@ fn chmod_all(path: &str, mode: Mode) -> nix::Result<()> {
 }
 
 fn mount_fs(kind: &str, at: &str, data: &str) -> Result<(), String> {
-    // The mount there belongs to the host's namespaces. It is detached, so that no cgroup v1 mounts stay below the new
-    // one.
+    // The mount there is in the host's namespaces. It is detached, so that no cgroup v1 mounts stay below the new one.
     if kind != "tmpfs" {
         let _ = umount2(at, MntFlags::MNT_DETACH);
     }

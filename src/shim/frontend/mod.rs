@@ -54,7 +54,7 @@ fn protocol(name: &OsStr, first: Option<&OsStr>) -> (Protocol, bool) {
     }
 }
 
-/// The arguments after the program's name, and with `named` after that of the protocol.
+/// The arguments after the program's name, and with `named` after the protocol's name.
 fn without_first(arguments: &mut Vec<OsString>, named: bool) -> Vec<OsString> {
     arguments.drain(..(1 + usize::from(named)).min(arguments.len()));
     std::mem::take(arguments)

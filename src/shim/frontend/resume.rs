@@ -195,7 +195,7 @@ impl Resumption<'_> {
         let kept: Vec<u32> = self.listed.iter().copied().filter(open).chain(own).collect();
         let environment: Vec<_> = call::environment().collect();
         let failed = handover::execute(before.as_fd(), &words(&self.place, Some(why)), &environment, &kept);
-        print_error(NAME, &format!("{why}; the program before cannot be executed: {failed}"));
+        print_error(NAME, &format!("{why}; the previous program cannot be executed: {failed}"));
     }
 }
 

@@ -7,19 +7,19 @@
 //! content := varint | bytes | field*
 //! ```
 //!
-//! A field is *essential* if a reader that does not know it must refuse the image; it skips any other. A reader
-//! never guesses by the format's number, which is for messages to people: what is in the image decides.
+//! A field is *essential* if a reader that does not know it must refuse the image; other unknown fields are skipped. A
+//! reader decides by the fields of the image, and not by the format's number, which is for messages to people.
 //!
 //! # How a field is added
 //!
-//! Add a line with the next number to the table of its type (`table!`, `choice!`). A field that is missing reads as
-//! zero, empty or `None`, and a field that is so is not written; so images of earlier formats are read, and earlier
-//! readers refuse an image only where the new field is in use. Write `@hint` behind the number if an earlier reader
-//! may go on without it. Never use a number again: put that of a field that is gone behind `; retired`. Then increase
+//! Add a line with the next number to the table of its type (`table!`, `choice!`). A missing field reads as zero, empty
+//! or `None`, and a field with such a value is not written. So images of earlier formats can be read, and earlier
+//! readers refuse an image only if the new field is in use. Write `@hint` after the number if an earlier reader may go
+//! on without it. Never use a number again: put the number of a removed field after `; retired`. Then increase
 //! [`FORMAT`], and add an image of the new format to the test data (`tests/images`).
 //!
-//! Reading never stops at a fault. It notes the first one and goes on with empty values, so that the objects whose
-//! ends have effects outside of the process can be forgotten and not dropped.
+//! Reading never stops at a fault. It notes the first fault and goes on with empty values, so that objects whose drop
+//! has effects outside of the process can be forgotten.
 
 use std::cell::RefCell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -201,7 +201,7 @@ impl Encoder {
 /// Where the descriptors of an image come from.
 #[derive(Debug)]
 enum Source {
-    /// From the program before.
+    /// The descriptors of the previous program.
     Inherited(Inherited),
     /// No descriptors: each is the null device. Used to check whether an image can be read.
     Nowhere,

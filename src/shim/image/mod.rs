@@ -1,8 +1,8 @@
 //! The image: everything that a shim keeps, written down for the next program in its process.
 //!
-//! `format` says how it is written, and how a field is added. The tables of the core's types are in `processes`,
-//! `stdio` and `supervisor`; those of a front end are beside it. Descriptors are written as their numbers, which
-//! stay the same across execve(2). What the kernel forgets with a program (epoll(7), inotify(7)) is made again by
+//! `format` defines how it is written, and how a field is added. The tables of the core's types are in `processes`,
+//! `stdio` and `supervisor`; those of a front end are beside it. Descriptors are written as their numbers, which stay
+//! the same across execve(2). State that the kernel drops at execve(2) (epoll(7), inotify(7)) is made again by
 //! `watching`.
 
 pub(crate) mod format;

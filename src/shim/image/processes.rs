@@ -80,7 +80,7 @@ impl Value for Watch {
     }
 }
 
-/// By hand, because the verb is one of three words of this program.
+/// By hand, because the verb is one of three static words of this program.
 impl Value for NewProcess {
     fn write(&self, to: &mut Encoder) {
         to.put(1, true, &self.id);

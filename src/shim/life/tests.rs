@@ -154,7 +154,7 @@ fn an_exec_that_comes_after_its_container_has_ended_is_killed() {
 fn an_end_before_the_pid_is_known_is_found_when_it_is() {
     let now = Instant::now();
     let mut process = launching(exec());
-    // There is no pidfd yet, so there is nothing to reap. It is not reported before its start.
+    // There is no pidfd yet, so there is nothing to reap. The end is not reported before the start.
     assert_eq!(process.reaped(Reaped::Ended(SEVEN), &reaping(now)), []);
     assert_eq!(process.life, Life::Launching);
     process.made(PID, Parent::Shim, true, false);

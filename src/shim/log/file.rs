@@ -91,7 +91,7 @@ impl FileLog {
     }
 
     /// Rotates: begins a new file under the name. The numbers of the old files increase by one. If none are kept, the
-    /// old file is replaced and not truncated, so that a reader who has it open still reaches its end.
+    /// old file is replaced and not truncated, so that an open reader still reaches its end.
     pub(super) fn rotate(&mut self) {
         let Ok(name) = name(&self.spec).map(OsStr::to_os_string) else { return };
         let numbered = |suffix: &str| [&name, OsStr::new(suffix)].join(OsStr::new("."));

@@ -7,7 +7,7 @@ use super::file::FileLog;
 use super::stream::Stream;
 use windlass_sys::stream::find;
 
-/// Length of what precedes the text: the time (35), the stream and its spaces (8), the tag and its space (2).
+/// Length of the text before the output: the time (35), the stream and its spaces (8), the tag and its space (2).
 const PREFIX: usize = 45;
 
 /// Longest text of one entry in bytes, as in containerd's CRI plugin. The kubelet and podman read entries of any

@@ -9,8 +9,8 @@ use crate::streams::Streams;
 use windlass_sys::fd;
 use windlass_sys::poll::Deadline;
 
-/// The kernel looks at a pipe's bytes before it looks at its writers. What is written in between comes with EPOLLHUP
-/// alone.
+/// The kernel looks at a pipe's bytes before it looks at its writers. Bytes that are written in between come with
+/// EPOLLHUP alone.
 #[test]
 fn a_pipe_that_has_only_hung_up_is_read_to_its_end() {
     let (poll, mut scratch) = (Poll::new().expect("epoll"), Scratch::new().expect("memory"));

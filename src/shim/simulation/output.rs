@@ -23,7 +23,7 @@ fn byte(key: u64, at: u64) -> u8 {
 pub(super) struct Stream {
     pub(super) key: u64,
     pub(super) fifo: PathBuf,
-    /// Bytes that the process has written, and bytes that a reader has got or that a mark has counted.
+    /// Bytes that the process has written, and bytes that a reader has read or that a mark has counted.
     pub(super) written: Cell<u64>,
     pub(super) got: Cell<u64>,
     /// Whether the oldest bytes may be dropped.

@@ -2,7 +2,7 @@
 //!
 //! The caller is answered on pipes (`pipes`). Clients attach through a socket and set the terminal's size through
 //! two fifos in the bundle (`endpoints`). The exit status is written to a file and given to a command.
-//! `docs/conmon.md` lists what differs from conmon.
+//! `docs/conmon.md` lists the differences from conmon.
 //!
 //! ```text
 //! caller ──argv──> settings ──fork──> supervisor: runtime create ──> sync pipe: the pid

@@ -37,7 +37,7 @@ impl fmt::Display for Error {
 }
 
 impl Error {
-    /// Adds context: what the shim was doing.
+    /// Adds the current action of the shim.
     pub fn context(self, what: impl Into<String>) -> Error {
         Error::Context(what.into(), Box::new(self))
     }

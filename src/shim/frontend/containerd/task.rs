@@ -156,7 +156,7 @@ impl Server {
                 container(task, namespace)
             }
             Err(error) => {
-                // The child has unmounted what it had mounted.
+                // The child has undone its mounts.
                 self.forget_task(&id);
                 return Err(unknown(error));
             }

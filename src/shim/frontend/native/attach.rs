@@ -34,8 +34,8 @@ impl Drop for Raw {
     }
 }
 
-/// Relays stdio until the process has ended. The client is attached already. Returns false if the caller has detached
-/// by the keys. It is an error if output is missing.
+/// Relays stdio until the process has ended. The client must be attached. Returns false if the caller has detached by
+/// the keys. Missing output is an error.
 pub(super) fn relay(
     state: &Path,
     id: &str,

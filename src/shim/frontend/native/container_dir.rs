@@ -1,4 +1,4 @@
-//! The directory of one container, `STATE/ID`: its files, and its lock, which tells whether the shim lives.
+//! The directory of one container, `STATE/ID`: its files, and its lock, which shows whether the shim lives.
 //!
 //! | file | content |
 //! | --- | --- |

@@ -4,7 +4,7 @@
 
 use windlass_args::{Flag, HELP, ID, ONE, Operands, Takes, Verb, flag};
 
-/// The page of the program, and what its help shows.
+/// The title of the program's man page, which its help also shows.
 pub const SUMMARY: &str = "stay with a container, keep its stdio, report its exit";
 
 /// Paragraphs for the man page of the program.
@@ -70,7 +70,8 @@ pub const VERBS: &[Verb] = &[
              and state. After a failure the line has the member error with code and message, and nothing remains.",
             "A log is FORMAT:PATH. The format is k8s (the lines of the CRI), json (docker's objects), raw (the bytes), \
              journald, or none. After the path, max=SIZE (k, m or g) rotates the file at that size, and files=N keeps \
-             the last N files. Without --log it is k8s in the container's directory, where max=8m,files=1 is the default.",
+             the last N files. Without --log it is k8s in the container's directory, where max=8m,files=1 is the \
+             default.",
         ],
         flags: &[
             flag("id", Takes::Text("CONTAINER"), "container id"),

@@ -63,7 +63,7 @@ pub(crate) struct WireRequest<'a> {
     /// `checkpoint`: the directory of the images.
     #[serde(default)]
     pub image_path: String,
-    /// `checkpoint`: the directory of the log; without it, that of the images.
+    /// `checkpoint`: the directory of the log; by default that of the images.
     #[serde(default)]
     pub work_path: String,
     /// `checkpoint`: the container goes on.

@@ -19,30 +19,30 @@ fn room(call: &'static str) -> Result<()> {
     }
 }
 
-/// As the real one.
+/// The real call, at which the shim may be killed.
 pub fn open(path: impl AsRef<Path>, flags: OFlag) -> Result<OwnedFd> {
     kernel::call();
     windlass_sys::fd::open(path, flags)
 }
 
-/// As the real one.
+/// The real call, at which the shim may be killed.
 pub fn openat(dir: BorrowedFd<'_>, path: impl AsRef<Path>, flags: OFlag, mode: u32) -> Result<OwnedFd> {
     kernel::call();
     windlass_sys::fd::openat(dir, path, flags, mode)
 }
 
-/// As the real one.
+/// The real call, at which the shim may be killed.
 pub fn unlinkat(dir: BorrowedFd<'_>, name: impl AsRef<Path>) -> Result<()> {
     kernel::call();
     windlass_sys::fd::unlinkat(dir, name)
 }
 
-/// As the real one.
+/// The real call, on a disk that may be full.
 pub fn replace(dir: BorrowedFd<'_>, name: &Path, mode: u32, text: &[u8], durability: Durability) -> Result<()> {
     room("replace").and_then(|()| windlass_sys::fd::replace(dir, name, mode, text, durability))
 }
 
-/// As the real one.
+/// The real call, on a disk that may be full.
 pub fn write_at(fd: BorrowedFd<'_>, bytes: &[u8], offset: usize) -> Result<()> {
     room("pwrite").and_then(|()| windlass_sys::fd::write_at(fd, bytes, offset))
 }

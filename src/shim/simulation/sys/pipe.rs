@@ -6,7 +6,7 @@ pub use windlass_sys::pipe::*;
 
 use super::kernel;
 
-/// As the real one.
+/// The real call, after all released children have written.
 pub fn has_ended(read_end: BorrowedFd<'_>) -> bool {
     kernel::settle();
     windlass_sys::pipe::has_ended(read_end)

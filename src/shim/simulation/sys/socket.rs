@@ -8,25 +8,25 @@ pub use windlass_sys::socket::*;
 
 use super::{Result, SyscallError, kernel};
 
-/// As the real one.
+/// The real call, at which the shim may be killed.
 pub fn send_now(socket: BorrowedFd<'_>, bytes: &[u8]) -> nix::Result<usize> {
     kernel::call();
     windlass_sys::socket::send_now(socket, bytes)
 }
 
-/// As the real one.
+/// The real call, at which the shim may be killed.
 pub fn receive_now(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> nix::Result<usize> {
     kernel::call();
     windlass_sys::socket::receive_now(socket, buffer)
 }
 
-/// As the real one.
+/// The real call, at which the shim may be killed.
 pub fn receive_passed(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> nix::Result<(usize, Option<OwnedFd>)> {
     kernel::call();
     windlass_sys::socket::receive_passed(socket, buffer)
 }
 
-/// As the real one.
+/// The real call, at which the shim may be killed.
 pub fn accept_now(socket: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
     kernel::call();
     windlass_sys::socket::accept_now(socket)

@@ -1,4 +1,4 @@
-//! Requests, ends, and what is reported of them.
+//! Requests, the ends of processes, and the reports of them.
 
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd};

@@ -1,7 +1,7 @@
 //! The supervisor of the shim with a runtime that is a shell script: no privileges, no protocol.
 //!
-//! A supervisor takes its process's signals and reaps its children, so each test has its own process. `shim_core
-//! NAME...` runs the tests whose names contain one of the words.
+//! A supervisor takes its process's signals and reaps its children, so each test has its own process.
+//! `shim_core NAME...` runs the tests whose names contain one of the words.
 
 /// Tests with their names.
 macro_rules! tests {

@@ -101,7 +101,7 @@ pub struct Options {
     /// criu's working directory.
     #[serde(skip_serializing_if = "is_default")]
     pub criu_work_path: String,
-    /// Bytes of output that are kept in a file while nobody reads it, and what is done when it is full.
+    /// Bytes of output that are kept in a file while nobody reads it, and the behaviour when the file is full.
     /// `containerd.runc.v1.Options` has no such members.
     #[serde(skip_serializing_if = "is_default", alias = "SpoolMax")]
     pub spool_max: String,
