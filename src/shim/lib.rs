@@ -15,7 +15,8 @@
 //!
 //! The end of a process always takes these steps in this order: the process is reaped, the OOM
 //! counter is read, the output is drained (for a bounded time), the exit record is written, synced
-//! and renamed, and only then does the front end get the event.
+//! and renamed, and only then does the front end get the event. If the record cannot be written after
+//! five tries, the end is reported without it.
 #![doc(hidden)]
 #![forbid(unsafe_code)]
 

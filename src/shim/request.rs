@@ -110,7 +110,7 @@ pub enum Event {
         /// The process id.
         pid: i32,
     },
-    /// A process has ended, and that is on disk.
+    /// A process has ended. Its exit record is on disk, unless it could not be written.
     Exited {
         /// The process.
         process: ProcessId,

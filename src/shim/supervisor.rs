@@ -1,9 +1,9 @@
 //! The supervisor: the tables of containers, processes and calls; requests in, events out.
 //!
 //! The states of processes change in `life`; the supervisor passes on what has happened
-//! and carries out what follows (`effects`, `launch`). Nothing here waits: a call of the runtime is
-//! started and its end is an event of the loop (`turn`), so [`Supervisor::state`] and
-//! [`Request::Wait`] are answered while a runtime hangs.
+//! and carries out what follows (`effects`, `launch`). Nothing here waits, with one exception: if
+//! no child can be made, the loop writes an exit record itself. A call of the runtime is started and its end is an
+//! event of the loop (`turn`), so [`Supervisor::state`] and [`Request::Wait`] are answered while a runtime hangs.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};

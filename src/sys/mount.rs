@@ -54,7 +54,7 @@ pub fn flags_of(fd: BorrowedFd<'_>) -> Result<MountAttributes> {
         .called(|| format!("fstatfs({})", fd_name(fd)))
 }
 
-/// A detached copy of the mount (with `recursive`: the tree of mounts) at `path`; open_tree(2).
+/// An unattached copy of the mount (with `recursive`: the tree of mounts) at `path`; open_tree(2).
 ///
 /// With an empty path, `dir` itself is copied.
 pub fn clone_tree(dir: BorrowedFd<'_>, path: impl AsRef<Path>, recursive: bool) -> Result<OwnedFd> {
@@ -78,7 +78,7 @@ pub fn clone_tree(dir: BorrowedFd<'_>, path: impl AsRef<Path>, recursive: bool) 
     inner(dir, path.as_ref(), recursive)
 }
 
-/// Attaches a detached mount on the file or directory `target`; move_mount(2).
+/// Attaches an unattached mount on the file or directory `target`; move_mount(2).
 pub fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<()> {
     let flags = libc::MOVE_MOUNT_F_EMPTY_PATH | libc::MOVE_MOUNT_T_EMPTY_PATH;
     // SAFETY: both paths are static and NUL-terminated.
@@ -88,12 +88,12 @@ pub fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<()> {
     check(returned, || format!("move_mount({}, \"\", {}, \"\")", fd_name(mount), fd_name(target))).map(drop)
 }
 
-/// Attaches a detached mount on `name` in `dir`; a link of that name is not followed.
+/// Attaches an unattached mount on `name` in `dir`; a link of that name is not followed.
 pub fn attach_at(mount: BorrowedFd<'_>, dir: BorrowedFd<'_>, name: impl AsRef<Path>) -> Result<()> {
     attach_by_path(mount, dir, name.as_ref(), 0)
 }
 
-/// Attaches a detached mount at a path of the host; a final link is followed.
+/// Attaches an unattached mount at a path of the host; a final link is followed.
 pub fn attach_over(mount: BorrowedFd<'_>, path: impl AsRef<Path>) -> Result<()> {
     attach_by_path(mount, CWD, path.as_ref(), libc::MOVE_MOUNT_T_SYMLINKS)
 }
@@ -189,7 +189,7 @@ impl Filesystem {
         .map(drop)
     }
 
-    /// Makes the superblock and a detached mount of it.
+    /// Makes the superblock and an unattached mount of it.
     pub fn mount(&self, attributes: MountAttributes) -> Result<OwnedFd> {
         let null = std::ptr::null::<libc::c_char>();
         // SAFETY: FSCONFIG_CMD_CREATE takes no key and no value.
