@@ -1,7 +1,8 @@
-//! Advice on errors: a table from errno, call, origin and message to what to do.
+//! Advice on errors: a table from errno, call and origin to what to do.
 //!
 //! There is a row only if the cause is certain, or if the hint can name the few possible causes. The first row that
-//! matches wins, so special cases come before general ones.
+//! matches wins, so special cases come before general ones. Where more is known when the error is made, the hint is
+//! given there ([`Error::hint`]), and this table is not asked.
 
 use nix::errno::Errno;
 
@@ -15,10 +16,13 @@ struct Row {
     calls: &'static [&'static str],
     /// The origin: a JSON Pointer in which `*` stands for one segment and a final `**` for any number, or a flag.
     asked_by: &'static str,
-    /// A part of the message.
+    /// A part of the message: a fault of the configuration carries nothing else but its pointer.
     says: &'static str,
     hint: &'static str,
 }
+
+/// What a fault says of a kernel parameter whose namespace is the host's.
+pub const NOT_IN_THE_HOSTS: &str = "is not allowed in the hosts";
 
 const ANY: Row = Row { errno: None, kind: None, calls: &[], asked_by: "", says: "", hint: "" };
 
@@ -68,12 +72,6 @@ const ROWS: &[Row] = &[
         "",
         "the file is neither a program for this machine's architecture nor a script that begins with #!",
     ),
-    Row {
-        kind: Some(Kind::ExecutableNotFound),
-        says: "$PATH",
-        hint: "the name was looked for in the PATH of process.env, inside the container",
-        ..ANY
-    },
     on(
         Errno::ENOENT,
         &["access"],
@@ -120,13 +118,6 @@ const ROWS: &[Row] = &[
     on(Errno::ENOTDIR, &[], "/process/cwd", "cwd is a path inside the container, and a part of it is not a directory"),
     on(Errno::EACCES, &[], "/process/cwd", "the user of the process may not search this directory"),
     // The bundle and other files of the caller.
-    Row {
-        errno: Some(Errno::ENOENT),
-        asked_by: "--bundle",
-        says: "JSON specification file",
-        hint: "a bundle is a directory with a config.json: `windlass spec` writes one",
-        ..ANY
-    },
     on(Errno::ENOENT, &[], "--bundle", "a bundle is a directory with a config.json and the root filesystem"),
     on(Errno::ENOENT, &[], "--pid-file", "the directory of the file must exist"),
     on(Errno::ENOENT, &[], "--log", "the directory of the file must exist"),
@@ -138,7 +129,6 @@ const ROWS: &[Row] = &[
         hint: "`list` shows the containers, `delete` removes one that has stopped",
         ..ANY
     },
-    Row { says: "invalid container ID format", hint: "an id may contain only letters, digits and . _ + -", ..ANY },
     // The root filesystem and mounts.
     on(Errno::ENOENT, &[], "/root/path", "root.path is relative to the bundle's directory unless it begins with /"),
     on(
@@ -159,15 +149,6 @@ const ROWS: &[Row] = &[
         "/mounts/**",
         "the source of a bind mount must exist before create; the runtime does not make it",
     ),
-    Row {
-        errno: Some(Errno::EINVAL),
-        calls: &["fsconfig", "fsmount", "mount"],
-        asked_by: "/mounts/**",
-        says: "overlay",
-        hint: "upperdir and workdir must be on one filesystem that is not itself an overlay, lowerdirs must be directories; \
-               the kernel log (dmesg) has the reason",
-        ..ANY
-    },
     on(
         Errno::ENODEV,
         &["fsopen", "mount"],
@@ -292,7 +273,7 @@ const ROWS: &[Row] = &[
     Row {
         kind: Some(Kind::InvalidConfig),
         asked_by: "/linux/sysctl/**",
-        says: "is not allowed in the hosts",
+        says: NOT_IN_THE_HOSTS,
         hint: "give the container a namespace of its own for it (linux.namespaces), or set it on the host",
         ..ANY
     },
@@ -367,18 +348,6 @@ const ROWS: &[Row] = &[
         "/linux/cgroupsPath",
         "a cgroup that holds processes cannot enable controllers for its children: move them to a leaf first",
     ),
-    Row {
-        errno: Some(Errno::EBUSY),
-        says: "subtree_control",
-        hint: "a cgroup that holds processes cannot enable controllers for its children: move them to a leaf first",
-        ..ANY
-    },
-    Row {
-        errno: Some(Errno::ENOENT),
-        says: "subtree_control",
-        hint: "this controller is not in cgroup.controllers of the parent: enable it there, or it belongs to a cgroup v1 hierarchy",
-        ..ANY
-    },
     on(
         Errno::ENOENT,
         &[],
@@ -514,13 +483,17 @@ mod tests {
     }
 
     #[test]
-    fn an_overlay_is_told_from_other_filesystems() {
-        let overlay = SyscallError { call: "fsconfig(overlay, FSCONFIG_CMD_CREATE)".into(), errno: Errno::EINVAL }
-            .context("cannot mount overlay on \"/data\"")
-            .origin(Origin::config("/mounts/2"));
-        assert!(for_error(&overlay).is_some_and(|hint| hint.contains("upperdir")));
+    fn a_filesystem_may_refuse_its_options() {
         let tmpfs = failed("fsconfig(tmpfs, FSCONFIG_SET_STRING, \"size\", \"x\")", Errno::EINVAL, "/mounts/2");
         assert!(for_error(&tmpfs).is_some_and(|hint| hint.contains("one of its options")));
+    }
+
+    #[test]
+    fn only_a_parameter_of_the_hosts_namespace_needs_one_of_its_own() {
+        let fault = |msg: &str| for_error(&Error::config("/linux/sysctl/net.x", msg));
+        let hosts = fault(&format!("sysctl \"net.x\" {NOT_IN_THE_HOSTS} network namespace"));
+        assert!(hosts.is_some_and(|hint| hint.contains("namespace of its own")));
+        assert_eq!(fault("sysctl \"net.x\" is not valid"), None);
     }
 
     #[test]
@@ -531,9 +504,6 @@ mod tests {
             let error = failed("execve(\"/x\", [\"x\"])", errno, "/process/args");
             assert!(for_error(&error).is_some_and(|hint| hint.contains(word)), "{errno}");
         }
-        // No single call is the cause: no directory of PATH has the file.
-        let not_in_path = Error::new(Kind::ExecutableNotFound, "exec: \"x\": executable file not found in $PATH");
-        assert!(for_error(&not_in_path).is_some_and(|hint| hint.contains("PATH of process.env")));
     }
 
     #[test]

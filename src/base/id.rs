@@ -7,7 +7,10 @@ use crate::error::{Error, Kind, Result};
 /// Refuses an invalid id: an id has letters, digits and `_+-.`, and is not `.` or `..`.
 pub fn check_id(id: &str) -> Result<()> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '+' | '-' | '.');
-    let wrong = |why: String| Err(Error::new(Kind::Usage, format!("invalid container ID format: {id:?}{why}")));
+    let wrong = |why: String| {
+        let error = Error::new(Kind::Usage, format!("invalid container ID format: {id:?}{why}"));
+        Err(error.hint("an id may contain only letters, digits and . _ + -"))
+    };
     match id.chars().find(|c| !allowed(*c)) {
         // The message is the one of runc and crun.
         Some(c) => wrong(format!(": invalid character `{}` in the ID", c.escape_debug())),
@@ -31,7 +34,8 @@ mod tests {
             assert!(check_id(id).is_ok(), "{id}");
         }
         for id in ["", ".", "..", "a/b", "a b", "ä", "@a", &"x".repeat(1025)] {
-            assert!(check_id(id).is_err(), "{id}");
+            let error = check_id(id).expect_err(id);
+            assert!(error.advice().is_some_and(|hint| hint.contains("only letters")), "{id}");
         }
     }
 }

@@ -140,6 +140,9 @@ fn cannot_enable(ancestor: &Directory, needs: &[Need], failed: SyscallError) -> 
                 delegation_hint(&names)
             ))
         }
+        Errno::ENOENT => error.hint(
+            "this controller is not in cgroup.controllers of the parent: enable it there, or it belongs to a cgroup v1 hierarchy",
+        ),
         Errno::EOPNOTSUPP => error.hint(format!("{:?} is a cgroup of threads", ancestor.path)),
         _ => error,
     }

@@ -11,6 +11,7 @@
 //! So the user namespace is joined first, and the intermediate process joins what the runtime cannot.
 
 use windlass_base::error::{Diagnostic, Origin};
+use windlass_base::hint::NOT_IN_THE_HOSTS;
 use windlass_base::namespaces::{KINDS, Namespaces};
 use windlass_base::spec::{IdMapping, Linux, Spec, TimeOffset, escape};
 
@@ -319,7 +320,7 @@ fn sysctl_fault(key: &str, value: &str, topology: &Topology) -> Option<String> {
         return Some(format!("sysctl {key:?} is not valid"));
     }
     let needs = |kind: Namespaces, what: &str| {
-        (!topology.has(kind)).then(|| format!("sysctl {key:?} is not allowed in the hosts {what} namespace"))
+        (!topology.has(kind)).then(|| format!("sysctl {key:?} {NOT_IN_THE_HOSTS} {what} namespace"))
     };
     const IPC: &[&str] = &[
         "kernel.msgmax",

@@ -112,7 +112,13 @@ fn read_config(bundle: &Path, config: Option<&Path>) -> Result<Vec<u8>> {
             .context(format!("JSON specification file {} not found", path.display()))
             .origin(Origin::Flag(asked.into()))
             .step(format!("runtime: read the bundle {bundle:?}"));
-        if missing { error.with_kind(Kind::NotFound) } else { error }
+        match (missing, config) {
+            (true, None) => error
+                .with_kind(Kind::NotFound)
+                .hint("a bundle is a directory with a config.json: `windlass spec` writes one"),
+            (true, Some(_)) => error.with_kind(Kind::NotFound),
+            (false, _) => error,
+        }
     })
 }
 

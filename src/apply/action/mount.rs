@@ -98,15 +98,26 @@ fn make(
         };
         return Err(match complaint {
             Some(complaint) => error.hint(format!("the filesystem says: {complaint}")),
-            None => error,
+            None => advise(kind, error),
         });
     }
-    let mount = filesystem.mount(plan.set).with_context(context)?;
+    let mount = filesystem.mount(plan.set).with_context(context).map_err(|error| advise(kind, error))?;
     if let Some(label) = &plan.root_label {
         label_root(mount.as_fd(), label, context)?;
     }
     cx.close_later(filesystem.into_fd());
     Ok(mount)
+}
+
+/// Adds what an overlay demands of its layers, which its errno does not tell.
+fn advise(kind: &str, error: Error) -> Error {
+    if kind != "overlay" || error.errno() != Some(Errno::EINVAL) {
+        return error;
+    }
+    error.hint(
+        "upperdir and workdir must be on one filesystem that is not itself an overlay, lowerdirs must be directories; \
+         the kernel log (dmesg) has the reason",
+    )
 }
 
 fn label_root(mount: BorrowedFd<'_>, label: &str, context: impl FnOnce() -> String) -> Result<()> {
@@ -282,7 +293,9 @@ fn mount_old(
     if plan.copy_up {
         return Err(Error::new(Kind::Unsupported, "tmpcopyup does not go together with iversion and silent"));
     }
-    mount::mount_old(source, below.as_fd(), kind, flags, &options.join(",")).with_context(context)?;
+    mount::mount_old(source, below.as_fd(), kind, flags, &options.join(","))
+        .with_context(context)
+        .map_err(|error| advise(kind, error))?;
     let top = resolve::find(root, &plan.destination, resolve::NO_LINKS).with_context(context)?;
     for PropagationChange { to, recursive } in &plan.propagation {
         let attributes = Attributes { propagation: Some(*to), ..Attributes::default() };
@@ -292,4 +305,19 @@ fn mount_old(
         cx.late_readonly.push((plan.destination.clone(), top));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_overlay_is_told_from_other_filesystems() {
+        let failed = |errno| sys::SyscallError { call: "fsconfig(x, FSCONFIG_CMD_CREATE)".into(), errno }.context("it");
+        let is_about_layers = |error: Error| error.advice().is_some_and(|hint| hint.contains("upperdir"));
+        assert!(is_about_layers(advise("overlay", failed(Errno::EINVAL))));
+        assert!(!is_about_layers(advise("overlay", failed(Errno::ENODEV))));
+        assert!(!is_about_layers(advise("tmpfs", failed(Errno::EINVAL))));
+        assert!(!is_about_layers(advise("overlay", failed(Errno::EINVAL).hint("the filesystem says: no"))));
+    }
 }
