@@ -15,7 +15,8 @@ use super::life::{self, Clients};
 use super::output::{self, Stream};
 use super::plan::Plan;
 use super::random::Random;
-use super::world::{Daemon, Happens, MILLISECOND, Outside, SECOND};
+use super::requests::{self, Requests};
+use super::world::{Daemon, Happens, SECOND, SimulatedWorld};
 use crate::frontend::conmon;
 use crate::{Framing, Supervisor};
 use windlass_base::exit_record;
@@ -71,7 +72,7 @@ pub(super) fn run(plan: &Plan, directory: &Path) -> Result<(), String> {
 impl Clients for Podman {
     type Front = conmon::Served;
 
-    fn begin(&mut self, outside: &RefCell<Outside>, core: &mut Supervisor) -> Result<conmon::Served, String> {
+    fn begin(&mut self, outside: &RefCell<SimulatedWorld>, core: &mut Supervisor) -> Result<conmon::Served, String> {
         // Each container has its own paths: a child of a killed shim may still write to a slow disk.
         self.bundle = self.directory.join(format!("bundle.{}", self.names));
         std::fs::create_dir_all(self.bundle.join("exits")).map_err(|error| error.to_string())?;
@@ -102,7 +103,7 @@ impl Clients for Podman {
         self.left == 0
     }
 
-    fn left(&mut self, status: i32, outside: &Outside) -> Result<(), String> {
+    fn left(&mut self, status: i32, outside: &SimulatedWorld) -> Result<(), String> {
         self.listen()?;
         for name in ["attach", exit_record::UNWRITTEN] {
             if self.bundle.join(name).exists() {
@@ -128,7 +129,7 @@ impl Clients for Podman {
     fn killed(
         &mut self,
         _init: Option<i32>,
-        outside: &Outside,
+        outside: &SimulatedWorld,
         _core: &mut Supervisor,
     ) -> Result<Option<conmon::Served>, String> {
         self.listen()?;
@@ -155,23 +156,57 @@ impl Clients for Podman {
 }
 
 impl Daemon for Podman {
-    fn act(&mut self, outside: &Outside) -> (u64, Vec<Happens>) {
-        let mut happens = Vec::new();
+    fn act(&mut self, outside: &SimulatedWorld) -> (u64, Vec<Happens>) {
         if let Err(why) = self.listen() {
             kernel::fault(why);
         }
-        if self.left > 0 {
-            self.left -= 1;
-            self.do_something(&mut happens);
-            if self.left == 0 {
-                happens.push(Happens::Kindness);
-            }
-            let most = if !outside.is_kind && self.random.chance(10) { 600 * SECOND } else { 5 * SECOND };
-            return (self.random.any_size(most), happens);
+        requests::turn(self, outside, Vec::new())
+    }
+}
+
+impl Requests for Podman {
+    const END_PAUSE: u64 = 20 * SECOND;
+
+    fn random(&mut self) -> &mut Random {
+        &mut self.random
+    }
+
+    fn remaining(&mut self) -> &mut u64 {
+        &mut self.left
+    }
+
+    fn ask_something(&mut self, happens: &mut Vec<Happens>) {
+        if self.told.is_some_and(|pid| pid > 0) && !self.started && self.random.chance(60) {
+            self.started = true;
+            happens.push(Happens::Start);
         }
+        match self.random.below(10) {
+            0..=2 if self.plan.has("clients") => happens.extend(self.attach()),
+            3 => self.control("ctl", "1 24 80\n"),
+            4 => self.control("winsz", "24 80\n"),
+            5 | 6 => {
+                let to = self.bundle.join(format!("log.{}", self.logs.len()));
+                let last = self.logs.len() - 1;
+                if std::fs::rename(&self.logs[last], &to).is_ok() {
+                    let log = std::mem::replace(&mut self.logs[last], to);
+                    self.logs.push(log);
+                    self.control("ctl", "2 0 0\n");
+                }
+            }
+            7 if self.plan.has("kills") && self.random.chance(30) => happens.push(Happens::Kill),
+            8 if self.plan.has("outages") && self.random.chance(10) => self.sync = None,
+            9 if self.plan.has("hangs") && self.random.chance(30) => happens.push(Happens::EndRuntimes),
+            _ => {}
+        }
+    }
+
+    fn finish(&mut self, happens: &mut Vec<Happens>) {
         // A caller does not wait for its runtime for ever.
         happens.push(if self.told.is_none() { Happens::EndRuntimes } else { Happens::Kill });
-        (self.random.within(MILLISECOND, 20 * SECOND), happens)
+    }
+
+    fn pause(&mut self, outside: &SimulatedWorld) -> u64 {
+        if !outside.is_kind && self.random.chance(10) { 600 * SECOND } else { 5 * SECOND }
     }
 }
 
@@ -233,31 +268,6 @@ impl Podman {
             }
         }
         Ok(())
-    }
-
-    fn do_something(&mut self, happens: &mut Vec<Happens>) {
-        if self.told.is_some_and(|pid| pid > 0) && !self.started && self.random.chance(60) {
-            self.started = true;
-            happens.push(Happens::Start);
-        }
-        match self.random.below(10) {
-            0..=2 if self.plan.has("clients") => happens.extend(self.attach()),
-            3 => self.control("ctl", "1 24 80\n"),
-            4 => self.control("winsz", "24 80\n"),
-            5 | 6 => {
-                let to = self.bundle.join(format!("log.{}", self.logs.len()));
-                let last = self.logs.len() - 1;
-                if std::fs::rename(&self.logs[last], &to).is_ok() {
-                    let log = std::mem::replace(&mut self.logs[last], to);
-                    self.logs.push(log);
-                    self.control("ctl", "2 0 0\n");
-                }
-            }
-            7 if self.plan.has("kills") && self.random.chance(30) => happens.push(Happens::Kill),
-            8 if self.plan.has("outages") && self.random.chance(10) => self.sync = None,
-            9 if self.plan.has("hangs") && self.random.chance(30) => happens.push(Happens::EndRuntimes),
-            _ => {}
-        }
     }
 
     fn attach(&self) -> Option<Happens> {

@@ -11,7 +11,8 @@ use super::life::{self, Clients};
 use super::output::{self, Stream};
 use super::plan::Plan;
 use super::random::Random;
-use super::world::{Daemon, Happens, MILLISECOND, Outside, SECOND};
+use super::requests::{self, Requests};
+use super::world::{Daemon, Happens, SimulatedWorld};
 use crate::Supervisor;
 use crate::exit::Record;
 use crate::frontend::containerd;
@@ -76,7 +77,7 @@ struct Call {
 
 /// The events and answers about a process.
 #[derive(Debug, Default)]
-struct Told {
+struct Observed {
     started: bool,
     exited: Option<TaskExit>,
     /// The deletion was requested while faults occur: the answer may be lost, and with it the unread output.
@@ -112,7 +113,7 @@ pub(super) struct Containerd {
     gives_up: bool,
     created: bool,
     deleted: bool,
-    told: BTreeMap<String, Told>,
+    told: BTreeMap<String, Observed>,
     last: Vec<u8>,
     streams: BTreeMap<String, Vec<Rc<Stream>>>,
 }
@@ -131,7 +132,11 @@ pub(super) fn run(plan: &Plan, directory: &Path) -> Result<(), String> {
 impl Clients for Containerd {
     type Front = containerd::Served;
 
-    fn begin(&mut self, _outside: &RefCell<Outside>, core: &mut Supervisor) -> Result<containerd::Served, String> {
+    fn begin(
+        &mut self,
+        _outside: &RefCell<SimulatedWorld>,
+        core: &mut Supervisor,
+    ) -> Result<containerd::Served, String> {
         let text = |failed: windlass_sys::SyscallError| failed.to_string();
         // Each shim has its own paths: a child of a killed shim may still write to a slow disk.
         self.bundle = self.directory.join(format!("bundle.{}", self.names));
@@ -151,7 +156,7 @@ impl Clients for Containerd {
         self.left == 0
     }
 
-    fn left(&mut self, status: i32, _outside: &Outside) -> Result<(), String> {
+    fn left(&mut self, status: i32, _outside: &SimulatedWorld) -> Result<(), String> {
         // A shim that had nothing to do for half a minute ends by itself.
         match (status, self.ends || !self.created || self.deleted) {
             (0, true) => engine::no_files(&self.bundle),
@@ -162,7 +167,7 @@ impl Clients for Containerd {
     fn killed(
         &mut self,
         _init: Option<i32>,
-        outside: &Outside,
+        outside: &SimulatedWorld,
         _core: &mut Supervisor,
     ) -> Result<Option<containerd::Served>, String> {
         self.streams.values().flatten().for_each(|stream| stream.lost.set(true));
@@ -199,32 +204,97 @@ impl Clients for Containerd {
 }
 
 impl Daemon for Containerd {
-    fn act(&mut self, outside: &Outside) -> (u64, Vec<Happens>) {
+    fn act(&mut self, outside: &SimulatedWorld) -> (u64, Vec<Happens>) {
         self.failures = outside.failures;
-        if !outside.is_kind && self.plan.has("outages") && self.random.chance(8) {
+        if let Some(pause) = requests::absence(&self.plan, &mut self.random, outside) {
             // containerd dies, and with it all messages in transit.
             (self.inbox, self.link) = (None, None);
             self.calls.clear();
-            let most = if self.random.chance(20) { 3600 * SECOND } else { 20 * SECOND };
-            return (self.random.any_size(most), Vec::new());
+            return (pause, Vec::new());
         }
         self.listen();
         self.answers();
-        let mut happens = Vec::new();
         if self.link.is_none() {
             let path = self.directory.join(&self.shim);
             self.link = socket::connect_now(&path).ok().map(Link::new);
         }
-        if self.left > 0 {
-            self.left -= 1;
-            self.ask_something(&mut happens);
-            if self.left == 0 {
-                happens.push(Happens::Kindness);
+        requests::turn(self, outside, Vec::new())
+    }
+}
+
+impl Requests for Containerd {
+    fn random(&mut self) -> &mut Random {
+        &mut self.random
+    }
+
+    fn remaining(&mut self) -> &mut u64 {
+        &mut self.left
+    }
+
+    fn ask_something(&mut self, happens: &mut Vec<Happens>) {
+        let execs: Vec<String> = self.told.keys().filter(|name| *name != ID).cloned().collect();
+        let exec = match execs.len() {
+            0 => String::new(),
+            n => execs[self.random.below(n as u64) as usize].clone(),
+        };
+        match self.random.below(14) {
+            0..=2 if !self.created || self.deleted => {
+                let [stdout, stderr] = self.fifos("init", happens);
+                let options = Runc { binary_name: "/runtime".into(), ..Runc::default() };
+                let options = Some(Any { type_url: "containerd.runc.v1.Options".into(), value: options.encode() });
+                let bundle = self.bundle.to_string_lossy().into_owned();
+                self.ask("Create", "", &Create { id: ID.into(), bundle, stdout, stderr, options, ..Create::default() });
             }
-            return (self.random.any_size(3 * SECOND), happens);
+            3 | 4 => self.ask("Start", "", &Containerd::name("")),
+            5 | 6 if self.plan.has("execs") => {
+                self.names += 1;
+                let exec_id = format!("e{}", self.names);
+                let [stdout, stderr] = self.fifos(&format!("exec-{exec_id}"), happens);
+                let spec = Some(Any { type_url: "process".into(), value: b"{}".to_vec() });
+                let exec = Exec { id: ID.into(), exec_id: exec_id.clone(), stdout, stderr, spec, ..Exec::default() };
+                self.ask("Exec", &exec_id, &exec);
+            }
+            7 => self.ask("Start", &exec, &Containerd::name(&exec)),
+            8 => self.ask("Wait", &exec, &Containerd::name(&exec)),
+            9 => self.ask("State", &exec, &Containerd::name(&exec)),
+            10 if self.plan.has("kills") => {
+                let all = self.random.chance(30);
+                let kill =
+                    Kill { id: ID.into(), exec_id: if all { String::new() } else { exec.clone() }, signal: 9, all };
+                self.ask("Kill", &exec, &kill);
+            }
+            11 if !exec.is_empty() => {
+                self.told.get_mut(&exec).into_iter().for_each(|told| told.given_up = true);
+                self.ask("Delete", &exec, &Containerd::name(&exec));
+            }
+            12 => self.ask("CloseIO", &exec, &CloseIo { id: ID.into(), exec_id: exec.clone(), stdin: true }),
+            13 => self.ask("Shutdown", "", &Containerd::name("")),
+            _ => {}
         }
-        self.finish();
-        (self.random.within(MILLISECOND, 2 * SECOND), happens)
+    }
+
+    fn finish(&mut self, _happens: &mut Vec<Happens>) {
+        if self.link.is_none() || !self.calls.values().all(|call| call.method == "Wait") {
+            return;
+        }
+        if self.created && !self.deleted {
+            let running: Vec<String> =
+                self.told.iter().filter(|(_, told)| told.exited.is_none()).map(|(name, _)| name.clone()).collect();
+            if running.contains(&ID.to_owned()) {
+                return self.ask("Kill", "", &Kill { id: ID.into(), signal: 9, all: true, ..Kill::default() });
+            }
+            let next = self.told.iter().find(|(name, told)| *name != ID && !told.deleted);
+            let key = next.map_or("init".to_owned(), |(exec, _)| format!("exec-{exec}"));
+            let whole = |streams: &Vec<Rc<Stream>>| streams.iter().all(|stream| output::is_whole(stream));
+            if next.is_some_and(|(_, told)| told.given_up) || self.streams.get(&key).is_none_or(whole) {
+                let exec = next.map(|(exec, _)| exec.clone()).unwrap_or_default();
+                self.gives_up |= exec.is_empty();
+                self.ask("Delete", &exec, &Containerd::name(&exec));
+            }
+            return;
+        }
+        self.ends = true;
+        self.ask("Shutdown", "", &Containerd::name(""));
     }
 }
 
@@ -293,14 +363,14 @@ impl Containerd {
                     return wrong("created twice");
                 }
                 self.deleted = false;
-                self.told = BTreeMap::from([(ID.to_owned(), Told::default())]);
+                self.told = BTreeMap::from([(ID.to_owned(), Observed::default())]);
             }
             "/tasks/start" => {
                 return self.tell(ID, |told| !std::mem::replace(&mut told.started, true) && told.exited.is_none());
             }
             "/tasks/exec-added" => {
                 let exec = TaskExec::decode(&value).unwrap_or_default().exec_id;
-                self.told.insert(exec, Told::default());
+                self.told.insert(exec, Observed::default());
             }
             "/tasks/exec-started" => {
                 let exec = TaskExec::decode(&value).unwrap_or_default().exec_id;
@@ -321,7 +391,7 @@ impl Containerd {
         Ok(())
     }
 
-    fn tell(&mut self, name: &str, tell: impl FnOnce(&mut Told) -> bool) -> Result<(), String> {
+    fn tell(&mut self, name: &str, tell: impl FnOnce(&mut Observed) -> bool) -> Result<(), String> {
         let told = self.told.get_mut(name).ok_or_else(|| format!("{name:?} is told of and not known"))?;
         if tell(told) { Ok(()) } else { Err(format!("an event of {name:?} is not in order: {told:?}")) }
     }
@@ -329,7 +399,7 @@ impl Containerd {
     fn exited(&mut self, exit: TaskExit) -> Result<(), String> {
         let name = exit.id.clone();
         if name == ID {
-            let late = |(id, told): &(&String, &Told)| *id != ID && told.started && told.exited.is_none();
+            let late = |(id, told): &(&String, &Observed)| *id != ID && told.started && told.exited.is_none();
             if let Some(exec) = self.told.iter().find(late) {
                 return Err(format!("the end of init is told before that of {exec:?}"));
             }
@@ -444,72 +514,5 @@ impl Containerd {
         let fifo = self.directory.join(format!("{name}.{at}.{}", self.names));
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::from_bits_truncate(0o600)).expect("a fifo");
         Rc::new(Stream::new(self.plan.seed * 64 + self.names, fifo, self.drops))
-    }
-
-    fn ask_something(&mut self, happens: &mut Vec<Happens>) {
-        let execs: Vec<String> = self.told.keys().filter(|name| *name != ID).cloned().collect();
-        let exec = match execs.len() {
-            0 => String::new(),
-            n => execs[self.random.below(n as u64) as usize].clone(),
-        };
-        match self.random.below(14) {
-            0..=2 if !self.created || self.deleted => {
-                let [stdout, stderr] = self.fifos("init", happens);
-                let options = Runc { binary_name: "/runtime".into(), ..Runc::default() };
-                let options = Some(Any { type_url: "containerd.runc.v1.Options".into(), value: options.encode() });
-                let bundle = self.bundle.to_string_lossy().into_owned();
-                self.ask("Create", "", &Create { id: ID.into(), bundle, stdout, stderr, options, ..Create::default() });
-            }
-            3 | 4 => self.ask("Start", "", &Containerd::name("")),
-            5 | 6 if self.plan.has("execs") => {
-                self.names += 1;
-                let exec_id = format!("e{}", self.names);
-                let [stdout, stderr] = self.fifos(&format!("exec-{exec_id}"), happens);
-                let spec = Some(Any { type_url: "process".into(), value: b"{}".to_vec() });
-                let exec = Exec { id: ID.into(), exec_id: exec_id.clone(), stdout, stderr, spec, ..Exec::default() };
-                self.ask("Exec", &exec_id, &exec);
-            }
-            7 => self.ask("Start", &exec, &Containerd::name(&exec)),
-            8 => self.ask("Wait", &exec, &Containerd::name(&exec)),
-            9 => self.ask("State", &exec, &Containerd::name(&exec)),
-            10 if self.plan.has("kills") => {
-                let all = self.random.chance(30);
-                let kill =
-                    Kill { id: ID.into(), exec_id: if all { String::new() } else { exec.clone() }, signal: 9, all };
-                self.ask("Kill", &exec, &kill);
-            }
-            11 if !exec.is_empty() => {
-                self.told.get_mut(&exec).into_iter().for_each(|told| told.given_up = true);
-                self.ask("Delete", &exec, &Containerd::name(&exec));
-            }
-            12 => self.ask("CloseIO", &exec, &CloseIo { id: ID.into(), exec_id: exec.clone(), stdin: true }),
-            13 => self.ask("Shutdown", "", &Containerd::name("")),
-            _ => {}
-        }
-    }
-
-    /// Ends the run without further faults: everything ends, is read and is deleted.
-    fn finish(&mut self) {
-        if self.link.is_none() || !self.calls.values().all(|call| call.method == "Wait") {
-            return;
-        }
-        if self.created && !self.deleted {
-            let running: Vec<String> =
-                self.told.iter().filter(|(_, told)| told.exited.is_none()).map(|(name, _)| name.clone()).collect();
-            if running.contains(&ID.to_owned()) {
-                return self.ask("Kill", "", &Kill { id: ID.into(), signal: 9, all: true, ..Kill::default() });
-            }
-            let next = self.told.iter().find(|(name, told)| *name != ID && !told.deleted);
-            let key = next.map_or("init".to_owned(), |(exec, _)| format!("exec-{exec}"));
-            let whole = |streams: &Vec<Rc<Stream>>| streams.iter().all(|stream| output::is_whole(stream));
-            if next.is_some_and(|(_, told)| told.given_up) || self.streams.get(&key).is_none_or(whole) {
-                let exec = next.map(|(exec, _)| exec.clone()).unwrap_or_default();
-                self.gives_up |= exec.is_empty();
-                self.ask("Delete", &exec, &Containerd::name(&exec));
-            }
-            return;
-        }
-        self.ends = true;
-        self.ask("Shutdown", "", &Containerd::name(""));
     }
 }

@@ -1,6 +1,6 @@
 //! The shim is killed at any moment, and another one adopts the container.
 
-use super::engine::{Engine, Told};
+use super::engine::{Engine, Observed};
 use super::upgrade;
 use crate::exit::Record;
 use crate::frontend::containerd;
@@ -39,7 +39,7 @@ impl Engine {
         let pidfd = process::open_pid(pid).map_err(|failed| failed.to_string())?;
         let phase = if started { Phase::Running } else { Phase::Created };
         core.adopt(new, pid, pidfd, phase).map_err(|refusal| refusal.to_string())?;
-        self.told.insert(ProcessId::init("c"), Told { created: true, started, ..Told::default() });
+        self.told.insert(ProcessId::init("c"), Observed { created: true, started, ..Observed::default() });
         Ok(())
     }
 }

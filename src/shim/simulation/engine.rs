@@ -13,7 +13,7 @@ use super::output::{self, Stream};
 use super::plan::Plan;
 use super::random::Random;
 use super::upgrade;
-use super::world::{Outside, SECOND, Shared};
+use super::world::{SECOND, Shared, SimulatedWorld};
 use crate::exit::Record;
 use crate::frontend::containerd;
 use crate::{
@@ -24,7 +24,7 @@ use windlass_sys::{kernel, socket, stream};
 
 /// The events and answers about a process.
 #[derive(Debug, Default)]
-pub(super) struct Told {
+pub(super) struct Observed {
     pub(super) created: bool,
     pub(super) started: bool,
     pub(super) exited: Option<ExitStatus>,
@@ -47,9 +47,9 @@ pub(super) struct Engine {
     pub(super) directory: PathBuf,
     /// How many containers there were before this one. Each has its own files.
     pub(super) containers: u32,
-    pub(super) outside: Rc<RefCell<Outside>>,
+    pub(super) outside: Rc<RefCell<SimulatedWorld>>,
     pub(super) pending: BTreeMap<WaitToken, Asked>,
-    pub(super) told: BTreeMap<ProcessId, Told>,
+    pub(super) told: BTreeMap<ProcessId, Observed>,
     pub(super) streams: BTreeMap<ProcessId, Vec<Rc<Stream>>>,
     pub(super) names: u64,
     /// When the engine sends its next request, and how many it still sends.
@@ -62,7 +62,7 @@ const END: u64 = 1800 * SECOND;
 
 /// Runs a plan. An error describes the fault.
 pub(super) fn run(plan: &Plan, directory: &Path) -> Result<(), String> {
-    let outside = Rc::new(RefCell::new(Outside::new(plan)));
+    let outside = Rc::new(RefCell::new(SimulatedWorld::new(plan)));
     kernel::set_world(Rc::new(RefCell::new(Shared(outside.clone()))));
     let before = descriptors();
     let mut core = Supervisor::new().map_err(|failed| failed.to_string())?;
@@ -213,7 +213,7 @@ impl Engine {
         let init = ProcessId::init("c");
         if !self.told.contains_key(&init) {
             let new = self.process(None);
-            self.told.insert(init, Told::default());
+            self.told.insert(init, Observed::default());
             return self.ask(core, Request::Create(new), Asked::Create);
         }
         let known = self.known();
@@ -225,7 +225,7 @@ impl Engine {
                 let new = self.process(Some(self.names));
                 let id = new.id.clone();
                 if core.request(Request::AddExec(new)).is_ok() {
-                    self.told.insert(id, Told::default());
+                    self.told.insert(id, Observed::default());
                 }
             }
             5 | 6 => self.ask(core, Request::Start(process.clone()), Asked::Start(process)),
@@ -336,14 +336,14 @@ impl Engine {
         Ok(())
     }
 
-    fn tell(&mut self, process: &ProcessId, tell: impl FnOnce(&mut Told) -> bool) -> Result<(), String> {
+    fn tell(&mut self, process: &ProcessId, tell: impl FnOnce(&mut Observed) -> bool) -> Result<(), String> {
         let told = self.told.get_mut(process).ok_or_else(|| format!("{process:?} is told of and not known"))?;
         if tell(told) { Ok(()) } else { Err(format!("an event of {process:?} is not in order: {told:?}")) }
     }
 
     fn exited(&mut self, process: &ProcessId, status: ExitStatus) -> Result<(), String> {
         if process.is_init() {
-            let late = |(id, told): (&ProcessId, &Told)| !id.is_init() && told.started && told.exited.is_none();
+            let late = |(id, told): (&ProcessId, &Observed)| !id.is_init() && told.started && told.exited.is_none();
             if let Some(exec) = self.told.iter().find(|(id, told)| late((id, told))) {
                 return Err(format!("the end of init is told before that of {exec:?}"));
             }

@@ -8,7 +8,7 @@ use super::engine::{descriptors, left};
 use super::plan::Plan;
 use super::random::Random;
 use super::upgrade;
-use super::world::{Daemon, Outside, SECOND, Shared};
+use super::world::{Daemon, SECOND, Shared, SimulatedWorld};
 use crate::Supervisor;
 use crate::frontend::carried::Carried;
 use windlass_sys::kernel::{self, Release};
@@ -28,19 +28,19 @@ pub(super) trait Clients: Daemon {
     type Front: Carried;
 
     /// Starts a shim with a new container.
-    fn begin(&mut self, outside: &RefCell<Outside>, core: &mut Supervisor) -> Result<Self::Front, String>;
+    fn begin(&mut self, outside: &RefCell<SimulatedWorld>, core: &mut Supervisor) -> Result<Self::Front, String>;
 
     /// Whether no new container is begun.
     fn is_over(&self) -> bool;
 
     /// The shim has ended with this status.
-    fn left(&mut self, status: i32, outside: &Outside) -> Result<(), String>;
+    fn left(&mut self, status: i32, outside: &SimulatedWorld) -> Result<(), String>;
 
     /// The shim was killed, and `init` lives. Returns the shim that adopts it, if the protocol allows that.
     fn killed(
         &mut self,
         init: Option<i32>,
-        outside: &Outside,
+        outside: &SimulatedWorld,
         core: &mut Supervisor,
     ) -> Result<Option<Self::Front>, String>;
 
@@ -53,7 +53,7 @@ pub(super) trait Clients: Daemon {
 
 /// Runs a plan. An error describes the fault.
 pub(super) fn live<C: Clients + 'static>(plan: &Plan, directory: &Path, clients: C) -> Result<(), String> {
-    let outside = Rc::new(RefCell::new(Outside::new(plan)));
+    let outside = Rc::new(RefCell::new(SimulatedWorld::new(plan)));
     kernel::set_world(Rc::new(RefCell::new(Shared(outside.clone()))));
     let before = descriptors();
     let clients = Rc::new(RefCell::new(clients));
@@ -77,7 +77,7 @@ pub(super) fn live<C: Clients + 'static>(plan: &Plan, directory: &Path, clients:
     left(directory, before)
 }
 
-fn shims<C: Clients>(plan: &Plan, outside: &RefCell<Outside>, clients: &RefCell<C>) -> Result<(), String> {
+fn shims<C: Clients>(plan: &Plan, outside: &RefCell<SimulatedWorld>, clients: &RefCell<C>) -> Result<(), String> {
     let text = |failed: windlass_sys::SyscallError| failed.to_string();
     let mut random = Random::new(plan.seed ^ 0x09);
     let mut until: Option<u64> = None;

@@ -19,6 +19,7 @@ mod neutral;
 mod output;
 mod plan;
 mod random;
+mod requests;
 mod upgrade;
 mod world;
 

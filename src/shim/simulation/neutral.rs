@@ -14,7 +14,8 @@ use super::life::{self, Clients};
 use super::output::{self, Stream};
 use super::plan::Plan;
 use super::random::Random;
-use super::world::{Daemon, Happens, MILLISECOND, Outside, SECOND};
+use super::requests::{self, Requests};
+use super::world::{Daemon, Happens, SECOND, SimulatedWorld};
 use crate::exit::Record;
 use crate::frontend::native::{self, RunRequest};
 use crate::{Framing, Phase, Supervisor};
@@ -44,7 +45,7 @@ struct Line {
 
 /// The events and answers about a process.
 #[derive(Debug, Default)]
-struct Told {
+struct Observed {
     started: bool,
     exited: Option<Value>,
     /// The deletion was requested, which removes the files.
@@ -66,7 +67,7 @@ pub(super) struct Neutral {
     /// The events of this container, by number, and the last event of a dead shim.
     events: Vec<String>,
     dead: u64,
-    told: BTreeMap<String, Told>,
+    told: BTreeMap<String, Observed>,
     streams: BTreeMap<String, Vec<Rc<Stream>>>,
     /// The processes whose logs were found complete.
     whole: Vec<String>,
@@ -100,7 +101,7 @@ pub(super) fn run(plan: &Plan, directory: &Path) -> Result<(), String> {
 impl Clients for Neutral {
     type Front = native::Served;
 
-    fn begin(&mut self, outside: &RefCell<Outside>, core: &mut Supervisor) -> Result<native::Served, String> {
+    fn begin(&mut self, outside: &RefCell<SimulatedWorld>, core: &mut Supervisor) -> Result<native::Served, String> {
         loop {
             let wanted = self.wanted(outside);
             match native::begin(&self.directory, wanted, core) {
@@ -116,7 +117,7 @@ impl Clients for Neutral {
         self.left == 0
     }
 
-    fn left(&mut self, status: i32, _outside: &Outside) -> Result<(), String> {
+    fn left(&mut self, status: i32, _outside: &SimulatedWorld) -> Result<(), String> {
         let there = self.directory.join("c").exists();
         match status {
             0 if there => Err("the shim has ended, and its container's directory is there".into()),
@@ -128,7 +129,7 @@ impl Clients for Neutral {
     fn killed(
         &mut self,
         init: Option<i32>,
-        outside: &Outside,
+        outside: &SimulatedWorld,
         core: &mut Supervisor,
     ) -> Result<Option<native::Served>, String> {
         self.lines.clear();
@@ -175,12 +176,11 @@ fn same(told: &Value, record: &Record) -> Result<(), String> {
 }
 
 impl Daemon for Neutral {
-    fn act(&mut self, outside: &Outside) -> (u64, Vec<Happens>) {
+    fn act(&mut self, outside: &SimulatedWorld) -> (u64, Vec<Happens>) {
         let mut happens = Vec::new();
-        if !outside.is_kind && self.plan.has("outages") && self.random.chance(8) {
+        if let Some(pause) = requests::absence(&self.plan, &mut self.random, outside) {
             self.lines.clear();
-            let most = if self.random.chance(20) { 3600 * SECOND } else { 20 * SECOND };
-            return (self.random.any_size(most), happens);
+            return (pause, Vec::new());
         }
         if self.lines.len() < 3 && self.random.chance(60) {
             self.lines.extend(self.connect());
@@ -188,16 +188,82 @@ impl Daemon for Neutral {
         if let Err(why) = self.listen(outside, &mut happens) {
             kernel::fault(why);
         }
-        if self.left > 0 {
-            self.left -= 1;
-            self.ask_something(&mut happens);
-            if self.left == 0 {
-                happens.push(Happens::Kindness);
+        requests::turn(self, outside, happens)
+    }
+}
+
+impl Requests for Neutral {
+    fn random(&mut self) -> &mut Random {
+        &mut self.random
+    }
+
+    fn remaining(&mut self) -> &mut u64 {
+        &mut self.left
+    }
+
+    fn ask_something(&mut self, happens: &mut Vec<Happens>) {
+        let execs: Vec<String> = self.told.keys().filter(|name| !name.is_empty()).cloned().collect();
+        let exec = match execs.len() {
+            0 => String::new(),
+            n => execs[self.random.below(n as u64) as usize].clone(),
+        };
+        let any = if self.random.chance(50) { exec.clone() } else { String::new() };
+        match self.random.below(20) {
+            0 => self.ask("hello", "", json!({})),
+            1 => self.ask("status", "", json!({})),
+            2..=4 if self.plan.has("execs") => self.exec(happens),
+            5 => self.ask("start", "", json!({})),
+            6 if self.plan.has("kills") => {
+                let all = any.is_empty() && self.random.chance(30);
+                self.ask("kill", &any, json!({"signal": "KILL", "all": all}));
             }
-            return (self.random.any_size(3 * SECOND), happens);
+            7 | 8 => self.ask("wait", &any, json!({})),
+            9 | 10 if self.plan.has("clients") => self.ask("attach", &any, json!({"end": true})),
+            11 => self.ask("resize", &any, json!({"rows": 24, "columns": 80})),
+            12 => self.ask("close-stdin", &any, json!({})),
+            13 => self.ask("reopen-logs", &any, json!({})),
+            14 | 15 => {
+                let from = if self.random.chance(30) { json!(1) } else { Value::Null };
+                self.ask("subscribe", "", json!({"from": from}));
+            }
+            16 => {
+                let event = self.random.below(self.events.len() as u64 + 1);
+                self.ask("ack", "", json!({"event": event}));
+            }
+            17 if !exec.is_empty() => {
+                self.told.get_mut(&exec).into_iter().for_each(|told| told.given_up = true);
+                self.ask("delete", &exec, json!({}));
+            }
+            18 if self.random.chance(30) => {
+                // Frames follow an attach, and an invalid frame ends the connection.
+                if let Some(line) = self.lines.iter_mut().find(|line| !line.attaches()) {
+                    line.unsent.extend(b"nonsense\n");
+                }
+            }
+            19 if self.random.chance(30) => self.end(),
+            _ => {}
         }
-        self.finish();
-        (self.random.within(MILLISECOND, 2 * SECOND), happens)
+    }
+
+    fn finish(&mut self, _happens: &mut Vec<Happens>) {
+        let waits = |call: &Call| call.op == "wait";
+        if self.lines.is_empty() || !self.lines.iter().all(|line| line.calls.values().all(waits)) {
+            return;
+        }
+        if !self.lines.iter().any(|line| line.subscribed) {
+            return self.ask("subscribe", "", json!({"from": 1}));
+        }
+        let init = self.told.get("");
+        if init.is_some_and(|init| init.exited.is_none()) {
+            return self.ask("kill", "", json!({"signal": "KILL", "all": true}));
+        }
+        let names: Vec<String> =
+            self.told.keys().map(|name| if name.is_empty() { INIT.into() } else { name.clone() }).collect();
+        let whole = init.is_none() || names.iter().all(|name| self.is_logged(name));
+        // The output of a process that outlives another has to arrive first; see Stream::held.
+        if whole || self.random.chance(2) {
+            self.end();
+        }
     }
 }
 
@@ -234,7 +300,7 @@ impl Line {
 
 impl Neutral {
     /// The arguments of the next `run`.
-    fn wanted(&mut self, outside: &RefCell<Outside>) -> RunRequest {
+    fn wanted(&mut self, outside: &RefCell<SimulatedWorld>) -> RunRequest {
         let terminal = self.plan.has("terminals") && self.random.chance(15);
         let log = self.new_streams(INIT, if terminal { 1 } else { 2 });
         outside.borrow_mut().streams.insert(INIT.into(), self.streams[INIT].clone());
@@ -269,7 +335,7 @@ impl Neutral {
         self.directory.join(format!("{name}.{}.log", self.streams[name][0].key))
     }
 
-    fn listen(&mut self, outside: &Outside, happens: &mut Vec<Happens>) -> Result<(), String> {
+    fn listen(&mut self, outside: &SimulatedWorld, happens: &mut Vec<Happens>) -> Result<(), String> {
         let mut kept = Vec::new();
         for mut line in std::mem::take(&mut self.lines) {
             // Requests are sent in pieces.
@@ -306,7 +372,7 @@ impl Neutral {
         number: u64,
         text: &str,
         value: &Value,
-        outside: &Outside,
+        outside: &SimulatedWorld,
     ) -> Result<(), String> {
         if !line.subscribed || line.next.is_some_and(|next| next != number) {
             return Err(format!("{text} comes where event {:?} was to come", line.next));
@@ -323,7 +389,7 @@ impl Neutral {
         match value["type"].as_str().unwrap_or_default() {
             "created" if self.told.contains_key("") => wrong("created twice"),
             "created" => {
-                self.told.insert(String::new(), Told::default());
+                self.told.insert(String::new(), Observed::default());
                 Ok(())
             }
             "started" => {
@@ -348,10 +414,11 @@ impl Neutral {
         exec: &str,
         (number, text): (u64, &str),
         value: &Value,
-        outside: &Outside,
+        outside: &SimulatedWorld,
     ) -> Result<(), String> {
-        let late =
-            |(name, told): &(&String, &Told)| !name.is_empty() && told.started && told.exited.is_none() && !told.lost;
+        let late = |(name, told): &(&String, &Observed)| {
+            !name.is_empty() && told.started && told.exited.is_none() && !told.lost
+        };
         if exec.is_empty()
             && let Some(late) = self.told.iter().find(late)
         {
@@ -473,50 +540,6 @@ impl Neutral {
         line.subscribed |= op == "subscribe";
     }
 
-    fn ask_something(&mut self, happens: &mut Vec<Happens>) {
-        let execs: Vec<String> = self.told.keys().filter(|name| !name.is_empty()).cloned().collect();
-        let exec = match execs.len() {
-            0 => String::new(),
-            n => execs[self.random.below(n as u64) as usize].clone(),
-        };
-        let any = if self.random.chance(50) { exec.clone() } else { String::new() };
-        match self.random.below(20) {
-            0 => self.ask("hello", "", json!({})),
-            1 => self.ask("status", "", json!({})),
-            2..=4 if self.plan.has("execs") => self.exec(happens),
-            5 => self.ask("start", "", json!({})),
-            6 if self.plan.has("kills") => {
-                let all = any.is_empty() && self.random.chance(30);
-                self.ask("kill", &any, json!({"signal": "KILL", "all": all}));
-            }
-            7 | 8 => self.ask("wait", &any, json!({})),
-            9 | 10 if self.plan.has("clients") => self.ask("attach", &any, json!({"end": true})),
-            11 => self.ask("resize", &any, json!({"rows": 24, "columns": 80})),
-            12 => self.ask("close-stdin", &any, json!({})),
-            13 => self.ask("reopen-logs", &any, json!({})),
-            14 | 15 => {
-                let from = if self.random.chance(30) { json!(1) } else { Value::Null };
-                self.ask("subscribe", "", json!({"from": from}));
-            }
-            16 => {
-                let event = self.random.below(self.events.len() as u64 + 1);
-                self.ask("ack", "", json!({"event": event}));
-            }
-            17 if !exec.is_empty() => {
-                self.told.get_mut(&exec).into_iter().for_each(|told| told.given_up = true);
-                self.ask("delete", &exec, json!({}));
-            }
-            18 if self.random.chance(30) => {
-                // Frames follow an attach, and an invalid frame ends the connection.
-                if let Some(line) = self.lines.iter_mut().find(|line| !line.attaches()) {
-                    line.unsent.extend(b"nonsense\n");
-                }
-            }
-            19 if self.random.chance(30) => self.end(),
-            _ => {}
-        }
-    }
-
     fn exec(&mut self, happens: &mut Vec<Happens>) {
         let name = format!("e{}", self.names);
         let log = self.new_streams(&name, 2);
@@ -529,27 +552,5 @@ impl Neutral {
     fn end(&mut self) {
         self.ends |= !self.lines.is_empty();
         self.ask("delete", "", json!({"force": true}));
-    }
-
-    /// Ends the run without further faults: everything ends, is read and is deleted.
-    fn finish(&mut self) {
-        let waits = |call: &Call| call.op == "wait";
-        if self.lines.is_empty() || !self.lines.iter().all(|line| line.calls.values().all(waits)) {
-            return;
-        }
-        if !self.lines.iter().any(|line| line.subscribed) {
-            return self.ask("subscribe", "", json!({"from": 1}));
-        }
-        let init = self.told.get("");
-        if init.is_some_and(|init| init.exited.is_none()) {
-            return self.ask("kill", "", json!({"signal": "KILL", "all": true}));
-        }
-        let names: Vec<String> =
-            self.told.keys().map(|name| if name.is_empty() { INIT.into() } else { name.clone() }).collect();
-        let whole = init.is_none() || names.iter().all(|name| self.is_logged(name));
-        // The output of a process that outlives another has to arrive first; see Stream::held.
-        if whole || self.random.chance(2) {
-            self.end();
-        }
     }
 }

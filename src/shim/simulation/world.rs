@@ -22,7 +22,7 @@ pub(super) const SECOND: u64 = 1000 * MILLISECOND;
 /// A daemon that is part of the world.
 pub(super) trait Daemon {
     /// Acts now. Returns the time until its next action, and the effects on the world.
-    fn act(&mut self, outside: &Outside) -> (u64, Vec<Happens>);
+    fn act(&mut self, outside: &SimulatedWorld) -> (u64, Vec<Happens>);
 }
 
 /// An effect of a daemon on the world.
@@ -75,7 +75,7 @@ struct Process {
 }
 
 /// The world.
-pub(super) struct Outside {
+pub(super) struct SimulatedWorld {
     pub(super) random: Random,
     pub(super) plan: Plan,
     /// Whether no faults occur any more, as in the end of a run.
@@ -99,7 +99,7 @@ pub(super) struct Outside {
 }
 
 /// The world, for the kernel and for the engine.
-pub(super) struct Shared(pub(super) Rc<RefCell<Outside>>);
+pub(super) struct Shared(pub(super) Rc<RefCell<SimulatedWorld>>);
 
 impl World for Shared {
     fn next(&self) -> Option<u64> {
@@ -116,9 +116,9 @@ impl World for Shared {
     }
 }
 
-impl Outside {
-    pub(super) fn new(plan: &Plan) -> Outside {
-        Outside {
+impl SimulatedWorld {
+    pub(super) fn new(plan: &Plan) -> SimulatedWorld {
+        SimulatedWorld {
             random: Random::new(plan.seed ^ 0x5eed),
             plan: plan.clone(),
             is_kind: false,
