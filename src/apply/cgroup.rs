@@ -190,7 +190,7 @@ impl CgroupPlacement {
             }
             made.v1 = Some(all);
         }
-        made.furnish(plan)?;
+        made.apply_limits_and_owner(plan)?;
         Ok(made)
     }
 }
@@ -265,11 +265,11 @@ impl NewCgroup {
         if self.unified.set(cgroup).is_err() {
             return Err(Error::new(Kind::Protocol, "init asked twice for its scope"));
         }
-        self.furnish(plan)?;
+        self.apply_limits_and_owner(plan)?;
         self.set_devices(plan)
     }
 
-    fn furnish(&self, plan: &Plan) -> Result<()> {
+    fn apply_limits_and_owner(&self, plan: &Plan) -> Result<()> {
         let Some(cgroup) = self.unified.get() else { return Ok(()) };
         cgroup.apply(&plan.limits.writes)?;
         match self.owner.map(|uid| cgroup.delegate(uid, None)) {

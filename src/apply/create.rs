@@ -189,7 +189,7 @@ impl<'a> NewContainer<'a> {
         }
         state.intel_rdt = resources.as_ref().and_then(|group| group.to_remove());
         state.resctrl = resources.as_ref().map(resctrl::Group::path);
-        poststop.owe(&state);
+        poststop.arm(&state);
         let owner = owner_of_cgroup(request.spec, &plan.topology);
         let has_post_hooks =
             request.spec.hooks.as_ref().is_some_and(|h| !h.poststart.is_empty() || !h.poststop.is_empty());
@@ -342,7 +342,7 @@ impl Handler for NewContainer<'_> {
     /// Reports and records init. From here on other commands find the container.
     fn ready(&mut self, child: &Child) -> Result<()> {
         self.request.caller.report(child)?;
-        self.reservation.record_init(self.init.as_ref().ok_or_else(unnamed)?)
+        self.reservation.record_init(self.init.as_ref().ok_or_else(init_not_named)?)
     }
 
     fn out_of_memory(&self, _: Exit) -> Option<(&'static str, &'static str)> {
@@ -356,7 +356,7 @@ impl Handler for NewContainer<'_> {
             fd::write_once(keeper.as_fd(), KEPT).with_context(|| "cannot send to the keeper of the restored init")?;
         }
         let hooks = request.spec.hooks.clone().unwrap_or_default();
-        let container = reservation.commit(state, init.ok_or_else(unnamed)?, hooks)?;
+        let container = reservation.commit(state, init.ok_or_else(init_not_named)?, hooks)?;
         cgroup.keep();
         if let Some(group) = resources {
             group.keep();
@@ -366,7 +366,7 @@ impl Handler for NewContainer<'_> {
     }
 }
 
-fn unnamed() -> Error {
+fn init_not_named() -> Error {
     Error::new(Kind::Protocol, "init is ready before it was named")
 }
 
@@ -384,7 +384,7 @@ impl<'a> Poststop<'a> {
         Poststop { hooks, state: None, warnings: request.warnings }
     }
 
-    fn owe(&mut self, state: &State) {
+    fn arm(&mut self, state: &State) {
         if !self.hooks.is_empty() {
             self.state = Some(state.clone());
         }

@@ -44,8 +44,8 @@ pub struct ExecRequest<'a> {
 /// launch is committed, the process is killed and reaped.
 pub fn exec<'a>(request: ExecRequest<'a>, proof: &SingleThreaded) -> Result<Launch<NewProcess<'a>>> {
     let container = request.container;
-    refuse_status(&request, stopped)?;
-    let target = container.open_init()?.ok_or_else(stopped)?;
+    refuse_status(&request)?;
+    let target = container.open_init()?.ok_or_else(container_stopped)?;
     let procs = container.cgroup_v1_for_exec(target.as_fd())?.open_procs()?;
     let init_pid = container.init.map_or(0, |init| init.pid);
     let open_root = || process::open_of(init_pid, target.as_fd(), "root", OFlag::O_PATH);
@@ -78,7 +78,7 @@ pub fn exec<'a>(request: ExecRequest<'a>, proof: &SingleThreaded) -> Result<Laun
         cx.console_socket = entry.request.caller.console_socket.take();
         cx.preserve_fds = entry.request.caller.preserve_fds;
         entry.request.caller.inherit.pass_to(&mut cx);
-        let outside = Outside { init: target, root, parent: Parent { runtime, proof } };
+        let outside = HostHandles { init: target, root, parent: Parent { runtime, proof } };
         if let Err(error) = enter(plan, &procs, entry.placed, outside, &mut cx) {
             init::fail(&cx.sync, &error);
         }
@@ -108,14 +108,14 @@ fn ends_meanwhile(container: &Container, error: &Error) -> bool {
         }
 }
 
-fn stopped() -> Error {
+fn container_stopped() -> Error {
     Error::new(Kind::WrongStatus, "cannot exec in a stopped container")
 }
 
-fn refuse_status(request: &ExecRequest<'_>, stopped: impl Fn() -> Error) -> Result<()> {
+fn refuse_status(request: &ExecRequest<'_>) -> Result<()> {
     let container = request.container;
     match container.status()? {
-        Status::Stopped | Status::Creating => return Err(stopped()),
+        Status::Stopped | Status::Creating => return Err(container_stopped()),
         // Init's mount namespace still has the host's root.
         Status::Created if container.state.held => {
             return Err(Error::new(Kind::WrongStatus, "cannot exec in a container that is not restored yet")
@@ -184,7 +184,7 @@ impl Handler for NewProcess<'_> {
                 if let Some(own) = own {
                     own.join(first.pid)?;
                 }
-                let init = self.request.container.open_init()?.ok_or_else(stopped)?;
+                let init = self.request.container.open_init()?.ok_or_else(container_stopped)?;
                 let v1 = self.request.container.cgroup_v1_for_exec(init.as_fd())?;
                 v1.of_caller()?.join(first.pid)?;
                 self.late_v1 = v1;
@@ -308,7 +308,7 @@ fn of_init((pid, pidfd): (i32, BorrowedFd<'_>)) -> Result<Cgroup> {
 }
 
 /// The host's descriptors that a process of `exec` holds until it has entered the container.
-struct Outside<'a> {
+struct HostHandles<'a> {
     /// A pidfd of the container's init.
     init: OwnedFd,
     /// The container's root, if it has no mount namespace of its own to join.
@@ -318,8 +318,14 @@ struct Outside<'a> {
 }
 
 /// Enters the container, except for its PID namespace if that is a step of its own, see `plan::exec`.
-fn enter<'a>(plan: &ExecPlan, procs: &Procs, placed: Placed, outside: Outside<'a>, cx: &mut Context<'a>) -> Result<()> {
-    let Outside { init, root, parent } = outside;
+fn enter<'a>(
+    plan: &ExecPlan,
+    procs: &Procs,
+    placed: Placed,
+    outside: HostHandles<'a>,
+    cx: &mut Context<'a>,
+) -> Result<()> {
+    let HostHandles { init, root, parent } = outside;
     procs.join()?;
     let needed = [Some(&init), Some(&parent.runtime), root.as_ref()];
     cx.close_the_rest(&needed.into_iter().flatten().map(AsFd::as_fd).collect::<Vec<_>>());

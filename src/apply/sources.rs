@@ -153,8 +153,8 @@ impl<'a> Sources<'a> {
         let others = (id.index() + 1..self.plan.len()).filter(|at| early(*at)).map(SourceId::new);
         let wanted = SourceSet::new(id, others);
         let mut copies = sync.sources(wanted)?.into_iter();
-        let lost = || Error::new(Kind::Protocol, "the runtime has sent no copy of a mount");
-        let first = copies.next().ok_or_else(lost)?;
+        let missing_copy = || Error::new(Kind::Protocol, "the runtime has sent no copy of a mount");
+        let first = copies.next().ok_or_else(missing_copy)?;
         // A source that the runtime could not copy is asked for again in its turn.
         for (other, copy) in wanted.sources().skip(1).zip(copies) {
             self.slots[other.index()] = Slot::Held(copy);

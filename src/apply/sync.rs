@@ -175,8 +175,8 @@ impl InitSync {
 
     /// Waits for the directory of the root filesystem.
     pub fn root_directory(&self) -> Result<OwnedFd> {
-        let lost = || Error::new(Kind::Protocol, "the runtime has sent no directory");
-        self.ask_for_descriptors(b"D")?.pop().ok_or_else(lost)
+        let missing_descriptor = || Error::new(Kind::Protocol, "the runtime has sent no directory");
+        self.ask_for_descriptors(b"D")?.pop().ok_or_else(missing_descriptor)
     }
 
     fn ask_for_descriptors(&self, bytes: &[u8]) -> Result<Vec<OwnedFd>> {

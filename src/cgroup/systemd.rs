@@ -94,7 +94,7 @@ impl Systemd {
         let arguments = [Value::text(MANAGER), Value::text(name)];
         let call =
             Call { interface: "org.freedesktop.DBus.Properties", ..to_manager(&self.connection, "Get", &arguments) };
-        self.connection.send(&call, &[]).map_err(|failed| lost(failed, self.user))
+        self.connection.send(&call, &[]).map_err(|failed| connection_failed(failed, self.user))
     }
 
     fn property(&mut self, name: &str, which: fn(&mut Systemd) -> &mut Request) -> Result<String> {
@@ -103,7 +103,7 @@ impl Systemd {
             Request::Sent(serial) => *serial,
             Request::NotSent => self.request_property(name)?,
         };
-        let reply = self.connection.reply(serial).map_err(|failed| lost(failed, self.user))?;
+        let reply = self.connection.reply(serial).map_err(|failed| connection_failed(failed, self.user))?;
         let text = match returned(reply, "cannot ask systemd")?.pop() {
             Some(Value::Variant(value)) => match *value {
                 Value::Text(text) => text,
@@ -143,7 +143,9 @@ impl Systemd {
     /// Requests the scope for this process. The returned serial is for [`Systemd::await_scope`].
     pub fn request_scope(&mut self, unit: &Unit, child: &Child) -> Result<u32> {
         let version = self.version()?;
-        self.connection.add_match(&job_removed_rule(&unit.name)).map_err(|failed| lost(failed, self.user))?;
+        self.connection
+            .add_match(&job_removed_rule(&unit.name))
+            .map_err(|failed| connection_failed(failed, self.user))?;
         let mut fds = Vec::new();
         let process = if version >= TAKES_PIDFDS {
             fds.push(child.pidfd.as_fd());
@@ -166,7 +168,7 @@ impl Systemd {
     /// Waits until the scope is started and the process is in it.
     pub fn await_scope(&mut self, serial: u32, unit: &Unit) -> Result<()> {
         let what = format!("systemd does not start the scope {:?}", unit.name);
-        let reply = self.connection.reply(serial).map_err(|failed| lost(failed, self.user))?;
+        let reply = self.connection.reply(serial).map_err(|failed| connection_failed(failed, self.user))?;
         let job = match reply {
             Reply::Error(name, _) if name.ends_with(".UnitExists") => {
                 return Err(Error::new(Kind::AlreadyExists, format!("{what}: there is one of that name"))
@@ -189,7 +191,7 @@ impl Systemd {
             message.member == "JobRemoved"
                 && matches!(message.arguments.get(1), Some(Value::Path(path)) if *path == job)
         };
-        let arguments = self.connection.signal(ours).map_err(|failed| lost(failed, self.user))?;
+        let arguments = self.connection.signal(ours).map_err(|failed| connection_failed(failed, self.user))?;
         match arguments.last() {
             Some(Value::Text(result)) if result != "done" && result != "skipped" => Err(Error::new(
                 Kind::Systemd,
@@ -206,7 +208,7 @@ impl Systemd {
         let list = Value::Array("(sv)".into(), pairs(properties, version));
         let arguments = [Value::text(unit), Value::Bool(true), list];
         let serial = self.call("SetUnitProperties", &arguments, &[])?;
-        let reply = self.connection.reply(serial).map_err(|failed| lost(failed, self.user))?;
+        let reply = self.connection.reply(serial).map_err(|failed| connection_failed(failed, self.user))?;
         returned(reply, &format!("systemd does not change the scope {unit:?}")).map(drop)
     }
 
@@ -214,7 +216,7 @@ impl Systemd {
     /// unit does not exist any more.
     pub fn stop_nowait(&mut self, unit: &str) -> Result<()> {
         let serial = self.call("StopUnit", &[Value::text(unit), Value::text("replace")], &[])?;
-        match self.connection.reply(serial).map_err(|failed| lost(failed, self.user))? {
+        match self.connection.reply(serial).map_err(|failed| connection_failed(failed, self.user))? {
             Reply::Error(name, _) if name.ends_with(".NoSuchUnit") => Ok(()),
             reply => returned(reply, &format!("systemd does not stop the scope {unit:?}")).map(drop),
         }
@@ -222,10 +224,10 @@ impl Systemd {
 
     /// Stops a unit, waits for its job, and resets its failed state. Succeeds if the unit does not exist any more.
     pub fn stop(&mut self, unit: &str) -> Result<()> {
-        self.connection.add_match(&job_removed_rule(unit)).map_err(|failed| lost(failed, self.user))?;
+        self.connection.add_match(&job_removed_rule(unit)).map_err(|failed| connection_failed(failed, self.user))?;
         let what = format!("systemd does not stop the scope {unit:?}");
         let serial = self.call("StopUnit", &[Value::text(unit), Value::text("replace")], &[])?;
-        match self.connection.reply(serial).map_err(|failed| lost(failed, self.user))? {
+        match self.connection.reply(serial).map_err(|failed| connection_failed(failed, self.user))? {
             Reply::Error(name, _) if name.ends_with(".NoSuchUnit") => Ok(()),
             reply => {
                 let job = returned(reply, &what)?;
@@ -235,7 +237,7 @@ impl Systemd {
                 let arguments = [Value::text(unit)];
                 self.connection
                     .send(&Call { arguments: &arguments, ..call }, &[])
-                    .map_err(|failed| lost(failed, self.user))?;
+                    .map_err(|failed| connection_failed(failed, self.user))?;
                 stopped
             }
         }
@@ -246,13 +248,13 @@ impl Systemd {
         let pids = Value::Array("u".into(), vec![Value::U32(pid.unsigned_abs())]);
         let arguments = [Value::text(unit), Value::text(below), pids];
         let serial = self.call("AttachProcessesToUnit", &arguments, &[])?;
-        let reply = self.connection.reply(serial).map_err(|failed| lost(failed, self.user))?;
+        let reply = self.connection.reply(serial).map_err(|failed| connection_failed(failed, self.user))?;
         returned(reply, &format!("systemd does not move a process into the scope {unit:?}")).map(drop)
     }
 
     fn call(&mut self, member: &str, arguments: &[Value], fds: &[BorrowedFd<'_>]) -> Result<u32> {
         let call = Call { fds: fds.len() as u32, ..to_manager(&self.connection, member, arguments) };
-        self.connection.send(&call, fds).map_err(|failed| lost(failed, self.user))
+        self.connection.send(&call, fds).map_err(|failed| connection_failed(failed, self.user))
     }
 }
 
@@ -286,7 +288,7 @@ fn returned(reply: Reply, what: &str) -> Result<Vec<Value>> {
     }
 }
 
-fn lost(failed: windlass_sys::SyscallError, user: bool) -> Error {
+fn connection_failed(failed: windlass_sys::SyscallError, user: bool) -> Error {
     let whose = if user { "the user's systemd" } else { "systemd" };
     let timed_out = failed.errno == nix::errno::Errno::ETIMEDOUT;
     let error = failed.context(format!("{whose} does not answer")).with_kind(Kind::Systemd);

@@ -12,7 +12,7 @@ use windlass_sys::clock;
 use windlass_sys::process::Exit;
 
 /// The token of a call that no request asked for.
-pub(super) const NOBODY: WaitToken = WaitToken(0);
+pub(super) const NO_REQUEST: WaitToken = WaitToken(0);
 
 /// The descriptors of a call.
 pub(super) struct Descriptors<'a> {
@@ -196,7 +196,7 @@ mod tests {
     use windlass_sys::process::Child;
 
     fn plan(calls: &mut Calls, operation: Operation, exec: &str) {
-        calls.plan(Planned { operation, process: ProcessId::of("c", exec), arguments: Vec::new(), token: NOBODY });
+        calls.plan(Planned { operation, process: ProcessId::of("c", exec), arguments: Vec::new(), token: NO_REQUEST });
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::os::fd::AsFd;
 
-use super::calls::NOBODY;
+use super::calls::NO_REQUEST;
 use super::exit::{self, Record, Writing};
 use super::key::{Kind, key};
 use super::life::{self, CLIENTS, DescriptorEffect, Effect, ONLY_READER, Reaped, Reaping};
@@ -25,9 +25,9 @@ impl Supervisor {
                 Effect::LookForReader => self.look_for_reader(serial),
                 Effect::Remove => self.remove(serial),
                 Effect::Forget => drop(self.forget(serial)),
-                Effect::TakeTurns => {
+                Effect::ReportInOrder => {
                     if let Some(id) = self.processes.id(serial) {
-                        self.take_turns(&id.container);
+                        self.report_ends_in_order(&id.container);
                     }
                 }
                 Effect::EndContainer => {
@@ -76,7 +76,7 @@ impl Supervisor {
 
     /// Answers a request that waits.
     pub(super) fn answer(&mut self, token: WaitToken, result: Result<Reply, Refusal>) {
-        if token != NOBODY {
+        if token != NO_REQUEST {
             self.events.push_back(Event::Finished { token, result });
         }
     }
@@ -127,7 +127,7 @@ impl Supervisor {
         self.calls.shorten_deadlines(&init.container, clock::now() + timeouts.short);
         if kill_on_exit {
             // This fails only if the container is unknown.
-            let _ = self.plan_kill(init, libc::SIGKILL, true, NOBODY);
+            let _ = self.plan_kill(init, libc::SIGKILL, true, NO_REQUEST);
         }
     }
 
@@ -218,7 +218,7 @@ impl Supervisor {
     }
 
     /// Reports the ends of a container's processes, each in its turn.
-    pub(super) fn take_turns(&mut self, container: &str) {
+    pub(super) fn report_ends_in_order(&mut self, container: &str) {
         loop {
             let processes = self.processes.of(container).map(|managed| (managed.serial, &managed.process));
             let next = life::next_to_report(processes, self.calls.is_starting(container));

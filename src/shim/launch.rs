@@ -179,7 +179,7 @@ impl Supervisor {
         if !matches!(result, Ok(Reply::Pending(_))) {
             self.answer(call.token, result);
         }
-        self.take_turns(&call.process.container);
+        self.report_ends_in_order(&call.process.container);
         self.next_calls();
     }
 

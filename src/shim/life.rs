@@ -59,7 +59,7 @@ pub(super) enum Life {
         #[serde(with = "serialized::moment")]
         at: Instant,
     },
-    /// The record is on disk. The end is reported when it is this process's turn.
+    /// The record is on disk, or could not be written. The end is reported when it is this process's turn.
     Recorded { end: End },
     /// The end was reported.
     Reported { end: End },
@@ -124,7 +124,7 @@ pub(super) enum Effect {
     /// End the logs and fifos of the process, and write its exit record.
     Record,
     /// A process of its container may be next to have its end reported.
-    TakeTurns,
+    ReportInOrder,
     /// Check whether a reader is about to take the output, for [`Process::leave`].
     LookForReader,
     /// Take the process out of the table: it was never made.
@@ -459,7 +459,7 @@ impl Process {
             return Vec::new();
         }
         self.life = Life::Recorded { end };
-        vec![Effect::TakeTurns]
+        vec![Effect::ReportInOrder]
     }
 
     /// Reports the end, in the process's turn.

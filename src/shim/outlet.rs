@@ -66,7 +66,7 @@ pub(super) struct Outlet {
     pub(super) is_sink_full: bool,
     /// Output held back while the runtime runs, as it may be the runtime's error message. `None`: nothing is.
     pub(super) held: Option<Vec<u8>>,
-    pub(super) complaint: Vec<u8>,
+    pub(super) runtime_stderr: Vec<u8>,
     /// Whether reading waits for a client that is full.
     pub(super) waits_for_clients: bool,
     /// Whether no process has the other side of the terminal open at the moment.
@@ -82,7 +82,7 @@ pub(super) struct Outlet {
 }
 
 /// The outcome of moving some bytes from the source.
-enum Shifted {
+enum MoveResult {
     Bytes(usize),
     /// The source is empty at the moment.
     Nothing,
@@ -119,7 +119,7 @@ impl Outlet {
             spool: keeps.then(|| Box::new(Spool::new(spooling.clone(), key(Kind::Spool, serial, sub)))),
             is_sink_full: false,
             held: None,
-            complaint: Vec::new(),
+            runtime_stderr: Vec::new(),
             waits_for_clients: false,
             hung_up: false,
             over: false,
@@ -140,16 +140,16 @@ impl Outlet {
     }
 
     /// Holds the output back, because the runtime writes to this stream too until its call has ended.
-    pub(super) fn hold(&mut self) {
+    pub(super) fn hold_back(&mut self) {
         self.held = Some(Vec::new());
     }
 
-    /// Ends [`Outlet::hold`], because the call of the runtime has ended. If it has `failed`, the held output is its
+    /// Ends [`Outlet::hold_back`], because the call of the runtime has ended. If it has `failed`, the held output is its
     /// error message, otherwise output of the process.
-    pub(super) fn unhold(&mut self, failed: bool, context: &mut OutletContext<'_>) {
+    pub(super) fn release(&mut self, failed: bool, context: &mut OutletContext<'_>) {
         let Some(held) = self.held.take() else { return };
         if failed {
-            self.complaint = held;
+            self.runtime_stderr = held;
         } else {
             self.deliver(&held, context);
         }
@@ -204,12 +204,12 @@ impl Outlet {
             if self.source.is_none() {
                 break;
             }
-            match self.shift(room.min(READ), context) {
+            match self.move_some(room.min(READ), context) {
                 // Most likely the source is empty now. If it is not, the loop reports it again.
-                Shifted::Bytes(n) if n < LITTLE && context.alive && !self.terminal => break,
-                Shifted::Bytes(_) => {}
-                Shifted::Nothing => break,
-                Shifted::Full => {
+                MoveResult::Bytes(n) if n < LITTLE && context.alive && !self.terminal => break,
+                MoveResult::Bytes(_) => {}
+                MoveResult::Nothing => break,
+                MoveResult::Full => {
                     full = true;
                     reads = !context.alive;
                     // The end is reported without waiting for a reader, so the rest is read into memory.
@@ -217,13 +217,13 @@ impl Outlet {
                         break;
                     }
                 }
-                Shifted::End => {
+                MoveResult::End => {
                     self.end_of_source(context);
                     break;
                 }
             }
         }
-        let waits = full || (self.is_sink_full && !self.sink.is_alone());
+        let waits = full || (self.is_sink_full && !self.sink.lacks_reader());
         self.watch(reads && !self.hung_up, waits, context.poll);
         // After the last byte the reader gets the end.
         let ended = self.over || !context.alive;
@@ -246,7 +246,7 @@ impl Outlet {
         }
         let rest = self.source.as_ref().filter(|_| !alive);
         let rest = rest.map(|source| KEPT + pipe::capacity(source.as_fd()).max(ROOM) + 1);
-        let (alone, keeps) = (self.sink.is_alone(), self.keeps());
+        let (alone, keeps) = (self.sink.lacks_reader(), self.keeps());
         match (&mut self.spool, rest) {
             (Some(spool), Some(rest)) if keeps => spool.last_room(rest),
             // A reader that is attached gets the waiting bytes in large pieces.
@@ -259,7 +259,7 @@ impl Outlet {
 
     /// Whether the next bytes that are read go to the spool.
     fn keeps(&mut self) -> bool {
-        self.spool.as_ref().is_some_and(|spool| !spool.is_empty() || self.sink.is_alone())
+        self.spool.as_ref().is_some_and(|spool| !spool.is_empty() || self.sink.lacks_reader())
     }
 
     /// Continues reading if that has waited for clients.
@@ -291,7 +291,7 @@ impl Outlet {
     }
 
     /// Narrows the pipes after a pause.
-    pub(super) fn rest(&mut self) {
+    pub(super) fn narrow_pipes(&mut self) {
         if std::mem::take(&mut self.moved) >= MUCH {
             self.set_capacity(NARROW);
         }
@@ -305,22 +305,22 @@ impl Outlet {
     }
 
     /// Moves some bytes from the source: by a splice, if the sink alone gets them.
-    fn shift(&mut self, limit: usize, context: &mut OutletContext<'_>) -> Shifted {
+    fn move_some(&mut self, limit: usize, context: &mut OutletContext<'_>) -> MoveResult {
         let direct = context.logs.is_empty() && context.clients.is_empty() && self.held.is_none() && !self.terminal;
         let nothing_waits = self.pending.is_empty() && self.spool.as_ref().is_none_or(|spool| spool.is_empty());
         if let (true, true, Some(source)) = (direct, nothing_waits, &self.source)
             && self.sink.pipe().is_some()
-            && !self.sink.is_alone()
+            && !self.sink.lacks_reader()
             && (self.last >= NARROW || stream::waiting(source.as_fd()) >= LITTLE)
         {
             match self.sink.splice(source.as_fd(), SPLICE, context.poll) {
                 Taken::Bytes(n) => {
                     self.count(n);
-                    return Shifted::Bytes(n);
+                    return MoveResult::Bytes(n);
                 }
-                Taken::Later if stream::waiting(source.as_fd()) > 0 => return Shifted::Full,
+                Taken::Later if stream::waiting(source.as_fd()) > 0 => return MoveResult::Full,
                 // Only read(2) distinguishes an empty pipe from one that has ended.
-                Taken::Later | Taken::Alone => {}
+                Taken::Later | Taken::NoReader => {}
                 Taken::Gone => self.sink = Sink::None,
             }
         }
@@ -330,13 +330,13 @@ impl Outlet {
                 if direct {
                     self.count(n);
                 }
-                Shifted::Bytes(n)
+                MoveResult::Bytes(n)
             }
-            Ok(Moved::Later) => Shifted::Nothing,
-            Ok(Moved::End) => Shifted::End,
+            Ok(Moved::Later) => MoveResult::Nothing,
+            Ok(Moved::End) => MoveResult::End,
             Err(failed) => {
                 self.lose(&failed);
-                Shifted::End
+                MoveResult::End
             }
         }
     }
@@ -379,13 +379,13 @@ impl Outlet {
             held.extend_from_slice(bytes);
             if held.len() > KEPT {
                 let all = self.held.take().unwrap_or_default();
-                self.complaint = all[..KEPT].to_vec();
+                self.runtime_stderr = all[..KEPT].to_vec();
                 self.deliver(&all, context);
             }
             return;
         }
         context.logs.iter_mut().for_each(|log| log.write(self.stream, bytes, output));
-        give(self.stream, bytes, context.clients, context.poll);
+        copy_to_clients(self.stream, bytes, context.clients, context.poll);
         self.pass_on(bytes, context.poll);
     }
 
@@ -394,7 +394,7 @@ impl Outlet {
         for piece in bytes.chunks(READ) {
             let output = context.scratch.output();
             context.logs.iter_mut().for_each(|log| log.write(self.stream, piece, output));
-            give(self.stream, piece, context.clients, context.poll);
+            copy_to_clients(self.stream, piece, context.clients, context.poll);
             self.pass_on(piece, context.poll);
         }
     }
@@ -404,7 +404,7 @@ impl Outlet {
             Sink::None => {}
             Sink::Pipe(_) | Sink::Fifo(_) => {
                 if self.keeps() {
-                    let alone = self.sink.is_alone();
+                    let alone = self.sink.lacks_reader();
                     self.spool.iter_mut().for_each(|spool| spool.push(bytes, alone, poll));
                 } else {
                     self.pending.extend_from_slice(bytes);
@@ -428,7 +428,7 @@ impl Outlet {
             let Some(spool) = self.spool.as_mut().filter(|spool| !self.is_sink_full && !spool.is_empty()) else {
                 return !self.is_sink_full;
             };
-            if self.sink.is_alone() {
+            if self.sink.lacks_reader() {
                 spool.pause();
                 return false;
             }
@@ -454,10 +454,10 @@ impl Outlet {
     /// Writes `pending`. Returns false if a part of it has to wait.
     fn flush_pending(&mut self, poll: &Poll) -> bool {
         let mut done = 0;
-        while done < self.pending.len() && !self.sink.is_alone() {
+        while done < self.pending.len() && !self.sink.lacks_reader() {
             match self.sink.write(&self.pending[done..], poll) {
                 Taken::Bytes(n) => done += n,
-                Taken::Later | Taken::Alone => break,
+                Taken::Later | Taken::NoReader => break,
                 Taken::Gone => {
                     self.dropped += (self.pending.len() - done) as u64;
                     self.sink = Sink::None;
@@ -540,14 +540,14 @@ impl Outlet {
 
     /// Whether a reader of the fifo is about to take output. With `late`, a reader that has not come yet counts too.
     pub(super) fn is_wanted(&mut self, late: bool) -> bool {
-        let alone = self.sink.is_alone();
+        let alone = self.sink.lacks_reader();
         let unsent = self.unsent() > 0;
         self.sink.fifo().is_some_and(|fifo| unsent && if alone { late && !fifo.had_reader } else { true })
     }
 }
 
 /// Gives every client a copy, and drops the clients that have left.
-fn give(stream: Stream, bytes: &[u8], clients: &mut Vec<Client>, poll: &Poll) {
+fn copy_to_clients(stream: Stream, bytes: &[u8], clients: &mut Vec<Client>, poll: &Poll) {
     clients.retain_mut(|client| client.give(stream, bytes, poll));
 }
 
@@ -563,7 +563,7 @@ mod tests {
         let (poll, mut scratch) = (Poll::new().expect("epoll"), Scratch::new().expect("memory"));
         let (logs, clients) = (&mut Vec::new(), &mut Vec::new());
         let mut context = OutletContext { logs, clients, poll: &poll, scratch: &mut scratch, alive: true };
-        assert!(matches!(outlet.shift(READ, &mut context), Shifted::End));
+        assert!(matches!(outlet.move_some(READ, &mut context), MoveResult::End));
         assert!(outlet.dropped() > 0);
         assert!(outlet.take_warning().is_some_and(|why| why.contains("cannot be read")));
         assert_eq!(outlet.take_warning(), None);

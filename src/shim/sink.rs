@@ -30,7 +30,7 @@ pub(super) enum Taken {
     /// The sink is full. After a splice(2) also: the source was empty.
     Later,
     /// The sink has no reader at the moment.
-    Alone,
+    NoReader,
     /// The sink will never take anything again.
     Gone,
 }
@@ -111,8 +111,8 @@ impl Sink {
     }
 
     /// Checks whether the sink is a fifo without a reader.
-    pub(super) fn is_alone(&mut self) -> bool {
-        self.fifo().is_some_and(Fifo::is_alone)
+    pub(super) fn lacks_reader(&mut self) -> bool {
+        self.fifo().is_some_and(Fifo::lacks_reader)
     }
 
     /// Writes bytes to the sink.
@@ -140,7 +140,7 @@ impl Sink {
             (Ok(Moved::Later | Moved::End), _) => Taken::Later,
             (Err(Errno::EPIPE), Some(fifo)) => {
                 if fifo.wait_for_a_reader(poll) {
-                    Taken::Alone
+                    Taken::NoReader
                 } else {
                     Taken::Later
                 }
@@ -171,7 +171,7 @@ impl Fifo {
         self.without_reader || self.watch.is_some()
     }
 
-    fn is_alone(&mut self) -> bool {
+    fn lacks_reader(&mut self) -> bool {
         if self.without_reader && pipe::has_reader(self.end.as_fd()) {
             (self.without_reader, self.had_reader) = (false, true);
             (self.watch, self.next_look) = (None, None);
@@ -183,7 +183,7 @@ impl Fifo {
     fn wait_for_a_reader(&mut self, poll: &Poll) -> bool {
         self.watch(poll, None);
         self.without_reader = true;
-        self.is_alone()
+        self.lacks_reader()
     }
 
     /// Watches again what the previous program watched. The caller looks for changes that were missed.
@@ -222,7 +222,7 @@ impl Fifo {
 
     /// Whether a reader has read everything. If not, the fifo is watched for that.
     fn is_done(&mut self, poll: &Poll) -> bool {
-        if self.is_alone() {
+        if self.lacks_reader() {
             return false;
         }
         if !pipe::has_reader(self.end.as_fd()) && self.wait_for_a_reader(poll) {

@@ -43,7 +43,7 @@ pub(super) enum Progress {
     /// The child that reads the file has not written any bytes yet.
     Waits,
     /// The sink has no reader.
-    Alone,
+    NoReader,
     /// The sink will never take anything again.
     Gone,
 }
@@ -283,7 +283,7 @@ impl Spool {
             self.feeder = None;
             self.deliver_memory(sink, poll)
         };
-        if progress == Progress::Alone {
+        if progress == Progress::NoReader {
             self.pause();
         }
         self.settle();
@@ -303,7 +303,7 @@ impl Spool {
                 Progress::Moved
             }
             Taken::Later => Progress::Full,
-            Taken::Alone => Progress::Alone,
+            Taken::NoReader => Progress::NoReader,
             Taken::Gone => Progress::Gone,
         }
     }
@@ -339,7 +339,7 @@ impl Spool {
                 feeder.watch(true, self.key, poll);
                 Progress::Waits
             }
-            Taken::Alone => Progress::Alone,
+            Taken::NoReader => Progress::NoReader,
             Taken::Gone => Progress::Gone,
         }
     }

@@ -169,7 +169,7 @@ impl Streams {
             write_end
         };
         if which == Stream::Stderr {
-            outlet.hold();
+            outlet.hold_back();
         }
         self.outlets.push(outlet);
         Ok(child_end)
@@ -198,14 +198,14 @@ impl Streams {
 
     /// Ends the call of the runtime. If it has `failed`, returns its messages on standard error.
     pub(super) fn runtime_done(&mut self, failed: bool, poll: &Poll, scratch: &mut Scratch) -> Vec<u8> {
-        let mut complaint = Vec::new();
+        let mut runtime_stderr = Vec::new();
         self.each(poll, scratch, true, |outlet, context| {
             // The last messages of the runtime may not have been read yet.
             outlet.pump(context);
-            outlet.unhold(failed, context);
-            complaint.append(&mut outlet.complaint);
+            outlet.release(failed, context);
+            runtime_stderr.append(&mut outlet.runtime_stderr);
         });
-        complaint
+        runtime_stderr
     }
 
     fn each(
@@ -533,8 +533,8 @@ impl Streams {
     }
 
     /// Narrows wide pipes after a pause in the output.
-    pub(super) fn rest(&mut self) {
-        self.outlets.iter_mut().for_each(Outlet::rest);
+    pub(super) fn narrow_pipes(&mut self) {
+        self.outlets.iter_mut().for_each(Outlet::narrow_pipes);
     }
 
     /// Whether no process has the terminal open at the moment, so that the shim has to look again soon.

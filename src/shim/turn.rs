@@ -127,7 +127,7 @@ impl Supervisor {
         }
         if self.last_activity.is_some_and(|at| now >= at + IDLE) {
             self.last_activity = None;
-            self.processes.iter_mut().filter_map(|managed| managed.streams.as_mut()).for_each(Streams::rest);
+            self.processes.iter_mut().filter_map(|managed| managed.streams.as_mut()).for_each(Streams::narrow_pipes);
             self.scratch.release();
             windlass_sys::spawn::forget_stack();
             windlass_sys::block_cache::release();

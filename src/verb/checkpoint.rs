@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use crate::cli;
-use windlass_apply::{self as apply, CheckpointRequest, Directories, Finding, Loss, RestoreRequest};
+use windlass_apply::{self as apply, CheckpointObstacle, CheckpointRequest, Directories, Loss, RestoreRequest};
 use windlass_args::print;
 use windlass_base::error::{Diagnostic, Error, Kind, Result, printable};
 use windlass_criu::program;
@@ -70,11 +70,11 @@ pub(super) fn checkpoint(options: &cli::Checkpoint, session: &mut Session<'_>) -
 /// The beginning of an error of CRIU's dump.
 const DUMP_FAILED: &str = "criu failed: type DUMP";
 
-fn remark(finding: Finding) -> Diagnostic {
+fn remark(finding: CheckpointObstacle) -> Diagnostic {
     Diagnostic { pointer: finding.pointer, msg: format!("{}: {}", finding.what, finding.help) }
 }
 
-fn listed(findings: &[Finding]) -> String {
+fn listed(findings: &[CheckpointObstacle]) -> String {
     if findings.is_empty() {
         return "nothing was found that a dump would not take\n".into();
     }

@@ -26,7 +26,7 @@ use super::session::Session;
 
 /// The files outside the bundle that flags of `create` and `run` name. They are opened, and paths made absolute, before
 /// the bundle's directory becomes the current one.
-struct Named {
+struct CallerPaths {
     root: PathBuf,
     store: Store,
     console_socket: Option<OwnedFd>,
@@ -34,10 +34,10 @@ struct Named {
     pid_file: Option<PathBuf>,
 }
 
-impl Named {
-    fn open(options: &cli::Create, session: &Session<'_>) -> Result<Named> {
+impl CallerPaths {
+    fn open(options: &cli::Create, session: &Session<'_>) -> Result<CallerPaths> {
         let root = absolute(&session.global.root)?;
-        Ok(Named {
+        Ok(CallerPaths {
             store: Store::make(&root)?,
             root,
             console_socket: connect(options.console_socket.as_ref(), "--console-socket")?,
@@ -48,7 +48,7 @@ impl Named {
 }
 
 /// A bundle with its plan.
-struct Planned {
+struct PlannedBundle {
     bundle: Bundle,
     options: Options,
     plan: Plan,
@@ -57,14 +57,14 @@ struct Planned {
     notify: bool,
 }
 
-impl Planned {
+impl PlannedBundle {
     fn new(
         options: &cli::Create,
         restores: bool,
         root: &Path,
         session: &mut Session<'_>,
         timer: &mut StepTimer,
-    ) -> Result<Planned> {
+    ) -> Result<PlannedBundle> {
         let global = session.global;
         let mut planning = planning::options(global, options.no_pivot, options.no_new_keyring)?;
         planning.keyring = random::random_suffix().with_context(|| "cannot name the session keyring")?;
@@ -87,7 +87,7 @@ impl Planned {
         if session.debug {
             log_filter_flags(&plan);
         }
-        Ok(Planned { bundle, options: planning, plan, place, notify })
+        Ok(PlannedBundle { bundle, options: planning, plan, place, notify })
     }
 
     /// The container's stdio.
@@ -146,16 +146,16 @@ fn make<T>(
     finish: impl FnOnce(Launch<NewContainer<'_>>, Option<Relay>, &Host) -> Result<T>,
 ) -> Result<T> {
     let mut timer = StepTimer::start(session.debug);
-    let named = Named::open(options, session)?;
+    let caller_paths = CallerPaths::open(options, session)?;
     let restores = matches!(from, ProcessSource::Images(_));
-    let mut planned = Planned::new(options, restores, &named.root, session, &mut timer)?;
-    let mut stdio = planned.stdio(detached, named.console_socket)?;
+    let mut planned = PlannedBundle::new(options, restores, &caller_paths.root, session, &mut timer)?;
+    let mut stdio = planned.stdio(detached, caller_paths.console_socket)?;
     let mut inherit = stdio.inherit(planned.user(), &planned.options.host, detached)?;
     inherit.listens = session.passed.listens();
     let caller = Caller {
         console_socket: stdio.take_socket(),
-        pidfd_socket: named.pidfd_socket,
-        pid_file: named.pid_file.as_deref(),
+        pidfd_socket: caller_paths.pidfd_socket,
+        pid_file: caller_paths.pid_file.as_deref(),
         preserve_fds: session.passed.count,
         inherit,
     };
@@ -167,7 +167,7 @@ fn make<T>(
     };
     let warnings = RefCell::default();
     let request = apply::CreateRequest {
-        store: &named.store,
+        store: &caller_paths.store,
         plan: &planned.plan,
         annotations: std::mem::take(&mut planned.bundle.spec.annotations),
         config: std::mem::take(&mut planned.bundle.text),
@@ -184,7 +184,9 @@ fn make<T>(
         warnings: &warnings,
     };
     let made = match from {
-        ProcessSource::Images(images) => apply::restore(request, &images.request(&named.root, &config_file), proof),
+        ProcessSource::Images(images) => {
+            apply::restore(request, &images.request(&caller_paths.root, &config_file), proof)
+        }
         ProcessSource::Created | ProcessSource::Run => apply::create(request, proof),
     };
     let outcome = made.and_then(|launch| {

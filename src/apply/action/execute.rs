@@ -108,7 +108,8 @@ fn search(name: &str, env: &[String]) -> Result<CString> {
     }
     Err(match refused {
         Some(candidate) => not_executable(name, &candidate, Errno::EACCES),
-        None => Error::new(Kind::ExecutableNotFound, format!("exec: {name:?}: executable file not found in $PATH")),
+        None => Error::new(Kind::ExecutableNotFound, format!("exec: {name:?}: executable file not found in $PATH"))
+            .hint("the name was looked for in the PATH of process.env, inside the container"),
     })
 }
 
@@ -173,7 +174,7 @@ pub(super) fn ready(cx: &mut Context<'_>) -> Result<()> {
 /// Waits for a connection and a message on it.
 fn wait_for_start(listener: BorrowedFd<'_>) -> Result<OwnedFd> {
     loop {
-        if let Some(connection) = hear_start(listener)? {
+        if let Some(connection) = accept_start(listener)? {
             return Ok(connection);
         }
     }
@@ -181,9 +182,9 @@ fn wait_for_start(listener: BorrowedFd<'_>) -> Result<OwnedFd> {
 
 /// Waits for a connection, and tells whether there was a message on it. A `start` that dies before it has sent one does
 /// not count. One that cannot be heard is told so, since the end of the connection would mean that the program runs.
-pub fn hear_start(listener: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
+pub fn accept_start(listener: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
     let connection = match socket::accept(listener) {
-        Err(failed) if passes(failed.errno) => {
+        Err(failed) if is_transient(failed.errno) => {
             std::thread::sleep(ACCEPT_AGAIN);
             return Ok(None);
         }
@@ -205,9 +206,8 @@ pub fn hear_start(listener: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
 /// How long to wait before a connection is accepted again.
 const ACCEPT_AGAIN: std::time::Duration = std::time::Duration::from_millis(10);
 
-/// Whether an error of accept(2) says something about this moment, and not about the listener. A created container
-/// must not end because the machine was short of descriptors once.
-fn passes(errno: Errno) -> bool {
+/// Whether accept(2) may succeed a moment later. A created container must not end because descriptors were short once.
+fn is_transient(errno: Errno) -> bool {
     matches!(errno, Errno::EINTR | Errno::ECONNABORTED | Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::ENOBUFS)
 }
 

@@ -12,7 +12,7 @@ mod passwd;
 mod root;
 mod stdio;
 
-pub use execute::hear_start;
+pub use execute::accept_start;
 pub use stdio::{Stdio, give_pipes, replace_for};
 
 use windlass_base::error::{Error, Result, WithContext};

@@ -32,7 +32,7 @@ use windlass_sys::process::Child;
 use windlass_sys::spawn::{self, Environment, Spawn};
 use windlass_sys::{fd, socket};
 
-pub use check::{Finding, Loss, check};
+pub use check::{CheckpointObstacle, Loss, check};
 pub use directories::Directories;
 pub use failure::{Log, error as failure};
 pub use sidecar::read as read_streams;

@@ -20,7 +20,7 @@ use crate::action::{apply, replace_for};
 use crate::context::Context;
 
 /// The inputs of the process besides the context.
-pub struct Work<'a> {
+pub struct CriuLaunch<'a> {
     /// The plan of the configuration.
     pub plan: &'a Plan,
     /// Absolute path of the bundle.
@@ -59,7 +59,7 @@ pub struct LogDirectory<'a> {
 
 /// Prepares this process and executes CRIU. Returns only a failure. The process is not killed when the runtime dies:
 /// CRIU must then undo the restore itself, because the processes that it has made do not end with it.
-pub fn become_criu(work: &Work<'_>, cx: &mut Context<'_>) -> Result<()> {
+pub fn become_criu(work: &CriuLaunch<'_>, cx: &mut Context<'_>) -> Result<()> {
     let _ = nix::unistd::setsid();
     if work.plan.unit.is_some() {
         cx.sync.scope()?;

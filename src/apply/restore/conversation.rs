@@ -21,7 +21,7 @@ use windlass_sys::process::{self, Child, Forked, SingleThreaded};
 use windlass_sys::{fd, socket};
 
 use super::audit;
-use super::child::{self, LogDirectory, Work};
+use super::child::{self, CriuLaunch, LogDirectory};
 use super::stage::Stage;
 use super::{cgroups, chain, claims, mounts, pages};
 use crate::action::sysctl_path;
@@ -134,7 +134,7 @@ impl Restoring<'_, '_> {
             let (cgroup, bundle) = (creation.cgroup_path(), creation.request.bundle);
             let kept: Vec<_> = std::iter::once(&theirs).chain(&passed).chain(&self.copies).map(AsFd::as_fd).collect();
             let mut cx = creation.context(sync, watch, Barrier::Runtime, Vec::new(), &kept);
-            let work = Work {
+            let work = CriuLaunch {
                 plan,
                 bundle,
                 program,
@@ -155,7 +155,7 @@ impl Restoring<'_, '_> {
 
     /// Has CRIU make the processes, and does the runtime's part at each of its notifications.
     pub fn converse(&mut self, session: &mut Session, launch: &mut Launch<NewContainer<'_>>) -> Result<Progress> {
-        let (stage, directories) = heard(session.as_fd())?;
+        let (stage, directories) = receive_stage(session.as_fd())?;
         let mut directories = directories.into_iter();
         self.seen = if self.copies.is_empty() { None } else { directories.next() };
         self.log = directories.next();
@@ -389,9 +389,9 @@ fn begins_to_run(creation: &NewContainer<'_>) -> Result<()> {
     }
 }
 
-/// What the process told before it became CRIU, and the directories that it has opened: that of the images, and that of
-/// the log, where they matter.
-fn heard(socket: BorrowedFd<'_>) -> Result<(Stage, Vec<OwnedFd>)> {
+/// Receives the stage from the process that becomes CRIU, and the directories that it has opened: the images' and the
+/// log's, each only if it is needed.
+fn receive_stage(socket: BorrowedFd<'_>) -> Result<(Stage, Vec<OwnedFd>)> {
     let mut text = vec![0; LIST];
     let (n, directories) =
         socket::receive_all(socket, &mut text).with_context(|| "cannot receive from the process for CRIU")?;

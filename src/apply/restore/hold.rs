@@ -20,7 +20,7 @@ use windlass_sys::process::{self, Forked, SingleThreaded};
 use windlass_sys::{descriptors, socket};
 
 use super::conversation::{Progress, Restoring};
-use crate::action::hear_start;
+use crate::action::accept_start;
 use crate::create::NewContainer;
 use crate::launch::Launch;
 use crate::sync::encode_failure;
@@ -147,7 +147,7 @@ impl Keeper<'_, '_, '_> {
                 return None;
             }
             if ready[0]
-                && let Some(start) = hear_start(self.listener.as_fd()).ok()?
+                && let Some(start) = accept_start(self.listener.as_fd()).ok()?
             {
                 return Some(start);
             }

@@ -125,7 +125,7 @@ pub fn stage(plan: &Plan, bundle: &Path, place: &Path, cgroup: Option<&str>, cx:
         let done = match &step.action {
             Action::Mount(mount) => match &mount.what {
                 MountKind::Bind(_) => {
-                    let copy = copies.next().ok_or_else(lost)?;
+                    let copy = copies.next().ok_or_else(missing_source)?;
                     match covered.iter().any(|other| mount.destination.without(other).is_some()) {
                         true => staging.attach_beside(mount.destination.to_string(), copy),
                         false => staging.attach_inside(&mount.destination, copy),
@@ -151,7 +151,7 @@ pub fn stage(plan: &Plan, bundle: &Path, place: &Path, cgroup: Option<&str>, cx:
                 }
             },
             Action::Node(node) if node.source.is_some() => {
-                staging.attach_beside(node.path.to_string(), copies.next().ok_or_else(lost)?)
+                staging.attach_beside(node.path.to_string(), copies.next().ok_or_else(missing_source)?)
             }
             _ => Ok(()),
         };
@@ -186,7 +186,7 @@ fn mapped(source: Option<&Source>) -> [MountAttributes; 2] {
     [flag(idmap.is_some()), flag(idmap.is_some_and(|idmap| idmap.recursive))]
 }
 
-fn lost() -> Error {
+fn missing_source() -> Error {
     Error::new(Kind::Protocol, "a mount of the plan has no source")
 }
 

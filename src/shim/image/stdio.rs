@@ -25,7 +25,7 @@ table! {
     Input { 1 sink, 2 terminal, 3 fifo, 4 pending, 5 blocked, 6 close_when_empty }
     Outlet {
         1 stream, 2 source, 3 source_key, 4 source_watched, 5 terminal, 6 sink, 7 sink_key, 8 sink_watched,
-        9 pending, 10 held, 11 complaint, 12 waits_for_clients, 13 hung_up, 14 over, 15 dropped, 16 moved, 17 last,
+        9 pending, 10 held, 11 runtime_stderr, 12 waits_for_clients, 13 hung_up, 14 over, 15 dropped, 16 moved, 17 last,
         18 spool, 19 is_sink_full, 20 @hint warning,
     }
     Spool {

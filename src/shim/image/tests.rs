@@ -261,7 +261,7 @@ impl Random {
             spool: self.maybe(|r| Box::new(r.spool())),
             is_sink_full: self.yes(),
             held: self.maybe(Random::bytes),
-            complaint: self.bytes(),
+            runtime_stderr: self.bytes(),
             waits_for_clients: self.yes(),
             hung_up: self.yes(),
             over: self.yes(),

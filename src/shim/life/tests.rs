@@ -52,7 +52,7 @@ fn recording(process: Process, now: Instant) -> Process {
 
 fn recorded(process: Process, now: Instant) -> Process {
     let mut process = recording(process, now);
-    assert_eq!(process.recorded(true, now), [Effect::TakeTurns]);
+    assert_eq!(process.recorded(true, now), [Effect::ReportInOrder]);
     process
 }
 
@@ -115,7 +115,7 @@ fn init_is_created_started_and_ends() {
     process.enter(Phase::Running);
     assert_eq!(phase(&process), Phase::Paused);
     assert_eq!(process.drained(DRAINED, now), [Effect::Record]);
-    assert_eq!(process.recorded(true, now), [Effect::TakeTurns]);
+    assert_eq!(process.recorded(true, now), [Effect::ReportInOrder]);
     let exited = Effect::Notify(Event::Exited { process: id, pid: PID, status: status(SEVEN) });
     assert_eq!(process.report(), [Effect::Descriptors(DescriptorEffect::Disconnect), exited]);
     assert_eq!((phase(&process), process.state(false, 0, 0).exit), (Phase::Stopped, Some(status(SEVEN))));
@@ -211,14 +211,14 @@ fn a_record_that_fails_is_tried_again_and_at_last_given_up() {
         assert_eq!(process.drained(DRAINED, now), [], "the pause is not over");
         assert_eq!(process.drained(DRAINED, now + PAUSE), [Effect::Record]);
     }
-    assert_eq!(process.recorded(false, now), [Effect::TakeTurns]);
+    assert_eq!(process.recorded(false, now), [Effect::ReportInOrder]);
     assert!(matches!(process.life, Life::Recorded { .. }));
     // A second answer has no effect.
     assert_eq!(process.recorded(true, now), []);
     let mut process = recording(exec(), now);
     process.recorded(false, now);
     process.drained(DRAINED, now + PAUSE);
-    assert_eq!(process.recorded(true, now), [Effect::TakeTurns]);
+    assert_eq!(process.recorded(true, now), [Effect::ReportInOrder]);
 }
 
 #[test]

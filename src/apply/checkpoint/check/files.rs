@@ -15,7 +15,7 @@ use windlass_store::process_stat;
 use windlass_sys::{attributes, directory, fd, mount as mounts};
 
 use super::super::elements;
-use super::judge::{self, Descriptor, Finding, Sockets, finding};
+use super::judge::{self, CheckpointObstacle, Descriptor, Sockets, finding};
 use super::settings::document;
 use crate::resolve;
 
@@ -87,7 +87,7 @@ pub fn has_queue(init: i32, mount: &Mounted) -> bool {
 }
 
 /// Looks at all files of a process.
-pub fn look(pid: i32, known: &Known, sockets: &Sockets, flags: &Flags, findings: &mut Vec<Finding>) {
+pub fn look(pid: i32, known: &Known, sockets: &Sockets, flags: &Flags, findings: &mut Vec<CheckpointObstacle>) {
     let root = known.root(pid);
     let hidden = |link: &Path, found: &Metadata, same_device: bool| {
         root.as_ref().and_then(|root| is_hidden(root, link, found, same_device)).unwrap_or(false)
@@ -130,7 +130,12 @@ pub fn look(pid: i32, known: &Known, sockets: &Sockets, flags: &Flags, findings:
 }
 
 /// The files in the memory of a process, each once.
-fn of_memory(pid: i32, hidden: &dyn Fn(&Path, &Metadata, bool) -> bool, flags: &Flags, findings: &mut Vec<Finding>) {
+fn of_memory(
+    pid: i32,
+    hidden: &dyn Fn(&Path, &Metadata, bool) -> bool,
+    flags: &Flags,
+    findings: &mut Vec<CheckpointObstacle>,
+) {
     let maps = document(pid, "maps");
     let mut known = BTreeSet::new();
     for line in maps.lines() {

@@ -6,7 +6,7 @@ use windlass_criu::flags::Flags;
 
 /// Something that a dump cannot store, or cannot store unchanged.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finding {
+pub struct CheckpointObstacle {
     /// The description, which names the process.
     pub what: String,
     /// The consequence.
@@ -95,16 +95,16 @@ const LOCAL: [&str; 3] = ["UNIX", "UNIX-STREAM", "NETLINK"];
 const GHOST: u64 = 1 << 20;
 
 /// A finding that makes a dump fail.
-pub fn finding(what: String, help: &'static str) -> Finding {
-    Finding { what, loss: Loss::Dump, help, pointer: String::new() }
+pub fn finding(what: String, help: &'static str) -> CheckpointObstacle {
+    CheckpointObstacle { what, loss: Loss::Dump, help, pointer: String::new() }
 }
 
-fn fails(what: String, help: &'static str) -> Option<Finding> {
+fn fails(what: String, help: &'static str) -> Option<CheckpointObstacle> {
     Some(finding(what, help))
 }
 
 /// Judges an open file. `whose` names it.
-pub fn descriptor(whose: &str, file: &Descriptor, sockets: &Sockets, flags: &Flags) -> Option<Finding> {
+pub fn descriptor(whose: &str, file: &Descriptor, sockets: &Sockets, flags: &Flags) -> Option<CheckpointObstacle> {
     let link = &file.link;
     if file.field("lock").is_some() && !flags.file_locks {
         return fails(format!("{whose} holds a lock of {link}"), "pass --file-locks");
@@ -161,7 +161,7 @@ pub fn descriptor(whose: &str, file: &Descriptor, sockets: &Sockets, flags: &Fla
 }
 
 /// Judges the clock of a timer, or a watch.
-fn watcher(whose: &str, file: &Descriptor) -> Option<Finding> {
+fn watcher(whose: &str, file: &Descriptor) -> Option<CheckpointObstacle> {
     // The clocks of wall and monotonic time (clock_gettime(2)).
     if let Some(clock) = file.field("clockid").filter(|clock| !matches!(*clock, "0" | "1")) {
         return fails(
@@ -177,7 +177,7 @@ fn watcher(whose: &str, file: &Descriptor) -> Option<Finding> {
 }
 
 /// Judges a file that was opened in a way that CRIU does not know.
-fn odd(whose: &str, file: &Descriptor) -> Option<Finding> {
+fn odd(whose: &str, file: &Descriptor) -> Option<CheckpointObstacle> {
     let link = &file.link;
     if link.starts_with("pipe:[") && file.has_flag(libc::O_DIRECT) {
         return fails(format!("{whose} is a pipe of packets (O_DIRECT)"), "use a pipe without it");
@@ -191,7 +191,7 @@ fn odd(whose: &str, file: &Descriptor) -> Option<Finding> {
     None
 }
 
-fn socket(whose: &str, inode: u64, protocol: &str, sockets: &Sockets, flags: &Flags) -> Option<Finding> {
+fn socket(whose: &str, inode: u64, protocol: &str, sockets: &Sockets, flags: &Flags) -> Option<CheckpointObstacle> {
     if sockets.too_new && NETWORK.contains(&protocol) {
         let what = format!("{whose} is a socket ({protocol}), which this CRIU cannot dump on this kernel");
         return fails(what, "use CRIU 4.2 or later");

@@ -26,13 +26,18 @@ use crate::tasks::Tasks;
 use files::{Known, named, protocol_of};
 use judge::{NETWORK, Sockets, finding};
 
-pub use judge::{Finding, Loss};
+pub use judge::{CheckpointObstacle, Loss};
 
 /// The namespaces that CRIU does not dump if a process has one of its own, by their names in `/proc/PID/ns`.
 const NESTED: [&str; 8] = ["pid", "pid_for_children", "net", "ipc", "uts", "user", "cgroup", "time_for_children"];
 
 /// Checks a running container. `old` tells whether CRIU is older than 4.2.
-pub fn check(container: &Container, plan: &Plan, flags: &Flags, old: &dyn Fn() -> bool) -> Result<Vec<Finding>> {
+pub fn check(
+    container: &Container,
+    plan: &Plan,
+    flags: &Flags,
+    old: &dyn Fn() -> bool,
+) -> Result<Vec<CheckpointObstacle>> {
     let mut findings = Vec::new();
     of_configuration(plan, &mut findings);
     let not_running = || Error::new(Kind::WrongStatus, "Container cannot be checkpointed in stopped state");
@@ -50,7 +55,7 @@ pub fn check(container: &Container, plan: &Plan, flags: &Flags, old: &dyn Fn() -
     let paused = group.as_ref().is_some_and(|group| group.is_frozen().unwrap_or(false));
     let pids = group.as_ref().map_or(Ok(vec![init.pid]), AnyCgroup::pids)?;
     let executed = lost::executed(init.pid, &pids);
-    findings.extend(executed.iter().map(|pid| Finding {
+    findings.extend(executed.iter().map(|pid| CheckpointObstacle {
         what: lost::remark(*pid).msg,
         loss: Loss::Part,
         help: "end it first, or start it anew after the restore",
@@ -74,7 +79,7 @@ pub fn check(container: &Container, plan: &Plan, flags: &Flags, old: &dyn Fn() -
         of_process(*pid, init.pid, paused, &mut findings);
         files::look(*pid, &known, &sockets, flags, &mut findings);
         let lost = settings::lost(&settings::of(*pid), &restored, configured);
-        findings.extend(lost.into_iter().map(|what| Finding {
+        findings.extend(lost.into_iter().map(|what| CheckpointObstacle {
             loss: Loss::Part,
             ..finding(
                 format!("{} loses {what}", named(*pid)),
@@ -89,9 +94,9 @@ pub fn check(container: &Container, plan: &Plan, flags: &Flags, old: &dyn Fn() -
 }
 
 /// The finding for a fault by which the restore would refuse the images.
-fn unrestorable(fault: Diagnostic) -> Finding {
+fn unrestorable(fault: Diagnostic) -> CheckpointObstacle {
     let help = "the restore refuses what config.json does not give";
-    Finding { loss: Loss::Restore, pointer: fault.pointer, ..finding(fault.msg, help) }
+    CheckpointObstacle { loss: Loss::Restore, pointer: fault.pointer, ..finding(fault.msg, help) }
 }
 
 /// The CPUs of the cpuset of the container, as bits; `None` if the cpuset cannot be found.
@@ -111,27 +116,27 @@ fn cpus_of(group: Option<&AnyCgroup>, init: i32) -> Option<Vec<u64>> {
 }
 
 /// Finds elements of the configuration that no restore can make.
-fn of_configuration(plan: &Plan, findings: &mut Vec<Finding>) {
+fn of_configuration(plan: &Plan, findings: &mut Vec<CheckpointObstacle>) {
     for step in &plan.init {
         if let Action::Seccomp(seccomp) = &step.action
             && !seccomp.listener_path.is_empty()
         {
             let what = "the container has a seccomp agent".to_string();
             let help = "SCMP_ACT_NOTIFY cannot be dumped";
-            findings.push(Finding { pointer: step.origin.to_string(), ..finding(what, help) });
+            findings.push(CheckpointObstacle { pointer: step.origin.to_string(), ..finding(what, help) });
         }
     }
     for join in &plan.topology.joined {
         if join.kind.intersects(Namespaces::USER | Namespaces::MOUNT | Namespaces::CGROUP) {
             let what = format!("the container joins the namespace {}", join.path);
             let found = finding(what, "user, mount and cgroup namespaces by path cannot be restored");
-            findings.push(Finding { loss: Loss::Restore, pointer: join.pointer.clone(), ..found });
+            findings.push(CheckpointObstacle { loss: Loss::Restore, pointer: join.pointer.clone(), ..found });
         }
     }
 }
 
 /// Finds mounts that the restore would refuse: external mounts without a known source, and others as it judges images.
-fn of_mounts(plan: &Plan, elements: &Elements, findings: &mut Vec<Finding>) {
+fn of_mounts(plan: &Plan, elements: &Elements, findings: &mut Vec<CheckpointObstacle>) {
     if elements.mounted.is_empty() {
         findings.push(finding("init has another root directory".into(), "CRIU finds no mounts below it"));
         return;
@@ -141,11 +146,11 @@ fn of_mounts(plan: &Plan, elements: &Elements, findings: &mut Vec<Finding>) {
         let found = finding(what, "add it to the mounts, or unmount it before the dump");
         // CRIU leaves a tracefs out.
         let loss = if mount.kind == "tracefs" { Loss::Part } else { Loss::Restore };
-        findings.push(Finding { loss, pointer: "/mounts".into(), ..found });
+        findings.push(CheckpointObstacle { loss, pointer: "/mounts".into(), ..found });
     }
     for mount in elements.mounted.iter().filter(|mount| mount.flags.split(',').any(|flag| flag == "nosymfollow")) {
         let found = finding(format!("the mount {} loses nosymfollow", mount.point), "CRIU does not know the flag");
-        findings.push(Finding { loss: Loss::Part, ..found });
+        findings.push(CheckpointObstacle { loss: Loss::Part, ..found });
     }
     let external = |mount: &Mounted| elements.mounts.iter().find(|it| it.point == mount.point);
     let known = elements.mounted.iter().filter(|mount| external(mount).is_none_or(|it| it.declared));
@@ -171,7 +176,7 @@ fn device_of(device: &str) -> u32 {
 }
 
 /// Finds a session that began outside the container.
-fn session(init: i32, flags: &Flags, findings: &mut Vec<Finding>) {
+fn session(init: i32, flags: &Flags, findings: &mut Vec<CheckpointObstacle>) {
     let Some(status) = status::of(init) else { return };
     // Both are ids in the PID namespace of init.
     let innermost = |ids: Option<Vec<i32>>| ids.and_then(|ids| ids.last().copied());
@@ -181,7 +186,7 @@ fn session(init: i32, flags: &Flags, findings: &mut Vec<Finding>) {
 }
 
 /// Judges a process as a whole. If `paused`, the kernel may show every process as waiting.
-fn of_process(pid: i32, init: i32, paused: bool, findings: &mut Vec<Finding>) {
+fn of_process(pid: i32, init: i32, paused: bool, findings: &mut Vec<CheckpointObstacle>) {
     if status::of(pid).is_some_and(|status| status.tracerpid != 0) {
         findings.push(finding(format!("{} is traced", named(pid)), "detach the debugger first"));
     }

@@ -124,15 +124,16 @@ impl ConmonFront {
         Ok(())
     }
 
-    /// The file that names where the exit status belongs, in case this shim cannot write it.
-    fn unwritten(&self) -> Option<PathBuf> {
+    /// The file that lists the exit files that this shim has not written yet; `windlass delete` writes them if the shim
+    /// dies.
+    fn pending_exit_list(&self) -> Option<PathBuf> {
         self.id.is_init().then(|| self.settings.container.bundle.join(exit_record::UNWRITTEN))
     }
 
-    /// Writes that file. Without it, the status is lost with this shim.
-    fn promise(&self, process: &NewProcess) {
+    /// Writes that list. Without it, the status is lost with this shim.
+    fn write_pending_exit_list(&self, process: &NewProcess) {
         let paths: Vec<&PathBuf> = process.exit_files.iter().map(ExitFile::path).collect();
-        if let Some(file) = self.unwritten().filter(|_| !paths.is_empty()) {
+        if let Some(file) = self.pending_exit_list().filter(|_| !paths.is_empty()) {
             let written = serde_json::to_vec(&paths).map(|text| crate::exit::put(&file, &text, false));
             if let Ok(Err(failed)) = written {
                 self.messages.log(Level::Warn, &format!("the exit status would be lost with this shim: {failed}"));
@@ -142,7 +143,7 @@ impl ConmonFront {
 
     fn launch(&mut self, core: &mut Supervisor) {
         let Some(process) = self.process.take() else { return };
-        self.promise(&process);
+        self.write_pending_exit_list(&process);
         let requested = match &self.id.exec {
             None => core.request(Request::Create(process)),
             Some(_) => {
@@ -197,7 +198,7 @@ impl ConmonFront {
 
     /// Closes the endpoints, and ends the shim when the delay of the exit command is over.
     fn finish(&mut self, status: i32, core: &mut Supervisor) {
-        if let Some(file) = self.unwritten() {
+        if let Some(file) = self.pending_exit_list() {
             let _ = std::fs::remove_file(file);
         }
         self.endpoints = None;

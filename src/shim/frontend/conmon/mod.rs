@@ -214,7 +214,7 @@ fn run_at_exit(exit: &ExitCommand, mut core: Supervisor) -> sys::Result<()> {
     };
     let mut started = start();
     for _ in 1..ATTEMPTS {
-        if !started.as_ref().is_err_and(|failed| passes(failed.errno)) {
+        if !started.as_ref().is_err_and(|failed| is_transient(failed.errno)) {
             break;
         }
         std::thread::sleep(PAUSE);
@@ -224,6 +224,6 @@ fn run_at_exit(exit: &ExitCommand, mut core: Supervisor) -> sys::Result<()> {
 }
 
 /// Whether a later attempt may succeed after this error.
-fn passes(errno: Errno) -> bool {
+fn is_transient(errno: Errno) -> bool {
     matches!(errno, Errno::EAGAIN | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE | Errno::ETXTBSY | Errno::EINTR)
 }

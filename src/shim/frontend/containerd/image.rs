@@ -6,14 +6,14 @@ use super::answer::{Answer, Outcome};
 use super::connection::{Connection, interest};
 use super::connections::{Caller, Connections};
 use super::frames::{Frames, Waits};
-use super::job::{Job, Jobs, Work};
+use super::job::{Job, JobKind, Jobs};
 use super::key::{FrontKind, Serials, key};
 use super::lifetime::Lifetime;
 use super::logger::{BinaryLogger, Loggers};
 use super::message::event::{TaskEvent, TaskIo, Topic};
 use super::message::{Any, Mount, Status, Timestamp};
 use super::outbox::{Delivery, Outbox, Queue};
-use super::pending::{PendingCalls, RuntimeVerb, Then};
+use super::pending::{Continuation, PendingCalls, RuntimeVerb};
 use super::server::Server;
 use super::tasks::{Task, TaskStage, Tasks};
 use crate::image::format::{Content, Encoder, Field, Fields, Value, choice, table};
@@ -36,12 +36,12 @@ table! {
 
 choice! {
     TaskStage { 1 Preparing { 1 rootfs: rootfs }, 2 Created {} }
-    Then {
+    Continuation {
         1 Create { 1 id: 0 }, 2 Start { 1 id: 0 }, 3 Wait {}, 4 Delete { 1 id: 0 },
         5 Verb { 1 verb: verb, 2 event: event, 3 file: file }, 6 Checkpoint { 1 event: event, 2 log: log },
     }
     RuntimeVerb { 1 Kill {}, 2 Pause {}, 3 Resume {}, 4 Update {} }
-    Work {
+    JobKind {
         1 Prepare { 1 job: 0, 2 process: 1 }, 2 AwaitLogger { 1 job: 0, 2 process: 1 },
         3 Unmount { 1 job: 0, 2 outcome: 1, 3 event: 2 },
     }
@@ -51,7 +51,7 @@ choice! {
         9 ExecStarted {}, 10 Checkpointed {},
     }
     Waits { 1 Idle {}, 2 Sending {}, 3 Full {} }
-    Lifetime { 1 InUse {}, 2 Alone { 1 until: 0 }, 3 Leaving { 1 until: 0 }, 4 Over {} }
+    Lifetime { 1 InUse {}, 2 Idle { 1 until: 0 }, 3 Leaving { 1 until: 0 }, 4 Over {} }
 }
 
 /// A table is written as the repeated field that it wraps.

@@ -17,21 +17,19 @@ use windlass_sys::{descriptors, pipe};
 
 /// The result of a child's work. The child writes it to the pipe as words, which never change: the previous program may
 /// have forked the child, and the next program may read them.
-pub(super) trait Finding: Sized {
-    /// The words.
-    fn words(&self) -> String;
-    /// The finding with these words.
-    fn of(words: &str) -> Option<Self>;
+pub(super) trait JobOutput: Sized {
+    fn encode(&self) -> String;
+    fn decode(words: &str) -> Option<Self>;
 }
 
-/// No finding: the work is done.
-impl Finding for () {
-    fn words(&self) -> String {
+/// No result but that the work is done.
+impl JobOutput for () {
+    fn encode(&self) -> String {
         String::new()
     }
 
-    fn of(words: &str) -> Option<()> {
-        words.is_empty().then_some(())
+    fn decode(text: &str) -> Option<()> {
+        text.is_empty().then_some(())
     }
 }
 
@@ -53,16 +51,16 @@ pub(super) struct Prepared {
     pub spooling: Spooling,
 }
 
-impl Finding for Prepared {
-    fn words(&self) -> String {
+impl JobOutput for Prepared {
+    fn encode(&self) -> String {
         let namespace = if self.namespace == PidNamespace::Own { "own" } else { "shared" };
         let full = if self.spooling.full == WhenFull::Block { "block" } else { "drop" };
         let held = if self.holds { "held" } else { "whole" };
         format!("{namespace} {held} {full} {} {}", self.spooling.max, self.spooling.directory.display())
     }
 
-    fn of(words: &str) -> Option<Prepared> {
-        let mut words = words.splitn(5, ' ');
+    fn decode(text: &str) -> Option<Prepared> {
+        let mut words = text.splitn(5, ' ');
         let namespace = match words.next()? {
             "own" => PidNamespace::Own,
             "shared" => PidNamespace::Shared,
@@ -90,7 +88,7 @@ pub(super) struct Job<T> {
     pub(super) finds: PhantomData<T>,
 }
 
-impl<T: Finding> Job<T> {
+impl<T: JobOutput> Job<T> {
     /// Starts `work` in a child, which keeps `kept` open and no other descriptor. The end of the child is reported
     /// under `key`.
     pub(super) fn start(
@@ -112,7 +110,7 @@ impl<T: Finding> Job<T> {
                 descriptors::close_all_but(3, &kept);
                 let _ = process::die_with_parent();
                 let (status, text) = match work() {
-                    Ok(found) => (0, found.words()),
+                    Ok(found) => (0, found.encode()),
                     Err(error) => (FAILED, error.to_string()),
                 };
                 let _ = stream::never_block(end.as_fd());
@@ -126,7 +124,7 @@ impl<T: Finding> Job<T> {
     fn result(&self, exit: windlass_sys::Result<Exit>) -> Result<T, Error> {
         match exit? {
             Exit::Code(FAILED) => Err(Error::Child(self.text())),
-            Exit::Code(0) if let Some(found) = T::of(&self.text()) => Ok(found),
+            Exit::Code(0) if let Some(found) = T::decode(&self.text()) => Ok(found),
             exit => Err(Error::Child(format!("a child of the shim ended with {exit}"))),
         }
     }
@@ -143,7 +141,7 @@ impl<T: Finding> Job<T> {
 
 /// A job, and the step after its end.
 #[derive(Debug)]
-pub(super) enum Work {
+pub(super) enum JobKind {
     /// The root filesystem is mounted, and the logger awaited; then the container is created.
     Prepare(Job<Prepared>, Box<NewProcess>),
     /// The logger of an exec is awaited; then the exec is made known.
@@ -152,11 +150,11 @@ pub(super) enum Work {
     Unmount(Job<()>, Outcome, Option<TaskEvent>),
 }
 
-impl Work {
+impl JobKind {
     pub(super) fn child(&self) -> &Child {
         match self {
-            Work::Prepare(job, _) => &job.child,
-            Work::AwaitLogger(job, _) | Work::Unmount(job, ..) => &job.child,
+            JobKind::Prepare(job, _) => &job.child,
+            JobKind::AwaitLogger(job, _) | JobKind::Unmount(job, ..) => &job.child,
         }
     }
 }
@@ -164,21 +162,21 @@ impl Work {
 /// A job that has ended.
 #[derive(Debug)]
 pub(super) enum JobResult {
-    /// See [`Work::Prepare`].
+    /// See [`JobKind::Prepare`].
     Prepared(Box<NewProcess>, Result<Prepared, Error>),
-    /// See [`Work::AwaitLogger`].
+    /// See [`JobKind::AwaitLogger`].
     LoggerReady(Box<NewProcess>, Result<(), Error>),
-    /// See [`Work::Unmount`].
+    /// See [`JobKind::Unmount`].
     Unmounted(Outcome, Option<TaskEvent>, Result<(), Error>),
 }
 
 /// The jobs, by the serial numbers of their keys.
 #[derive(Debug, Default)]
-pub(super) struct Jobs(pub(super) Table<u64, Box<(Caller, Work)>>);
+pub(super) struct Jobs(pub(super) Table<u64, Box<(Caller, JobKind)>>);
 
 impl Jobs {
     /// Adds a job, whose end answers `caller`. Returns the process id of its child.
-    pub(super) fn insert(&mut self, serial: u64, caller: Caller, work: Work) -> i32 {
+    pub(super) fn insert(&mut self, serial: u64, caller: Caller, work: JobKind) -> i32 {
         let pid = work.child().pid;
         self.0.insert(serial, Box::new((caller, work)));
         pid
@@ -190,9 +188,9 @@ impl Jobs {
         let (caller, work) = *self.0.remove(&serial)?;
         let pid = work.child().pid;
         let ended = match work {
-            Work::Prepare(job, process) => JobResult::Prepared(process, job.result(exit)),
-            Work::AwaitLogger(job, process) => JobResult::LoggerReady(process, job.result(exit)),
-            Work::Unmount(job, outcome, event) => JobResult::Unmounted(outcome, event, job.result(exit)),
+            JobKind::Prepare(job, process) => JobResult::Prepared(process, job.result(exit)),
+            JobKind::AwaitLogger(job, process) => JobResult::LoggerReady(process, job.result(exit)),
+            JobKind::Unmount(job, outcome, event) => JobResult::Unmounted(outcome, event, job.result(exit)),
         };
         Some((pid, caller, ended))
     }
@@ -212,14 +210,14 @@ mod tests {
         for (namespace, full, holds) in cases {
             let found =
                 Prepared { namespace, holds, spooling: Spooling { max: 7, full, directory: "/a b/work".into() } };
-            assert_eq!(Prepared::of(&found.words()), Some(found));
+            assert_eq!(Prepared::decode(&found.encode()), Some(found));
         }
-        assert_eq!((Prepared::of(""), Prepared::of("own held block 7"), <()>::of("x")), (None, None, None));
-        assert_eq!(<()>::of(&().words()), Some(()));
+        assert_eq!((Prepared::decode(""), Prepared::decode("own held block 7"), <()>::decode("x")), (None, None, None));
+        assert_eq!(<()>::decode(&().encode()), Some(()));
     }
 
     /// The result of a child with this exit status, after it wrote this reason.
-    fn result<T: Finding>(exit: Exit, reason: &str) -> Result<T, Error> {
+    fn result<T: JobOutput>(exit: Exit, reason: &str) -> Result<T, Error> {
         let (read_end, write_end) = pipe::new().expect("a pipe");
         stream::write(write_end.as_fd(), reason.as_bytes()).expect("written");
         stream::never_block(read_end.as_fd()).expect("set");

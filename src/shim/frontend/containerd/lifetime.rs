@@ -13,7 +13,7 @@ use crate::serialized;
 const FLUSH: Duration = Duration::from_secs(3);
 
 /// How long a shim waits for its first connection, and after its last task for `Shutdown`.
-const ALONE: Duration = Duration::from_secs(30);
+const IDLE_TIME: Duration = Duration::from_secs(30);
 
 /// How long the shim stays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,7 +21,7 @@ pub(super) enum Lifetime {
     /// The shim has work: a task, a job or an event, or a first connection.
     InUse,
     /// The shim has no work, and ends at this moment.
-    Alone(#[serde(with = "serialized::moment")] Instant),
+    Idle(#[serde(with = "serialized::moment")] Instant),
     /// The shim ends when everything is sent, or at this moment.
     Leaving(#[serde(with = "serialized::moment")] Instant),
     /// The shim ends as soon as nothing is in progress.
@@ -31,14 +31,14 @@ pub(super) enum Lifetime {
 impl Lifetime {
     /// The lifetime of a shim that was just started.
     pub(super) fn new(now: Instant) -> Lifetime {
-        Lifetime::Alone(now + ALONE)
+        Lifetime::Idle(now + IDLE_TIME)
     }
 
     /// Notes whether the shim has nothing to do.
-    pub(super) fn look(&mut self, alone: bool, now: Instant) {
-        match (alone, *self) {
-            (true, Lifetime::InUse) => *self = Lifetime::Alone(now + ALONE),
-            (false, Lifetime::Alone(_)) => *self = Lifetime::InUse,
+    pub(super) fn look(&mut self, idle: bool, now: Instant) {
+        match (idle, *self) {
+            (true, Lifetime::InUse) => *self = Lifetime::Idle(now + IDLE_TIME),
+            (false, Lifetime::Idle(_)) => *self = Lifetime::InUse,
             _ => {}
         }
     }
@@ -57,14 +57,14 @@ impl Lifetime {
     pub(super) fn deadline(&self) -> Option<Instant> {
         match *self {
             Lifetime::InUse | Lifetime::Over => None,
-            Lifetime::Alone(at) | Lifetime::Leaving(at) => Some(at),
+            Lifetime::Idle(at) | Lifetime::Leaving(at) => Some(at),
         }
     }
 
     /// Handles a deadline that has passed.
     pub(super) fn due(&mut self, now: Instant) {
         match *self {
-            Lifetime::Alone(at) if now >= at => self.leave(now),
+            Lifetime::Idle(at) if now >= at => self.leave(now),
             // Work may still be in progress, and a moment that has passed does not wait for it.
             Lifetime::Leaving(until) if now >= until => *self = Lifetime::Over,
             _ => {}
@@ -76,7 +76,7 @@ impl Lifetime {
         match *self {
             Lifetime::Leaving(until) => all_sent || now >= until,
             Lifetime::Over => true,
-            Lifetime::InUse | Lifetime::Alone(_) => false,
+            Lifetime::InUse | Lifetime::Idle(_) => false,
         }
     }
 }
@@ -91,13 +91,13 @@ mod tests {
         let mut lifetime = Lifetime::new(now);
         lifetime.look(true, now);
         lifetime.due(now);
-        assert_eq!((lifetime.deadline(), lifetime.is_over(true, now)), (Some(now + ALONE), false));
+        assert_eq!((lifetime.deadline(), lifetime.is_over(true, now)), (Some(now + IDLE_TIME), false));
         lifetime.look(false, now);
         assert_eq!(lifetime.deadline(), None);
         lifetime.look(true, now);
-        lifetime.due(now + ALONE);
-        assert!(lifetime.is_over(true, now + ALONE) && !lifetime.is_over(false, now + ALONE));
-        assert!(lifetime.is_over(false, now + ALONE + FLUSH));
+        lifetime.due(now + IDLE_TIME);
+        assert!(lifetime.is_over(true, now + IDLE_TIME) && !lifetime.is_over(false, now + IDLE_TIME));
+        assert!(lifetime.is_over(false, now + IDLE_TIME + FLUSH));
     }
 
     /// Otherwise the loop would spin as long as a call of the runtime lasts.

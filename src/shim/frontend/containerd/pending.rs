@@ -12,7 +12,7 @@ use crate::{Code, ProcessId, Refusal, Reply, WaitToken};
 
 /// The call that a reply belongs to, and the step after the reply.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Then {
+pub(super) enum Continuation {
     /// `Create`.
     Create(ProcessId),
     /// `Start`.
@@ -39,17 +39,17 @@ pub(super) enum Then {
     },
 }
 
-impl Then {
+impl Continuation {
     /// The text that engines expect before the runtime's message.
     fn prefix(&self) -> Option<&'static str> {
         match self {
-            Then::Create(_) => Some("OCI runtime create failed"),
-            Then::Start(ProcessId { exec: Some(_), .. }) => Some("OCI runtime exec failed"),
-            Then::Start(_) => Some("OCI runtime start failed"),
-            Then::Delete(_) => Some("OCI runtime delete failed"),
-            Then::Verb { verb, .. } => Some(verb.prefix()),
-            Then::Checkpoint { .. } => Some("OCI runtime checkpoint failed"),
-            Then::Wait => None,
+            Continuation::Create(_) => Some("OCI runtime create failed"),
+            Continuation::Start(ProcessId { exec: Some(_), .. }) => Some("OCI runtime exec failed"),
+            Continuation::Start(_) => Some("OCI runtime start failed"),
+            Continuation::Delete(_) => Some("OCI runtime delete failed"),
+            Continuation::Verb { verb, .. } => Some(verb.prefix()),
+            Continuation::Checkpoint { .. } => Some("OCI runtime checkpoint failed"),
+            Continuation::Wait => None,
         }
     }
 
@@ -60,7 +60,7 @@ impl Then {
         if let Some(prefix) = prefix {
             status.message = format!("{prefix}: {}", status.message);
         }
-        if let Then::Checkpoint { log, .. } = self {
+        if let Continuation::Checkpoint { log, .. } = self {
             status.message = format!("{} path= {}", status.message, log.display());
         }
         status
@@ -93,16 +93,16 @@ impl RuntimeVerb {
 
 /// The calls, by the token of the reply that they wait for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct PendingCalls(pub(super) Table<WaitToken, (Caller, Then)>);
+pub(super) struct PendingCalls(pub(super) Table<WaitToken, (Caller, Continuation)>);
 
 impl PendingCalls {
     /// Notes the caller of a request. Returns the reply if it has come at once.
     pub(super) fn note(
         &mut self,
         caller: Caller,
-        then: Then,
+        then: Continuation,
         asked: Result<Reply, Refusal>,
-    ) -> Option<(Then, Result<Reply, Refusal>)> {
+    ) -> Option<(Continuation, Result<Reply, Refusal>)> {
         match asked {
             Ok(Reply::Pending(token)) => {
                 self.0.insert(token, (caller, then));
@@ -113,7 +113,7 @@ impl PendingCalls {
     }
 
     /// Takes out the call that a reply belongs to.
-    pub(super) fn take(&mut self, token: WaitToken) -> Option<(Caller, Then)> {
+    pub(super) fn take(&mut self, token: WaitToken) -> Option<(Caller, Continuation)> {
         self.0.remove(&token)
     }
 }
@@ -127,25 +127,34 @@ mod tests {
     fn a_reply_finds_its_call_once() {
         let mut pending = PendingCalls::default();
         let caller = Caller::new(1, 3);
-        assert_eq!(pending.note(caller, Then::Wait, Ok(Reply::Pending(WaitToken(7)))), None);
-        assert_eq!(pending.note(caller, Then::Wait, Ok(Reply::Done)), Some((Then::Wait, Ok(Reply::Done))));
+        assert_eq!(pending.note(caller, Continuation::Wait, Ok(Reply::Pending(WaitToken(7)))), None);
+        assert_eq!(
+            pending.note(caller, Continuation::Wait, Ok(Reply::Done)),
+            Some((Continuation::Wait, Ok(Reply::Done)))
+        );
         let text = serde_json::to_vec(&pending).expect("plain data");
         assert_eq!(serde_json::from_slice::<PendingCalls>(&text).expect("what was written"), pending);
         assert_eq!(pending.take(WaitToken(8)), None);
-        assert_eq!(pending.take(WaitToken(7)), Some((caller, Then::Wait)));
+        assert_eq!(pending.take(WaitToken(7)), Some((caller, Continuation::Wait)));
         assert_eq!(pending.take(WaitToken(7)), None);
     }
 
     #[test]
     fn the_words_before_a_message_of_the_runtime_are_those_of_the_call() {
-        let refused = |then: &Then, code| then.refused(Refusal::new(code, "no")).message;
-        assert_eq!(refused(&Then::Create(ProcessId::init("c")), Code::Runtime), "OCI runtime create failed: no");
-        assert_eq!(refused(&Then::Start(ProcessId::init("c")), Code::Runtime), "OCI runtime start failed: no");
-        assert_eq!(refused(&Then::Start(ProcessId::of("c", "e")), Code::Runtime), "OCI runtime exec failed: no");
-        assert_eq!(refused(&Then::Delete(ProcessId::init("c")), Code::NotFound), "no");
-        assert_eq!(refused(&Then::Wait, Code::Runtime), "no");
+        let refused = |then: &Continuation, code| then.refused(Refusal::new(code, "no")).message;
+        assert_eq!(
+            refused(&Continuation::Create(ProcessId::init("c")), Code::Runtime),
+            "OCI runtime create failed: no"
+        );
+        assert_eq!(refused(&Continuation::Start(ProcessId::init("c")), Code::Runtime), "OCI runtime start failed: no");
+        assert_eq!(
+            refused(&Continuation::Start(ProcessId::of("c", "e")), Code::Runtime),
+            "OCI runtime exec failed: no"
+        );
+        assert_eq!(refused(&Continuation::Delete(ProcessId::init("c")), Code::NotFound), "no");
+        assert_eq!(refused(&Continuation::Wait, Code::Runtime), "no");
         let event = Topic::Checkpointed.with(&TaskNamed::default());
-        let checkpoint = Then::Checkpoint { event, log: "/b/criu-work/dump.log".into() };
+        let checkpoint = Continuation::Checkpoint { event, log: "/b/criu-work/dump.log".into() };
         let message = "OCI runtime checkpoint failed: no path= /b/criu-work/dump.log";
         assert_eq!(refused(&checkpoint, Code::Runtime), message);
     }

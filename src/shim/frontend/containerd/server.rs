@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::answer::Outcome;
 use super::connections::{Caller, Connections};
-use super::job::{Job, Jobs, Work};
+use super::job::{Job, JobKind, Jobs};
 use super::key::{FrontKind, Serials, key};
 use super::lifetime::Lifetime;
 use super::logger::Loggers;
@@ -60,7 +60,7 @@ impl Server {
         core: &mut Supervisor,
         caller: Caller,
         start: impl FnOnce(u64, &Poll) -> windlass_sys::Result<Job<T>>,
-        then: impl FnOnce(Job<T>) -> Work,
+        then: impl FnOnce(Job<T>) -> JobKind,
     ) -> Result<(), Status> {
         let serial = self.serials.next();
         let job = start(key(FrontKind::Job, serial), &core.poll)?;

@@ -11,7 +11,7 @@ use super::message::task::{
     Checkpoint, CloseIo, Connected, Create, Exec, Exited, Kill, Name, Pid, Pids, ProcessDetails, ProcessInfo,
     ResizePty, State, Stats, Update, status,
 };
-use super::pending::{RuntimeVerb, Then};
+use super::pending::{Continuation, RuntimeVerb};
 use super::server::Server;
 use super::stats;
 use super::ttrpc::{self, code};
@@ -37,7 +37,7 @@ impl Server {
             "Wait" => {
                 let process = self.tasks.process(&Name::decode(payload)?)?;
                 let asked = core.request(Request::Wait(process));
-                self.asked(core, caller, Then::Wait, asked)
+                self.answer_or_note(core, caller, Continuation::Wait, asked)
             }
             "Exec" => self.exec(core, caller, Exec::decode(payload)?),
             "Kill" => self.kill(core, caller, Kill::decode(payload)?),
@@ -61,7 +61,13 @@ impl Server {
     }
 
     /// Notes that the caller waits for a later reply, or handles a reply that has come at once.
-    fn asked(&mut self, core: &mut Supervisor, caller: Caller, then: Then, asked: Result<Reply, Refusal>) -> Outcome {
+    fn answer_or_note(
+        &mut self,
+        core: &mut Supervisor,
+        caller: Caller,
+        then: Continuation,
+        asked: Result<Reply, Refusal>,
+    ) -> Outcome {
         match self.pending.note(caller, then, asked) {
             None => Ok(Answer::Later),
             Some((then, reply)) => self.finished(core, caller, then, reply),
@@ -73,13 +79,13 @@ impl Server {
         &mut self,
         core: &mut Supervisor,
         caller: Caller,
-        then: Then,
+        then: Continuation,
         result: Result<Reply, Refusal>,
     ) -> Outcome {
         let result = result.map_err(|refusal| then.refused(refusal));
         match then {
-            Then::Create(id) => self.create_done(core, caller, &id, result),
-            Then::Start(id) => {
+            Continuation::Create(id) => self.create_done(core, caller, &id, result),
+            Continuation::Start(id) => {
                 if let (Some(exec), Ok(task)) = (&id.exec, self.tasks.find(&id.container)) {
                     let _ = std::fs::remove_file(task.process_file(exec));
                 }
@@ -88,17 +94,17 @@ impl Server {
                     _ => done(),
                 }
             }
-            Then::Wait => match result? {
+            Continuation::Wait => match result? {
                 Reply::Exited(status) => {
                     now(&Exited { exit_status: status.code() as u32, exited_at: Some(status.at.into()) })
                 }
                 _ => done(),
             },
-            Then::Delete(id) => match result? {
+            Continuation::Delete(id) => match result? {
                 Reply::Deleted { pid, status } => self.deleted(core, caller, &id, pid, status),
                 _ => done(),
             },
-            Then::Verb { event, file, .. } => {
+            Continuation::Verb { event, file, .. } => {
                 if let Some(file) = file {
                     let _ = std::fs::remove_file(file);
                 }
@@ -108,7 +114,7 @@ impl Server {
                 }
                 done()
             }
-            Then::Checkpoint { event, .. } => {
+            Continuation::Checkpoint { event, .. } => {
                 result?;
                 self.outbox.push(event, &core.poll);
                 done()
@@ -142,13 +148,13 @@ impl Server {
     fn start(&mut self, core: &mut Supervisor, caller: Caller, name: &Name) -> Outcome {
         let process = self.tasks.process(name)?;
         let asked = core.request(Request::Start(process.clone()));
-        self.asked(core, caller, Then::Start(process), asked)
+        self.answer_or_note(core, caller, Continuation::Start(process), asked)
     }
 
     fn delete(&mut self, core: &mut Supervisor, caller: Caller, name: &Name) -> Outcome {
         let process = self.tasks.process(name)?;
         let asked = core.request(Request::Delete { process: process.clone(), force: false });
-        self.asked(core, caller, Then::Delete(process), asked)
+        self.answer_or_note(core, caller, Continuation::Delete(process), asked)
     }
 
     fn state(&self, core: &Supervisor, name: Name) -> Outcome {
@@ -181,8 +187,8 @@ impl Server {
         let process = self.tasks.process(&Name { id: request.id, exec_id: request.exec_id })?;
         let signal = i32::try_from(request.signal).unwrap_or(-1);
         let asked = core.request(Request::Kill { process, signal, all: request.all });
-        let then = Then::Verb { verb: RuntimeVerb::Kill, event: None, file: None };
-        self.asked(core, caller, then, asked)
+        let then = Continuation::Verb { verb: RuntimeVerb::Kill, event: None, file: None };
+        self.answer_or_note(core, caller, then, asked)
     }
 
     fn pids(&self, core: &Supervisor, name: &Name) -> Outcome {
@@ -204,10 +210,10 @@ impl Server {
         caller: Caller,
         id: &str,
         (arguments, phase): (Vec<OsString>, Option<Phase>),
-        then: Then,
+        then: Continuation,
     ) -> Outcome {
         let asked = core.request(Request::Call { container: id.into(), arguments, then: phase });
-        self.asked(core, caller, then, asked)
+        self.answer_or_note(core, caller, then, asked)
     }
 
     fn pause(&mut self, core: &mut Supervisor, caller: Caller, name: Name, pause: bool) -> Outcome {
@@ -217,7 +223,7 @@ impl Server {
             false => (RuntimeVerb::Resume, "resume", Topic::Resumed, Phase::Running),
         };
         let event = Some(topic.with(&TaskNamed { container_id: name.id.clone() }));
-        let then = Then::Verb { verb, event, file: None };
+        let then = Continuation::Verb { verb, event, file: None };
         self.verb(core, caller, &name.id, (vec![word.into()], Some(phase)), then)
     }
 
@@ -227,7 +233,7 @@ impl Server {
         let file = bundle.join(format!("update-{}.json", self.serials.next()));
         crate::exit::put(&file, &resources, false)?;
         let words = vec!["update".into(), "--resources".into(), file.clone().into_os_string()];
-        let then = Then::Verb { verb: RuntimeVerb::Update, event: None, file: Some(file) };
+        let then = Continuation::Verb { verb: RuntimeVerb::Update, event: None, file: Some(file) };
         self.verb(core, caller, &request.id, (words, None), then)
     }
 
@@ -265,7 +271,7 @@ impl Server {
         }
         let event = TaskCheckpointed { container_id: request.id.clone(), checkpoint: path };
         let event = Topic::Checkpointed.with(&event);
-        let then = Then::Checkpoint { event, log };
+        let then = Continuation::Checkpoint { event, log };
         self.verb(core, caller, &request.id, (words, None), then)
     }
 

@@ -11,14 +11,14 @@ use nix::fcntl::OFlag;
 use super::answer::{Answer, Outcome, done, now, refused};
 use super::connections::Caller;
 use super::error::Error;
-use super::job::{Job, JobResult, PidNamespace, Prepared, Work};
+use super::job::{Job, JobKind, JobResult, PidNamespace, Prepared};
 use super::key::{FrontKind, key};
 use super::logger::{self, BinaryLogger};
 use super::message::event::{TaskDelete, TaskEvent, TaskExec, TaskIo, Topic};
 use super::message::options::Options;
 use super::message::task::{Create, Deleted, Exec, Pid};
 use super::message::{Mount, Status};
-use super::pending::Then;
+use super::pending::Continuation;
 use super::server::Server;
 use super::tasks::{Task, TaskStage, process_file};
 use super::ttrpc::code;
@@ -84,7 +84,7 @@ impl Server {
             Ok(prepared)
         };
         let start = |key, poll: &Poll| Job::start(key, poll, ready, work);
-        self.begin(core, caller, start, |job| Work::Prepare(job, Box::new(process)))?;
+        self.begin(core, caller, start, |job| JobKind::Prepare(job, Box::new(process)))?;
         self.tasks.insert(task);
         self.lifetime.stay();
         Ok(Answer::Later)
@@ -170,7 +170,7 @@ impl Server {
             self.created(core, &id.container, 0);
             return now(&Pid { pid: 0 });
         }
-        match self.pending.note(caller, Then::Create(id.clone()), asked) {
+        match self.pending.note(caller, Continuation::Create(id.clone()), asked) {
             None => Ok(Answer::Later),
             Some((then, reply)) => self.create_done(core, caller, &id, reply.map_err(|refusal| then.refused(refusal))),
         }
@@ -234,7 +234,7 @@ impl Server {
         let Some((program, ready)) = logger else { return self.add(core, process) };
         let work = || logger::wait(&ready, &program.path, program.speaks);
         let start = |key, poll: &Poll| Job::start(key, poll, Some(&ready), work);
-        self.begin(core, caller, start, |job| Work::AwaitLogger(job, Box::new(process)))?;
+        self.begin(core, caller, start, |job| JobKind::AwaitLogger(job, Box::new(process)))?;
         Ok(Answer::Later)
     }
 
@@ -294,7 +294,7 @@ impl Server {
         let root = bundle::rootfs(&task.bundle);
         self.forget_task(id);
         let start = |key, poll: &Poll| Job::start(key, poll, None, || mounts::unmount_all(&root));
-        self.begin(core, caller, start, |job| Work::Unmount(job, outcome, event))?;
+        self.begin(core, caller, start, |job| JobKind::Unmount(job, outcome, event))?;
         Ok(Answer::Later)
     }
 }
