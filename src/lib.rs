@@ -2,6 +2,7 @@
 //! below `src` do the work; docs/architecture.md has the map.
 #![doc(hidden)]
 #![forbid(unsafe_code)]
+#![warn(unreachable_pub)]
 
 pub mod cli;
 mod doctor;

@@ -31,7 +31,7 @@ const READER_TIME: Duration = Duration::from_secs(10);
 
 /// The destination of messages.
 #[derive(Debug)]
-pub struct Log {
+pub(crate) struct Log {
     file: Option<File>,
     /// Whether the log is standard error.
     is_stderr: bool,
@@ -43,7 +43,7 @@ pub struct Log {
 
 impl Log {
     /// Opens the file of `--log`, if it was given.
-    pub fn open(global: &Global) -> Result<Log> {
+    pub(crate) fn open(global: &Global) -> Result<Log> {
         let mut log = Log::stderr(global);
         let Some(path) = &global.log else { return Ok(log) };
         if path == Path::new("/dev/stderr") {
@@ -66,7 +66,7 @@ impl Log {
     }
 
     /// A log without a file, to report that the file cannot be opened.
-    pub fn stderr(global: &Global) -> Log {
+    pub(crate) fn stderr(global: &Global) -> Log {
         let is_stderr = global.log_format == LogFormat::Json && global.log.is_none();
         Log {
             file: None,
@@ -78,12 +78,12 @@ impl Log {
     }
 
     /// Whether debug lines are logged.
-    pub fn debugs(&self) -> bool {
+    pub(crate) fn debugs(&self) -> bool {
         self.level >= LevelFilter::Debug
     }
 
     /// Reports a failed command, with the warnings so far.
-    pub fn fail(&self, error: &Error, warnings: &[Diagnostic]) {
+    pub(crate) fn fail(&self, error: &Error, warnings: &[Diagnostic]) {
         let now = SystemTime::now();
         if self.file.is_some() || self.is_stderr {
             match self.format {
@@ -102,7 +102,7 @@ impl Log {
     }
 
     /// Reports the warnings of a successful command.
-    pub fn warn(&self, warnings: &[Diagnostic]) {
+    pub(crate) fn warn(&self, warnings: &[Diagnostic]) {
         if self.level < LevelFilter::Warn {
             return;
         }
@@ -122,7 +122,7 @@ impl Log {
     }
 
     /// Writes a debug line.
-    pub fn debug(&self, message: &str) {
+    pub(crate) fn debug(&self, message: &str) {
         if !self.debugs() {
             return;
         }
@@ -134,7 +134,7 @@ impl Log {
     }
 
     /// Makes this log the logger of the `log` crate until the process ends.
-    pub fn install(self) -> &'static Log {
+    pub(crate) fn install(self) -> &'static Log {
         let log: &'static Log = Box::leak(Box::new(self));
         if log.debugs() && log::set_logger(log).is_ok() {
             log::set_max_level(log.level);

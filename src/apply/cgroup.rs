@@ -247,17 +247,17 @@ pub(super) struct NewCgroup {
 
 impl NewCgroup {
     /// The cgroup of version 2, if init can be cloned into it.
-    pub fn unified(&self) -> Option<&Cgroup> {
+    pub(crate) fn unified(&self) -> Option<&Cgroup> {
         self.unified.get()
     }
 
     /// Asks systemd to make the scope around init, and does not wait for the answer.
-    pub fn begin(&self, init: &Child) -> Result<()> {
+    pub(crate) fn begin(&self, init: &Child) -> Result<()> {
         self.scope.as_ref().map_or(Ok(()), |scope| scope.borrow_mut().begin(init))
     }
 
     /// Waits until init is in the scope, and sets the limits that systemd does not set.
-    pub fn finish(&self, plan: &Plan, init: &Child) -> Result<()> {
+    pub(crate) fn finish(&self, plan: &Plan, init: &Child) -> Result<()> {
         let Some(scope) = &self.scope else { return Ok(()) };
         let mut scope = scope.borrow_mut();
         scope.finish(init)?;
@@ -280,7 +280,7 @@ impl NewCgroup {
         }
     }
 
-    pub fn keep(mut self) {
+    pub(crate) fn keep(mut self) {
         self.unified.take();
         self.scope.take();
         self.v1_places.clear();
@@ -288,7 +288,7 @@ impl NewCgroup {
 
     /// Sets the plan's device filter, before any program of the container runs. Does nothing if the cgroup does
     /// not exist yet.
-    pub fn set_devices(&self, plan: &Plan) -> Result<()> {
+    pub(crate) fn set_devices(&self, plan: &Plan) -> Result<()> {
         match (self.unified.get(), &plan.limits.devices) {
             (Some(cgroup), Some(devices)) => cgroup.set_devices(devices),
             _ => Ok(()),
@@ -297,12 +297,12 @@ impl NewCgroup {
 
     /// The files through which init joins the cgroups of version 1. It must be inside before its cgroup namespace
     /// is made.
-    pub fn open_procs(&self) -> Result<v1::Procs> {
+    pub(crate) fn open_procs(&self) -> Result<v1::Procs> {
         self.v1.as_ref().map_or(Ok(v1::Procs::default()), v1::Cgroups::open_procs)
     }
 
     /// Whether the kernel killed a process in the cgroup because memory ran out.
-    pub fn oom_killed(&self) -> bool {
+    pub(crate) fn oom_killed(&self) -> bool {
         let unified = self.unified.get().and_then(Cgroup::oom_kills);
         unified.or_else(|| self.v1.as_ref()?.oom_kills()).is_some_and(|n| n > 0)
     }

@@ -33,7 +33,7 @@ const TERMINAL_KEEPS: usize = 64 * 1024;
 
 /// One end of a channel.
 #[derive(Debug)]
-pub enum End {
+pub(crate) enum End {
     /// The caller's descriptor at 0, 1 or 2.
     Callers(CallerStream),
     /// An end of a pipe of our own; it never waits.
@@ -95,7 +95,7 @@ impl End {
 
 /// Which end of a channel poll(2) was asked of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Side {
+pub(crate) enum Side {
     /// The end that bytes come from.
     Source,
     /// The end that bytes go to.
@@ -104,7 +104,7 @@ pub enum Side {
 
 /// One direction of a relay.
 #[derive(Debug)]
-pub struct Channel {
+pub(crate) struct Channel {
     /// `None` if it has ended, or if the sink is closed.
     source: Option<End>,
     /// `None` if it is closed.
@@ -118,18 +118,18 @@ pub struct Channel {
 
 impl Channel {
     /// A channel with nothing in it.
-    pub fn new(source: End, sink: End) -> Channel {
+    pub(crate) fn new(source: End, sink: End) -> Channel {
         Channel { source: Some(source), sink: Some(sink), queue: VecDeque::new(), left: None, failed: None }
     }
 
     /// Whether the source is the caller's terminal while other processes are in its foreground. poll(2) is not
     /// asked for it then, since it would report whatever is typed again and again.
-    pub fn is_in_background(&self) -> bool {
+    pub(crate) fn is_in_background(&self) -> bool {
         matches!(&self.source, Some(End::Callers(inherited)) if inherited.is_in_background())
     }
 
     /// The events to poll(2) for.
-    pub fn interests(&self) -> impl Iterator<Item = (Side, BorrowedFd<'_>, PollFlags)> {
+    pub(crate) fn interests(&self) -> impl Iterator<Item = (Side, BorrowedFd<'_>, PollFlags)> {
         let wanted = self.queue.len() < ROOM && !self.is_in_background();
         let source = self.source.as_ref().filter(|_| wanted).map(|end| (Side::Source, end.fd(), PollFlags::POLLIN));
         let sink = self.sink.as_ref().and_then(|end| match self.queue.is_empty() {
@@ -144,7 +144,7 @@ impl Channel {
     }
 
     /// Moves what can be moved after poll(2) has reported events of one end.
-    pub fn attend(&mut self, side: Side, reported: PollFlags) {
+    pub(crate) fn attend(&mut self, side: Side, reported: PollFlags) {
         match side {
             Side::Source => self.fill(),
             // A terminal that no process has open still takes input as long as it has room, although poll(2)
@@ -257,7 +257,7 @@ impl Channel {
     }
 
     /// Handles the end of the process: delivers what the source holds now, and nothing that comes later.
-    pub fn end(&mut self) {
+    pub(crate) fn end(&mut self) {
         self.left = match &self.source {
             Some(End::Pipe(pipe)) => Some(stream::waiting(pipe.as_fd())),
             // FIONREAD does not count the bytes that are still on their way to the master.
@@ -276,12 +276,12 @@ impl Channel {
     }
 
     /// Why bytes were lost, if they were.
-    pub fn failure(&self) -> Option<&SyscallError> {
+    pub(crate) fn failure(&self) -> Option<&SyscallError> {
         self.failed.as_ref()
     }
 
     /// Whether nothing more will be delivered.
-    pub fn is_done(&self) -> bool {
+    pub(crate) fn is_done(&self) -> bool {
         self.queue.is_empty() && self.source.is_none()
     }
 }

@@ -23,7 +23,7 @@ use super::sync::InitSync;
 const BATCH: usize = 40;
 
 /// The barrier that delays the program once the process is ready.
-pub enum Barrier {
+pub(crate) enum Barrier {
     /// A later `start` opens it, over this listening socket.
     Start(OwnedFd),
     /// The runtime at the other end of the pair opens it: `run` and `exec`.
@@ -38,7 +38,7 @@ pub enum Barrier {
 }
 
 /// The mount namespace in which the root filesystem is set up.
-pub enum MountNamespace {
+pub(crate) enum MountNamespace {
     /// The container's own.
     Own,
     /// A namespace that init has made for the setup. Init returns to the runtime's, which is held here.
@@ -48,7 +48,7 @@ pub enum MountNamespace {
 }
 
 /// How a process of `exec` comes into the container's PID namespace: a child that it clones is a member of it.
-pub enum PidNamespace<'a> {
+pub(crate) enum PidNamespace<'a> {
     /// The process stays where it is.
     Own,
     /// Not joined yet.
@@ -68,7 +68,7 @@ pub enum PidNamespace<'a> {
 }
 
 /// The means of a process to make the one that executes the program, and to guard it.
-pub struct Parent<'a> {
+pub(crate) struct Parent<'a> {
     /// A pidfd of the runtime.
     pub runtime: OwnedFd,
     /// The proof that this process has one thread.
@@ -76,7 +76,7 @@ pub struct Parent<'a> {
 }
 
 /// How far the program is from its execution.
-pub enum Executable {
+pub(crate) enum Executable {
     /// Not looked for yet.
     Unknown,
     /// Found at this path.
@@ -86,7 +86,7 @@ pub enum Executable {
 }
 
 /// A directory below the root, held open.
-pub struct Directory {
+pub(crate) struct Directory {
     /// Its path below the root.
     pub path: PathBuf,
     /// The descriptor below which its entries are made.
@@ -100,7 +100,7 @@ pub struct Directory {
 
 /// The mounts that hide masked paths. The first use attaches the mount itself, each later one a copy of it.
 #[derive(Default)]
-pub struct Masks {
+pub(crate) struct Masks {
     /// An empty directory, for directories.
     pub directory: Option<OwnedFd>,
     /// The null device, for files.
@@ -109,7 +109,7 @@ pub struct Masks {
 
 /// The hooks that run in the container, and what they read on their standard input.
 #[derive(Clone, Copy)]
-pub struct ContainerHooks<'a> {
+pub(crate) struct ContainerHooks<'a> {
     /// Hooks of the configuration.
     pub hooks: &'a Hooks,
     /// The container's state.
@@ -117,7 +117,7 @@ pub struct ContainerHooks<'a> {
 }
 
 /// The state that the steps of one process share.
-pub struct Context<'a> {
+pub(crate) struct Context<'a> {
     /// The connection to the runtime.
     pub sync: InitSync,
     /// The page shared with the runtime, over which both pass facts without a message.
@@ -168,7 +168,7 @@ pub struct Context<'a> {
 
 impl<'a> Context<'a> {
     /// A context with nothing prepared.
-    pub fn new(sync: InitSync, progress: Progress, barrier: Barrier, program: Program) -> Context<'a> {
+    pub(crate) fn new(sync: InitSync, progress: Progress, barrier: Barrier, program: Program) -> Context<'a> {
         Context {
             sync,
             progress,
@@ -197,7 +197,7 @@ impl<'a> Context<'a> {
     }
 
     /// Closes whatever the runtime and its caller had open and no step needs; `more` stays open too.
-    pub fn close_the_rest(&self, more: &[BorrowedFd<'_>]) {
+    pub(crate) fn close_the_rest(&self, more: &[BorrowedFd<'_>]) {
         let mut kept: Vec<BorrowedFd<'_>> = vec![self.sync.as_fd()];
         kept.extend(more);
         if let Barrier::Start(listener) = &self.barrier {
@@ -211,13 +211,13 @@ impl<'a> Context<'a> {
     }
 
     /// The first descriptor that is neither stdio nor passed on for the caller.
-    pub fn first_not_preserved(&self) -> i32 {
+    pub(crate) fn first_not_preserved(&self) -> i32 {
         descriptors::first_not_preserved(self.preserve_fds)
     }
 
     /// Closes a descriptor, not necessarily at once: many are closed in one call. Descriptors of mounts are closed
     /// before the root is changed.
-    pub fn close_later(&mut self, fd: OwnedFd) {
+    pub(crate) fn close_later(&mut self, fd: OwnedFd) {
         self.closing.push(fd);
         if self.closing.len() >= BATCH {
             self.close_now();
@@ -225,18 +225,18 @@ impl<'a> Context<'a> {
     }
 
     /// Closes what [`Context::close_later`] has collected.
-    pub fn close_now(&mut self) {
+    pub(crate) fn close_now(&mut self) {
         descriptors::close_many(std::mem::take(&mut self.closing));
     }
 
     /// The root filesystem. Steps that need it come after the one that attaches it.
-    pub fn root(&self) -> Result<BorrowedFd<'_>> {
+    pub(crate) fn root(&self) -> Result<BorrowedFd<'_>> {
         let missing = || Error::new(Kind::Protocol, "the plan uses the root before it is attached");
         self.root.as_ref().map(OwnedFd::as_fd).ok_or_else(missing)
     }
 
     /// An unattached copy of a mount; it can be attached once.
-    pub fn take_source(&mut self, source: SourceId) -> Result<OwnedFd> {
+    pub(crate) fn take_source(&mut self, source: SourceId) -> Result<OwnedFd> {
         self.sources.take(source, &self.sync)
     }
 }

@@ -17,7 +17,7 @@ use windlass_sys::{fd, process, signals, spawn};
 use super::context::{ContainerHooks, Context};
 
 /// Runs hooks in order, up to the first that fails.
-pub fn run(name: &str, hooks: &[Hook], state: &serde_json::Value) -> Result<()> {
+pub(crate) fn run(name: &str, hooks: &[Hook], state: &serde_json::Value) -> Result<()> {
     run_with(name, hooks, None, state)
 }
 
@@ -30,7 +30,7 @@ fn run_with(name: &str, hooks: &[Hook], env: Option<&[String]>, state: &serde_js
 }
 
 /// Runs all poststop hooks. A failing hook becomes a warning (runtime.md, "Lifecycle", step 13).
-pub fn run_poststop(hooks: &[Hook], state: &serde_json::Value) -> Vec<Diagnostic> {
+pub(crate) fn run_poststop(hooks: &[Hook], state: &serde_json::Value) -> Vec<Diagnostic> {
     let outcomes = hooks.iter().enumerate().map(|(index, hook)| (index, hook, run_one(hook, None, state)));
     outcomes
         .filter_map(|(index, hook, outcome)| {

@@ -27,7 +27,7 @@ pub struct Watch {
 
 /// Carries out the steps; the last executes the program. Never returns: a failure is reported to the runtime or
 /// to `start`, whichever waits, and ends the process with status 255.
-pub fn run(steps: &[Step], describe: &dyn Fn(&Step) -> String, watch: Watch, mut cx: Context<'_>) -> ! {
+pub(crate) fn run(steps: &[Step], describe: &dyn Fn(&Step) -> String, watch: Watch, mut cx: Context<'_>) -> ! {
     let error = match begin(watch.mapped_first).and_then(|()| each(steps, describe, watch, &mut cx)) {
         Err(error) => error,
         Ok(()) => Error::new(windlass_base::error::Kind::Protocol, "the plan does not end with a program"),
@@ -37,7 +37,7 @@ pub fn run(steps: &[Step], describe: &dyn Fn(&Step) -> String, watch: Watch, mut
 }
 
 /// Reports an error before the first step to the runtime, and ends this process.
-pub fn fail(sync: &InitSync, error: &Error) -> ! {
+pub(crate) fn fail(sync: &InitSync, error: &Error) -> ! {
     sync.failed(error);
     process::exit_now(255)
 }

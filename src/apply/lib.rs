@@ -6,6 +6,7 @@
 //! committed, and answers the new process meanwhile.
 #![doc(hidden)]
 #![forbid(unsafe_code)]
+#![warn(unreachable_pub)]
 
 mod action;
 mod caller;

@@ -10,7 +10,7 @@ use windlass_sys::socket;
 
 /// Copies the seccomp listener, descriptor `number` of `child`, and sends it with the container process state
 /// to `listenerPath` (config-linux.md, "The Container Process State"). `steps` are those of `child`.
-pub fn send_to_agent(
+pub(crate) fn send_to_agent(
     steps: &[Step],
     child: &Child,
     number: i32,

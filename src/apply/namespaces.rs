@@ -18,7 +18,7 @@ use windlass_sys::process;
 use super::sources::{CONTAINERS_NAMESPACE, hold_view};
 
 /// Writes the id maps of init's new user namespace, in the planned way.
-pub fn map_ids(pid: i32, topology: &Topology) -> Result<()> {
+pub(crate) fn map_ids(pid: i32, topology: &Topology) -> Result<()> {
     let (uids, gids) = (&topology.uid_mappings, &topology.gid_mappings);
     match topology.maps {
         Maps::Direct => write_maps(pid, &map_text(uids), &map_text(gids)),
@@ -73,7 +73,7 @@ fn write_maps(pid: i32, uids: &str, gids: &str) -> Result<()> {
 }
 
 /// Opens every namespace to join, and verifies its type.
-pub fn open_joins(joins: &[Join]) -> Result<Vec<Option<OwnedFd>>> {
+pub(crate) fn open_joins(joins: &[Join]) -> Result<Vec<Option<OwnedFd>>> {
     joins.iter().map(|join| open_join(join).map(Some)).collect()
 }
 
@@ -94,14 +94,14 @@ fn open_join(join: &Join) -> Result<OwnedFd> {
 }
 
 /// The namespaces that the runtime has joined for the clone. Dropping this returns to its own.
-pub struct JoinedNamespaces {
+pub(crate) struct JoinedNamespaces {
     others: Vec<(OwnedFd, Namespaces)>,
     mounts: Option<MountView>,
 }
 
 impl JoinedNamespaces {
     /// Joins the namespaces that init cannot join itself, and makes the time namespace with its offsets.
-    pub fn enter(topology: &Topology, joins: &[Option<OwnedFd>]) -> Result<JoinedNamespaces> {
+    pub(crate) fn enter(topology: &Topology, joins: &[Option<OwnedFd>]) -> Result<JoinedNamespaces> {
         let mut out = JoinedNamespaces { others: Vec::new(), mounts: None };
         for (join, file) in topology.joined.iter().zip(joins) {
             let (Joiner::Runtime, Some(file)) = (join.joiner, file) else { continue };
@@ -130,7 +130,7 @@ impl JoinedNamespaces {
     }
 
     /// Joins a namespace of the process behind `pidfd`.
-    pub fn visit(pidfd: BorrowedFd<'_>, kind: Namespaces) -> Result<JoinedNamespaces> {
+    pub(crate) fn visit(pidfd: BorrowedFd<'_>, kind: Namespaces) -> Result<JoinedNamespaces> {
         let mut out = JoinedNamespaces { others: Vec::new(), mounts: None };
         out.remember(kind)?;
         process::setns(pidfd, kind)

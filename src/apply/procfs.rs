@@ -12,7 +12,7 @@ use windlass_sys::{Result, SyscallError, fd};
 
 /// A procfs of our own: an unattached mount, so that neither the container's mounts nor its processes can replace its
 /// files (CVE-2019-16884, CVE-2025-52881). It is mounted when it is first used.
-pub struct Procfs {
+pub(crate) struct Procfs {
     held: Option<OwnedFd>,
     /// Whether the caller's procfs stands in if the kernel refuses a new one, as it does to some user namespaces.
     callers_allowed: bool,
@@ -20,17 +20,17 @@ pub struct Procfs {
 
 impl Procfs {
     /// A procfs that is not mounted yet. The caller's may stand in until [`Procfs::refuse_callers`].
-    pub fn new() -> Procfs {
+    pub(crate) fn new() -> Procfs {
         Procfs { held: None, callers_allowed: true }
     }
 
     /// Refuses the caller's procfs: from now on `/proc` is another.
-    pub fn refuse_callers(&mut self) {
+    pub(crate) fn refuse_callers(&mut self) {
         self.callers_allowed = false;
     }
 
     /// Its root, mounted at the first use.
-    pub fn open(&mut self) -> Result<BorrowedFd<'_>> {
+    pub(crate) fn open(&mut self) -> Result<BorrowedFd<'_>> {
         if self.held.is_none() {
             let attributes = MountAttributes::NOSUID | MountAttributes::NOEXEC | MountAttributes::NODEV;
             match Filesystem::open("proc").and_then(|procfs| procfs.mount(attributes)) {
@@ -43,18 +43,18 @@ impl Procfs {
 
     /// Uses the caller's procfs. A process that opens a file in it sees its own namespaces, not those of the process
     /// that mounted it.
-    pub fn hold_callers(&mut self) -> Result<()> {
+    pub(crate) fn hold_callers(&mut self) -> Result<()> {
         self.held = Some(root_of("/proc")?);
         Ok(())
     }
 
     /// Closes it.
-    pub fn close(&mut self) {
+    pub(crate) fn close(&mut self) {
         self.held = None;
     }
 
     /// Writes to a file of it, never through a link that leads out or to a mount in it.
-    pub fn write(&mut self, path: &str, value: &[u8]) -> Result<()> {
+    pub(crate) fn write(&mut self, path: &str, value: &[u8]) -> Result<()> {
         let file = fd::openat2(self.open()?, path, OFlag::O_WRONLY, 0, WITHIN)?;
         fd::write_once(file.as_fd(), value)
     }
@@ -66,7 +66,7 @@ const WITHIN: ResolveFlag =
 
 /// Reads a file of at most 16 bytes from the procfs at `/proc`, which may be the container's. Fails if `/proc` is no
 /// procfs.
-pub fn read_mounted(path: &str) -> Result<Vec<u8>> {
+pub(crate) fn read_mounted(path: &str) -> Result<Vec<u8>> {
     fd::read_all(fd::openat2(root_of("/proc")?.as_fd(), path, OFlag::O_RDONLY, 0, WITHIN)?, 16)
 }
 

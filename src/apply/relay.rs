@@ -18,13 +18,13 @@ use windlass_sys::{socket, stream};
 use super::channel::{Channel, End, Side};
 
 /// The message that comes with a terminal's master end over the console socket.
-pub const TERMINAL: &[u8] = b"/dev/ptmx";
+pub(crate) const TERMINAL: &[u8] = b"/dev/ptmx";
 
 /// The messages that come with our end of the pipe that init has at 0, 1 or 2.
-pub const PIPES: [&[u8]; 3] = [b"stdin", b"stdout", b"stderr"];
+pub(crate) const PIPES: [&[u8]; 3] = [b"stdin", b"stdout", b"stderr"];
 
 /// The message after the last pipe.
-pub const NO_MORE: &[u8] = b"no more";
+pub(crate) const NO_MORE: &[u8] = b"no more";
 
 /// One end of one channel, which is polled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use windlass_base::spec::IntelRdt;
 use windlass_sys::mount::points;
 
 /// A resource control group that a container uses.
-pub struct Group<'a> {
+pub(crate) struct Group<'a> {
     rdt: &'a IntelRdt,
     id: &'a str,
     schemata: String,
@@ -31,7 +31,7 @@ fn mount_point() -> Result<PathBuf> {
 
 /// Finds the group of the container, which may have to be made. Makes nothing, so that the caller can first record
 /// what [`Group::make`] will leave behind.
-pub fn find<'a>(rdt: &'a IntelRdt, id: &'a str) -> Result<Group<'a>> {
+pub(crate) fn find<'a>(rdt: &'a IntelRdt, id: &'a str) -> Result<Group<'a>> {
     let schemata = schemata(rdt);
     let name = if rdt.clos_id.is_empty() { id } else { &rdt.clos_id };
     if name.contains('/') || matches!(name, "." | "..") {
@@ -77,7 +77,7 @@ impl Group<'_> {
     }
 
     /// Makes the group and its monitoring group, unless they exist.
-    pub fn make(self) -> Result<NewGroup> {
+    pub(crate) fn make(self) -> Result<NewGroup> {
         // EEXIST is an error too: somebody else has made the group meanwhile.
         if self.ours {
             std::fs::create_dir(&self.path)
@@ -108,20 +108,20 @@ impl Group<'_> {
     }
 
     /// The directory for `delete` to remove: the group, if it is ours, else its monitoring group.
-    pub fn to_remove(&self) -> Option<String> {
+    pub(crate) fn to_remove(&self) -> Option<String> {
         let path =
             if self.ours { Some(self.path.clone()) } else { self.rdt.enable_monitoring.then(|| self.monitoring()) };
         path.map(|path| path.to_string_lossy().into_owned())
     }
 
     /// Its directory, for updates.
-    pub fn path(&self) -> String {
+    pub(crate) fn path(&self) -> String {
         self.path.to_string_lossy().into_owned()
     }
 }
 
 /// A group that exists. Dropping it removes what was made for it, unless it is kept.
-pub struct NewGroup {
+pub(crate) struct NewGroup {
     path: PathBuf,
     monitoring: Option<PathBuf>,
     to_remove: Option<String>,
@@ -129,7 +129,7 @@ pub struct NewGroup {
 
 impl NewGroup {
     /// Moves a process into the group.
-    pub fn join(&self, pid: i32) -> Result<()> {
+    pub(crate) fn join(&self, pid: i32) -> Result<()> {
         for place in [Some(&self.path), self.monitoring.as_ref()].into_iter().flatten() {
             std::fs::write(place.join("tasks"), pid.to_string())
                 .with_context(|| format!("cannot move init into {place:?}"))
@@ -139,7 +139,7 @@ impl NewGroup {
     }
 
     /// Keeps the group: from here on `delete` removes it.
-    pub fn keep(mut self) {
+    pub(crate) fn keep(mut self) {
         self.to_remove = None;
     }
 }
@@ -153,7 +153,7 @@ impl Drop for NewGroup {
 }
 
 /// Removes a group that a container had. Succeeds if it does not exist any more.
-pub fn remove_resctrl(path: &str) -> Result<()> {
+pub(crate) fn remove_resctrl(path: &str) -> Result<()> {
     match std::fs::remove_dir(path) {
         Err(error) if error.raw_os_error() == Some(Errno::ENOENT as i32) => Ok(()),
         other => other.with_context(|| format!("cannot remove the resource control group {path:?}")),

@@ -15,14 +15,14 @@ use windlass_plan::RootPath;
 use windlass_sys::{Result, fd};
 
 /// Links are followed within the root; links of procfs that jump elsewhere are not.
-pub const IN_ROOT: ResolveFlag = ResolveFlag::RESOLVE_IN_ROOT.union(ResolveFlag::RESOLVE_NO_MAGICLINKS);
+pub(crate) const IN_ROOT: ResolveFlag = ResolveFlag::RESOLVE_IN_ROOT.union(ResolveFlag::RESOLVE_NO_MAGICLINKS);
 
 /// Links are not followed at all.
-pub const NO_LINKS: ResolveFlag = IN_ROOT.union(ResolveFlag::RESOLVE_NO_SYMLINKS);
+pub(crate) const NO_LINKS: ResolveFlag = IN_ROOT.union(ResolveFlag::RESOLVE_NO_SYMLINKS);
 
 /// The kind of file that a missing last component becomes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Make {
+pub(crate) enum Make {
     /// A directory, mode 0755.
     Directory,
     /// An empty file, mode 0644.
@@ -30,17 +30,17 @@ pub enum Make {
 }
 
 /// Finds a path (`O_PATH`).
-pub fn find(root: BorrowedFd<'_>, path: &RootPath, resolve: ResolveFlag) -> Result<OwnedFd> {
+pub(crate) fn find(root: BorrowedFd<'_>, path: &RootPath, resolve: ResolveFlag) -> Result<OwnedFd> {
     fd::openat2(root, path.as_path(), OFlag::O_PATH, 0, resolve)
 }
 
 /// Finds a path, or `None` if it does not exist.
-pub fn find_if_exists(root: BorrowedFd<'_>, path: &RootPath, resolve: ResolveFlag) -> Result<Option<OwnedFd>> {
+pub(crate) fn find_if_exists(root: BorrowedFd<'_>, path: &RootPath, resolve: ResolveFlag) -> Result<Option<OwnedFd>> {
     fd::openat2_if_exists(root, path.as_path(), OFlag::O_PATH, resolve)
 }
 
 /// Finds a path, or makes what is missing of it.
-pub fn find_or_make(root: BorrowedFd<'_>, path: &RootPath, make: Make, resolve: ResolveFlag) -> Result<OwnedFd> {
+pub(crate) fn find_or_make(root: BorrowedFd<'_>, path: &RootPath, make: Make, resolve: ResolveFlag) -> Result<OwnedFd> {
     match find_if_exists(root, path, resolve)? {
         Some(found) => Ok(found),
         None => make_missing(root, path.as_path(), make, resolve, &mut LINKS.clone()),
@@ -48,7 +48,7 @@ pub fn find_or_make(root: BorrowedFd<'_>, path: &RootPath, make: Make, resolve: 
 }
 
 /// Finds a directory below the root, or makes what is missing of it. `path` has only names.
-pub fn directory(root: BorrowedFd<'_>, path: &Path, resolve: ResolveFlag) -> Result<OwnedFd> {
+pub(crate) fn directory(root: BorrowedFd<'_>, path: &Path, resolve: ResolveFlag) -> Result<OwnedFd> {
     make_missing(root, path, Make::Directory, resolve, &mut LINKS.clone())
 }
 

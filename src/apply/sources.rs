@@ -39,7 +39,7 @@ enum Slot {
 }
 
 /// The sources of a plan, in init.
-pub struct Sources<'a> {
+pub(crate) struct Sources<'a> {
     plan: &'a [Source],
     slots: Vec<Slot>,
     idmaps: Idmaps,
@@ -53,7 +53,7 @@ pub struct Sources<'a> {
 
 impl<'a> Sources<'a> {
     /// The sources of a plan. `bundle` is absolute.
-    pub fn new(plan: &'a Plan, bundle: &'a Path, idmaps: Idmaps) -> Sources<'a> {
+    pub(crate) fn new(plan: &'a Plan, bundle: &'a Path, idmaps: Idmaps) -> Sources<'a> {
         Sources {
             plan: &plan.sources,
             slots: plan.sources.iter().map(|_| Slot::Waiting).collect(),
@@ -68,7 +68,7 @@ impl<'a> Sources<'a> {
     }
 
     /// No sources: `exec` mounts nothing.
-    pub fn none() -> Sources<'static> {
+    pub(crate) fn none() -> Sources<'static> {
         Sources {
             plan: &[],
             slots: Vec::new(),
@@ -82,23 +82,23 @@ impl<'a> Sources<'a> {
     }
 
     /// Prepares for a process with the runtime's own credentials, which never asks the runtime.
-    pub fn with_own_credentials(&mut self) {
+    pub(crate) fn with_own_credentials(&mut self) {
         self.init_asks = false;
     }
 
     /// The descriptors that later steps need.
-    pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+    pub(crate) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.idmaps.namespaces.iter().map(OwnedFd::as_fd)
     }
 
     /// A path of the configuration; a relative path begins at the bundle.
-    pub fn path<'p>(&self, path: &'p str) -> Cow<'p, Path> {
+    pub(crate) fn path<'p>(&self, path: &'p str) -> Cow<'p, Path> {
         let path = Path::new(path);
         if self.in_bundle || path.is_absolute() { path.into() } else { self.bundle.join(path).into() }
     }
 
     /// Copies a source before its turn, if it exists by then: an earlier mount may be about to make it.
-    pub fn take_early(&mut self, id: SourceId) -> Result<()> {
+    pub(crate) fn take_early(&mut self, id: SourceId) -> Result<()> {
         let source = self.get(id)?;
         match mount::clone_tree(fd::CWD, self.path(&source.path), source.recursive) {
             Err(failed) if failed.errno == Errno::ENOENT => Ok(()),
@@ -110,7 +110,7 @@ impl<'a> Sources<'a> {
     }
 
     /// Takes an unattached copy of a source, with its attributes. It can be taken once.
-    pub fn take(&mut self, id: SourceId, sync: &InitSync) -> Result<OwnedFd> {
+    pub(crate) fn take(&mut self, id: SourceId, sync: &InitSync) -> Result<OwnedFd> {
         let source = self.get(id)?;
         let copy = match std::mem::replace(&mut self.slots[id.index()], Slot::Gone) {
             Slot::Gone => return Err(Error::new(Kind::Protocol, "the plan uses a source twice")),
@@ -163,7 +163,7 @@ impl<'a> Sources<'a> {
     }
 
     /// Attaches the root filesystem over its own place, so that it is a mount of our namespace.
-    pub fn attach_root(&self, root: BorrowedFd<'_>, path: &str, sync: &InitSync) -> Result<()> {
+    pub(crate) fn attach_root(&self, root: BorrowedFd<'_>, path: &str, sync: &InitSync) -> Result<()> {
         let attached = match mount::attach_over(root, self.path(path)) {
             Err(failed) if failed.errno == Errno::EACCES && self.init_asks => {
                 mount::attach(root, sync.root_directory()?.as_fd())
@@ -230,7 +230,7 @@ fn map(source: &Source, idmap: &Idmap, copy: BorrowedFd<'_>, namespace: Borrowed
 
 /// The user namespaces by which the ids of mounts are mapped. Mounts with the same mappings share one.
 #[derive(Default)]
-pub struct Idmaps {
+pub(crate) struct Idmaps {
     namespaces: Vec<OwnedFd>,
     /// The namespace that each source uses, both by index.
     of: Vec<(SourceId, usize)>,
@@ -238,7 +238,7 @@ pub struct Idmaps {
 
 impl Idmaps {
     /// Makes the namespaces that the sources need. `joined` is the user namespace that the container joins.
-    pub fn make(sources: &[Source], joined: Option<BorrowedFd<'_>>, proof: &SingleThreaded) -> Result<Idmaps> {
+    pub(crate) fn make(sources: &[Source], joined: Option<BorrowedFd<'_>>, proof: &SingleThreaded) -> Result<Idmaps> {
         let mut out = Idmaps::default();
         let mut known: Vec<&Idmap> = Vec::new();
         for (index, source) in sources.iter().enumerate() {
@@ -275,7 +275,7 @@ fn named(error: Error, source: &Source) -> Error {
 
 /// In the runtime: copies the wanted sources in init's mount namespace. Fails if the first cannot be copied; a later
 /// failure ends the list.
-pub fn copy_for(
+pub(crate) fn copy_for(
     init: &Child,
     wanted: SourceSet,
     plan: &Plan,
@@ -306,7 +306,7 @@ pub fn copy_for(
 }
 
 /// In the runtime: opens the directory of the root filesystem in init's mount namespace.
-pub fn open_root_for(init: &Child, plan: &Plan, bundle: &Path, proof: &SingleThreaded) -> Result<OwnedFd> {
+pub(crate) fn open_root_for(init: &Child, plan: &Plan, bundle: &Path, proof: &SingleThreaded) -> Result<OwnedFd> {
     let _visit = Visit::to(init, proof)?;
     fd::open(bundle.join(&plan.root), OFlag::O_PATH | OFlag::O_DIRECTORY)
         .with_context(|| format!("cannot open the root filesystem {:?}", plan.root))

@@ -19,7 +19,7 @@ use windlass_sys::{directory, fd, sched};
 const CONTEXT: &str = "cannot look at the processes of the container";
 
 /// Tasks that are looked at one after the other.
-pub struct Tasks<'a> {
+pub(crate) struct Tasks<'a> {
     plan: &'a Plan,
     /// `--lsm-profile`.
     label: &'a str,
@@ -33,7 +33,7 @@ pub struct Tasks<'a> {
 
 impl<'a> Tasks<'a> {
     /// Begins without tasks. `label` is `--lsm-profile`.
-    pub fn new(plan: &'a Plan, label: &'a str) -> Result<Tasks<'a>> {
+    pub(crate) fn new(plan: &'a Plan, label: &'a str) -> Result<Tasks<'a>> {
         let labels = |action: &Action| matches!(action, Action::AppArmor(_) | Action::SeLinux(_));
         Ok(Tasks {
             plan,
@@ -47,7 +47,7 @@ impl<'a> Tasks<'a> {
     }
 
     /// Looks at all tasks of a process.
-    pub fn look(&mut self, pid: i32) -> Result<()> {
+    pub(crate) fn look(&mut self, pid: i32) -> Result<()> {
         self.claims.processes += 1;
         self.claims.namespaces.push(namespaces(pid)?);
         let oom = [oom_score_adj(&pid.to_string())?, self.own_oom_score_adj];
@@ -70,7 +70,7 @@ impl<'a> Tasks<'a> {
     }
 
     /// The contradictions to the configuration, one fault for each element of it.
-    pub fn contradictions(self) -> Vec<Diagnostic> {
+    pub(crate) fn contradictions(self) -> Vec<Diagnostic> {
         let mut faults = task_contradictions(self.plan, &self.claims);
         faults.extend(one_of_each(self.faults));
         faults

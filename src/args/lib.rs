@@ -2,6 +2,7 @@
 //! of flags, and help texts.
 #![doc(hidden)]
 #![forbid(unsafe_code)]
+#![warn(unreachable_pub)]
 
 mod environment;
 mod flag;

@@ -3,6 +3,7 @@
 #![doc(hidden)]
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
+#![cfg_attr(not(test), warn(unreachable_pub))]
 
 pub mod abi;
 pub mod capability;

@@ -39,7 +39,7 @@ pub(super) fn unified_path(text: &str) -> Option<&str> {
 ///
 /// `..` removes the component before it, as text, and never leads above the beginning of the path. The length of a
 /// component is left to the kernel, since cgroup file systems do not have the usual limit of 255 bytes.
-pub fn path_for(cgroups_path: &str, id: &str, own: &str) -> Result<String> {
+pub(crate) fn path_for(cgroups_path: &str, id: &str, own: &str) -> Result<String> {
     let refuse =
         |why: &str| Err(Error::config("/linux/cgroupsPath", format!("invalid cgroupsPath {cgroups_path:?}: {why}")));
     if cgroups_path.contains(['\n', '\0']) {

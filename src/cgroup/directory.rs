@@ -24,7 +24,7 @@ pub(super) struct Directory {
 const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC).union(OFlag::O_NOFOLLOW);
 
 impl Directory {
-    pub fn open(path: &str) -> Result<Directory> {
+    pub(crate) fn open(path: &str) -> Result<Directory> {
         let fd = openat(AT_FDCWD, path, DIRECTORY, Mode::empty())
             .called(|| format!("open({path:?}, O_RDONLY|O_DIRECTORY)"))?;
         Ok(Directory { path: path.to_owned(), fd })
@@ -32,7 +32,7 @@ impl Directory {
 
     /// Opens a directory below this one. `name` may have several components; if it is empty, it means the directory
     /// itself.
-    pub fn open_below(&self, name: &str) -> Result<Directory> {
+    pub(crate) fn open_below(&self, name: &str) -> Result<Directory> {
         let path = self.path_of(name);
         let name = if name.is_empty() { "." } else { name };
         let fd = openat(&self.fd, name, DIRECTORY, Mode::empty())
@@ -40,12 +40,12 @@ impl Directory {
         Ok(Directory { path, fd })
     }
 
-    pub fn path_of(&self, name: &str) -> String {
+    pub(crate) fn path_of(&self, name: &str) -> String {
         if name.is_empty() { self.path.clone() } else { format!("{}/{name}", self.path) }
     }
 
     /// Reads a file of at most [`SHORT`] bytes, in one read.
-    pub fn read(&self, name: &str) -> Result<String> {
+    pub(crate) fn read(&self, name: &str) -> Result<String> {
         let fd = self.open_file(name, OFlag::O_RDONLY)?;
         let mut buffer = [0; SHORT];
         let length = read(&fd, &mut buffer).called(|| format!("read({:?})", self.path_of(name)))?;
@@ -53,19 +53,19 @@ impl Directory {
     }
 
     /// Reads a file of any length.
-    pub fn read_all(&self, name: &str) -> Result<String> {
+    pub(crate) fn read_all(&self, name: &str) -> Result<String> {
         let fd = self.open_file(name, OFlag::O_RDONLY)?;
         to_end(&fd, || self.path_of(name))
     }
 
     /// Writes a value in one write, which the kernel accepts as a whole or refuses.
-    pub fn write(&self, name: &str, value: &str) -> Result<()> {
+    pub(crate) fn write(&self, name: &str, value: &str) -> Result<()> {
         let fd = self.open_file(name, OFlag::O_WRONLY)?;
         write(&fd, value.as_bytes()).called(|| format!("write({:?}, {value:?})", self.path_of(name)))?;
         Ok(())
     }
 
-    pub fn open_file(&self, name: &str, flags: OFlag) -> Result<OwnedFd> {
+    pub(crate) fn open_file(&self, name: &str, flags: OFlag) -> Result<OwnedFd> {
         openat(&self.fd, name, flags | OFlag::O_CLOEXEC, Mode::empty()).called(|| {
             let flags = if flags == OFlag::O_RDONLY { "O_RDONLY" } else { "O_WRONLY" };
             format!("openat({:?}, {flags})", self.path_of(name))
@@ -73,7 +73,7 @@ impl Directory {
     }
 
     /// Names of the entries for which `keep` holds.
-    pub fn names(&self, keep: impl Fn(Option<Type>, &str) -> bool) -> Result<Vec<String>> {
+    pub(crate) fn names(&self, keep: impl Fn(Option<Type>, &str) -> bool) -> Result<Vec<String>> {
         let call = || format!("getdents64({:?})", self.path);
         let mut dir = Dir::openat(&self.fd, ".", DIRECTORY, Mode::empty()).called(call)?;
         let mut names = Vec::new();

@@ -10,6 +10,7 @@
 //! They stay enabled afterwards, since a neighbour may need them by then. Nothing else of an ancestor is written.
 #![doc(hidden)]
 #![forbid(unsafe_code)]
+#![warn(unreachable_pub)]
 
 mod any_cgroup;
 mod cgroups_path;

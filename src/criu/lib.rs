@@ -5,6 +5,7 @@
 //! notifications, and waits for the answer to each.
 #![doc(hidden)]
 #![forbid(unsafe_code)]
+#![warn(unreachable_pub)]
 
 pub mod flags;
 pub mod image;

@@ -6,6 +6,7 @@
 //! own socket saves half of the round trips. `src/dbus/tests/dbus.rs` compares the messages with those of rustbus.
 #![doc(hidden)]
 #![forbid(unsafe_code)]
+#![warn(unreachable_pub)]
 
 mod connection;
 mod message;

@@ -67,14 +67,14 @@ const VERSION: u8 = 1;
 
 /// The codes of header fields.
 mod field {
-    pub const PATH: u8 = 1;
-    pub const INTERFACE: u8 = 2;
-    pub const MEMBER: u8 = 3;
-    pub const ERROR_NAME: u8 = 4;
-    pub const REPLY_SERIAL: u8 = 5;
-    pub const DESTINATION: u8 = 6;
-    pub const SIGNATURE: u8 = 8;
-    pub const UNIX_FDS: u8 = 9;
+    pub(crate) const PATH: u8 = 1;
+    pub(crate) const INTERFACE: u8 = 2;
+    pub(crate) const MEMBER: u8 = 3;
+    pub(crate) const ERROR_NAME: u8 = 4;
+    pub(crate) const REPLY_SERIAL: u8 = 5;
+    pub(crate) const DESTINATION: u8 = 6;
+    pub(crate) const SIGNATURE: u8 = 8;
+    pub(crate) const UNIX_FDS: u8 = 9;
 }
 
 /// Encodes a call.
@@ -110,7 +110,7 @@ pub fn encode(call: &Call<'_>, serial: u32) -> Vec<u8> {
 
 /// The length in bytes of the message that begins with these 16 bytes. Returns `None` if its byte order, version or
 /// length is not accepted.
-pub fn length(start: &[u8; 16]) -> Option<usize> {
+pub(crate) fn length(start: &[u8; 16]) -> Option<usize> {
     let number = |at: usize| u32::from_ne_bytes([start[at], start[at + 1], start[at + 2], start[at + 3]]) as usize;
     let whole = 16 + number(12).next_multiple_of(8) + number(4);
     (start[0] == ENDIAN && start[3] == VERSION && whole <= MAX_LENGTH).then_some(whole)

@@ -20,7 +20,7 @@ use windlass_sys::process::{self, Exit, Forked, SingleThreaded};
 use windlass_sys::{bpf, fd, mount, probe};
 
 /// Collects the facts for the user of this process. `state_root` is the directory of `--root`.
-pub fn collect(host: &Host, state_root: &Path, proof: &SingleThreaded) -> Facts {
+pub(crate) fn collect(host: &Host, state_root: &Path, proof: &SingleThreaded) -> Facts {
     let user = user(host);
     Facts {
         kernel: kernel(host, proof),

@@ -2,7 +2,7 @@
 
 /// All facts.
 #[derive(Clone, Debug)]
-pub struct Facts {
+pub(crate) struct Facts {
     pub kernel: Kernel,
     pub user: User,
     pub user_namespaces: UserNamespaces,
@@ -15,7 +15,7 @@ pub struct Facts {
 
 /// The kernel.
 #[derive(Clone, Debug)]
-pub struct Kernel {
+pub(crate) struct Kernel {
     /// The release of uname(2).
     pub release: String,
     /// System calls that the runtime needs and this kernel does not have, with the version of Linux that added each.
@@ -36,7 +36,7 @@ pub struct Kernel {
 
 /// The user.
 #[derive(Clone, Debug)]
-pub struct User {
+pub(crate) struct User {
     /// The effective user id.
     pub uid: u32,
     pub name: String,
@@ -56,7 +56,7 @@ pub struct User {
 
 /// Whether newuidmap(1) or newgidmap(1) can map ids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Helper {
+pub(crate) enum Helper {
     /// It is in PATH, with set-user-id bit or capability.
     Works,
     /// It is in PATH, without set-user-id bit or capability.
@@ -67,7 +67,7 @@ pub enum Helper {
 
 /// User namespaces.
 #[derive(Clone, Debug)]
-pub struct UserNamespaces {
+pub(crate) struct UserNamespaces {
     /// The error of making one and mounting in it.
     pub refused: Option<String>,
     /// `user.max_user_namespaces`.
@@ -80,7 +80,7 @@ pub struct UserNamespaces {
 
 /// Control groups.
 #[derive(Clone, Debug)]
-pub struct Cgroups {
+pub(crate) struct Cgroups {
     /// The mount point of cgroup2.
     pub unified: Option<String>,
     /// Controllers that are mounted as cgroup v1.
@@ -97,7 +97,7 @@ pub struct Cgroups {
 
 /// Security modules.
 #[derive(Clone, Debug)]
-pub struct SecurityModules {
+pub(crate) struct SecurityModules {
     /// Whether AppArmor is enabled.
     pub apparmor: bool,
     /// Whether SELinux enforces; `None` if it is not enabled.
@@ -106,7 +106,7 @@ pub struct SecurityModules {
 
 /// The instance of systemd that would make the cgroups: the system's or the user's.
 #[derive(Clone, Debug)]
-pub struct SystemdInstance {
+pub(crate) struct SystemdInstance {
     /// Whether systemd has booted this host.
     pub booted: bool,
     /// Its version, or the reason why it cannot be reached.

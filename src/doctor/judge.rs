@@ -7,7 +7,7 @@ use super::facts::{Facts, Helper};
 /// The result of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Level {
+pub(crate) enum Level {
     /// Nothing is missing.
     Ok,
     /// Something is missing that a default container does not need.
@@ -18,7 +18,7 @@ pub enum Level {
 
 impl Level {
     /// The word in the text output.
-    pub fn word(self) -> &'static str {
+    pub(crate) fn word(self) -> &'static str {
         match self {
             Level::Ok => "ok",
             Level::Limited => "limited",
@@ -29,7 +29,7 @@ impl Level {
 
 /// One finding.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Finding {
+pub(crate) struct Finding {
     /// The subject.
     pub name: &'static str,
     pub level: Level,
@@ -53,7 +53,7 @@ fn missing(name: &'static str, says: impl Into<String>, remedy: impl Into<String
 }
 
 /// The findings, in the order in which they are shown.
-pub fn judge(facts: &Facts) -> Vec<Finding> {
+pub(crate) fn judge(facts: &Facts) -> Vec<Finding> {
     let all: &[fn(&Facts) -> Option<Finding>] = &[
         kernel,
         namespaces,

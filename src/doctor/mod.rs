@@ -7,19 +7,19 @@ mod collect;
 mod facts;
 mod judge;
 
-pub use collect::collect;
-pub use facts::Facts;
-pub use judge::{Finding, Level, judge};
+pub(crate) use collect::collect;
+pub(crate) use facts::Facts;
+pub(crate) use judge::{Finding, Level, judge};
 
 use serde_json::{Value, json};
 
 /// Whether a container as `spec` writes it can run here.
-pub fn can_run(findings: &[Finding]) -> bool {
+pub(crate) fn can_run(findings: &[Finding]) -> bool {
     findings.iter().all(|finding| finding.level != Level::Missing)
 }
 
 /// The findings as text.
-pub fn text(facts: &Facts, findings: &[Finding]) -> String {
+pub(crate) fn text(facts: &Facts, findings: &[Finding]) -> String {
     let mut out = format!("Linux {}, user {} ({})\n\n", facts.kernel.release, facts.user.name, facts.user.uid);
     for finding in findings {
         out.push_str(&format!("{:<8} {:<16} {}\n", finding.level.word(), finding.name, finding.says));
@@ -34,7 +34,7 @@ pub fn text(facts: &Facts, findings: &[Finding]) -> String {
 }
 
 /// The findings as JSON.
-pub fn document(facts: &Facts, findings: &[Finding]) -> Value {
+pub(crate) fn document(facts: &Facts, findings: &[Finding]) -> Value {
     json!({
         "ok": can_run(findings),
         "kernel": facts.kernel.release,

@@ -15,32 +15,32 @@ pub(crate) struct PlanBuilder {
 }
 
 impl PlanBuilder {
-    pub fn step(&mut self, origin: Origin, action: Action) {
+    pub(crate) fn step(&mut self, origin: Origin, action: Action) {
         self.steps.push(Step { origin, action });
     }
 
-    pub fn config(&mut self, pointer: impl Into<String>, action: Action) {
+    pub(crate) fn config(&mut self, pointer: impl Into<String>, action: Action) {
         self.step(Origin::Config(pointer.into().into()), action);
     }
 
-    pub fn always(&mut self, why: &'static str, action: Action) {
+    pub(crate) fn always(&mut self, why: &'static str, action: Action) {
         self.step(Origin::Default(why.into()), action);
     }
 
-    pub fn fault(&mut self, pointer: impl Into<String>, msg: impl Into<String>) {
+    pub(crate) fn fault(&mut self, pointer: impl Into<String>, msg: impl Into<String>) {
         self.faults.push(Diagnostic { pointer: pointer.into(), msg: msg.into() });
     }
 
-    pub fn warn(&mut self, pointer: impl Into<String>, msg: impl Into<String>) {
+    pub(crate) fn warn(&mut self, pointer: impl Into<String>, msg: impl Into<String>) {
         self.warnings.push(Diagnostic { pointer: pointer.into(), msg: msg.into() });
     }
 
-    pub fn source(&mut self, source: Source) -> SourceId {
+    pub(crate) fn source(&mut self, source: Source) -> SourceId {
         self.sources.push(source);
         SourceId::new(self.sources.len() - 1)
     }
 
-    pub fn build<T>(self, make: impl FnOnce(PlanBuilder) -> T) -> Result<T> {
+    pub(crate) fn build<T>(self, make: impl FnOnce(PlanBuilder) -> T) -> Result<T> {
         if self.faults.is_empty() {
             return Ok(make(self));
         }

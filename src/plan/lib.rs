@@ -8,6 +8,7 @@
 //! ([`Source`]), the cgroup, and the [`Step`]s of init in order. The plan of `exec` consists of the same steps.
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
+#![warn(unreachable_pub)]
 
 mod blame;
 mod builder;

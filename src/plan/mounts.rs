@@ -28,13 +28,13 @@ pub(crate) struct Entry<'a> {
 
 impl<'a> Entry<'a> {
     /// The entry at this index of `mounts`, with its final options.
-    pub fn new(index: usize, mount: &'a MountEntry, options: MountOptions, inputs: Inputs<'a>) -> Entry<'a> {
+    pub(crate) fn new(index: usize, mount: &'a MountEntry, options: MountOptions, inputs: Inputs<'a>) -> Entry<'a> {
         Entry { pointer: format!("/mounts/{index}"), mount, options, inputs }
     }
 
     /// Adds the mount. A later step makes a new filesystem read-only, when everything in it exists; then its path is
     /// returned.
-    pub fn plan(mut self, builder: &mut PlanBuilder) -> Option<RootPath> {
+    pub(crate) fn plan(mut self, builder: &mut PlanBuilder) -> Option<RootPath> {
         let destination = self.destination(builder)?;
         // `Some(true)` means with all mounts below.
         let bind = self.options.bind.or((self.mount.kind == "bind").then_some(false));

@@ -73,7 +73,7 @@ pub(crate) struct Credentials<'a> {
 
 impl Credentials<'_> {
     /// Adds the steps from the umask to the execution. See the module's documentation for their order.
-    pub fn plan(&self, builder: &mut PlanBuilder) {
+    pub(crate) fn plan(&self, builder: &mut PlanBuilder) {
         let seccomp = seccomp(self.linux, builder);
         self.check(builder);
         self.for_the_program(builder);

@@ -20,11 +20,11 @@ use windlass_sys::process::{Child, Exit};
 use windlass_sys::stream::{self, Moved};
 
 /// How long a call of the runtime may take in the commands and actions, unless its caller has less time.
-pub const TIMEOUT: Duration = Duration::from_secs(30);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The outcome of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finished {
+pub(crate) struct Finished {
     /// How it ended.
     pub exit: Exit,
     pub stdout: Vec<u8>,
@@ -33,12 +33,12 @@ pub struct Finished {
 }
 
 impl Finished {
-    pub fn success(&self) -> bool {
+    pub(crate) fn success(&self) -> bool {
         self.exit == Exit::Code(0)
     }
 
     /// Why the run failed: the runtime's own message.
-    pub fn message(&self) -> String {
+    pub(crate) fn message(&self) -> String {
         let text = String::from_utf8_lossy(&self.stderr).trim().to_owned();
         if text.is_empty() { format!("the runtime ended with {}", self.exit) } else { text }
     }
@@ -48,7 +48,7 @@ impl Finished {
 /// it cannot be started or prints more than a document may have ([`DOCUMENT`]); it is killed in both cases.
 ///
 /// Only the end of the runtime itself is waited for, since processes that it leaves behind may hold its output open.
-pub fn run(binary: &Path, arguments: &[OsString], deadline: Deadline) -> Result<Finished, Refusal> {
+pub(crate) fn run(binary: &Path, arguments: &[OsString], deadline: Deadline) -> Result<Finished, Refusal> {
     run_bounded(binary, arguments, deadline, DOCUMENT)
 }
 

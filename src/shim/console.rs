@@ -14,7 +14,7 @@ use windlass_sys::{Called, Result, fd, socket, stream};
 
 /// The socket on which a runtime is expected to send the master end.
 #[derive(Debug)]
-pub struct Console {
+pub(crate) struct Console {
     pub(super) listener: OwnedFd,
     /// The connection of the runtime, which has sent nothing yet.
     pub(super) peer: Option<OwnedFd>,
@@ -33,7 +33,7 @@ const PATH_MAX: usize = 107;
 impl Console {
     /// Listens in `directory`. If the path is too long for an address, the socket is in a directory of its own in
     /// the temporary directory, because runtimes connect to the path as it is.
-    pub fn listen(directory: &Path, serial: u32) -> Result<Console> {
+    pub(crate) fn listen(directory: &Path, serial: u32) -> Result<Console> {
         let name = format!("console.{}.{serial}", std::process::id());
         let fits = |directory: &Path| directory.as_os_str().len() + 1 + name.len() <= PATH_MAX;
         // Other users write to the temporary directory too, and could make a file whose name they can guess.
@@ -58,18 +58,18 @@ impl Console {
     }
 
     /// The path for `--console-socket`.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// Becomes readable when the runtime connects.
-    pub fn fd(&self) -> BorrowedFd<'_> {
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.listener.as_fd()
     }
 
     /// Receives the master end. `None`: the runtime has not connected, or has not sent it yet. runc connects long
     /// before it makes the terminal, so its connection is watched under `key` until then.
-    pub fn receive(&mut self, poll: &Poll, key: u64) -> Result<Option<OwnedFd>> {
+    pub(crate) fn receive(&mut self, poll: &Poll, key: u64) -> Result<Option<OwnedFd>> {
         let peer = match self.peer.take() {
             Some(peer) => peer,
             None => {

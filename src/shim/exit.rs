@@ -64,12 +64,12 @@ impl ExitFile {
 }
 
 /// The version of [`Record`] that is written. Every version up to it is read.
-pub const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 1;
 
 /// The content of [`ExitFile::Record`]. It has the members of the exit record of windlass, and more.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Record {
+pub(crate) struct Record {
     /// Version of this layout.
     pub version: u32,
     /// The container's id.
@@ -94,7 +94,7 @@ pub struct Record {
 
 impl Record {
     /// The record of a process, and of how many bytes of its output were dropped and have no reader yet.
-    pub fn of(process: &ProcessId, pid: i32, status: &ExitStatus, (dropped, unsent): (u64, u64)) -> Record {
+    pub(crate) fn of(process: &ProcessId, pid: i32, status: &ExitStatus, (dropped, unsent): (u64, u64)) -> Record {
         let since = status.at.duration_since(UNIX_EPOCH).unwrap_or_default();
         Record {
             version: VERSION,
@@ -109,7 +109,7 @@ impl Record {
     }
 
     /// Reads a record. `None`: there is none, or a newer shim has written it.
-    pub fn read(path: &Path) -> Option<Record> {
+    pub(crate) fn read(path: &Path) -> Option<Record> {
         let text = fd::open(path, OFlag::O_RDONLY | OFlag::O_NOFOLLOW)
             .and_then(|file| fd::read_all(file, fd::DOCUMENT))
             .ok()?;
@@ -119,12 +119,12 @@ impl Record {
     }
 
     /// Writes the record.
-    pub fn write(&self, path: &Path) -> Result<()> {
+    pub(crate) fn write(&self, path: &Path) -> Result<()> {
         put_record(path, &json(self), true)
     }
 
     /// How the process ended.
-    pub fn status(&self) -> ExitStatus {
+    pub(crate) fn status(&self) -> ExitStatus {
         let exit = self.exit.code.map(Exit::Code).or(self.exit.signal.map(Exit::Signal));
         let at = UNIX_EPOCH + Duration::from_nanos(self.at_nanoseconds);
         ExitStatus { exit, oom_killed: self.exit.oom_killed, at }
@@ -235,7 +235,7 @@ fn tell_runtime(path: &Path, record: &Record, sync: bool) -> Result<()> {
 }
 
 /// Replaces a file as a whole. With `sync`, a failure of power leaves the old or the new one.
-pub fn put(path: &Path, text: &[u8], sync: bool) -> Result<()> {
+pub(crate) fn put(path: &Path, text: &[u8], sync: bool) -> Result<()> {
     // Engines watch the directory for names that they know, and ignore names with a leading dot.
     fd::replace(fd::CWD, path, 0o644, text, if sync { Durability::Synced } else { Durability::Cached })
 }

@@ -19,6 +19,8 @@
 //! five tries, the end is reported without it.
 #![doc(hidden)]
 #![forbid(unsafe_code)]
+// The simulation and tests see less of the same sources.
+#![cfg_attr(not(any(test, simulated)), warn(unreachable_pub))]
 
 mod call;
 mod calls;

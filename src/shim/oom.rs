@@ -10,7 +10,7 @@ use windlass_cgroup::membership::{Membership, oom_kills};
 
 /// The counter of OOM kills of a container's cgroup.
 #[derive(Debug)]
-pub struct OomWatch {
+pub(crate) struct OomWatch {
     pub(super) file: PathBuf,
     pub(super) reported: u64,
     pub(super) watch: Option<Watch>,

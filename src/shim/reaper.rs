@@ -13,32 +13,32 @@ use windlass_sys::{Result, process, signals};
 
 /// The signals of the shim itself.
 #[derive(Debug)]
-pub struct Reaper {
+pub(crate) struct Reaper {
     signals: SignalFd,
 }
 
 impl Reaper {
     /// Blocks every signal, and becomes the parent of orphans.
-    pub fn new() -> Result<Reaper> {
+    pub(crate) fn new() -> Result<Reaper> {
         let signals = signals::collect()?;
         process::become_subreaper()?;
         Ok(Reaper { signals })
     }
 
     /// Readable when a signal is pending.
-    pub fn fd(&self) -> BorrowedFd<'_> {
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.signals.as_fd()
     }
 
     /// The number of the next pending signal.
-    pub fn next_signal(&self) -> Option<i32> {
+    pub(crate) fn next_signal(&self) -> Option<i32> {
         self.signals.read_signal().ok().flatten().map(|info| info.ssi_signo as i32)
     }
 }
 
 /// Reaps the ended children that are not `known`. Returns false if the kernel has named a known child, which hides
 /// others. The caller has to look again when that child was reaped.
-pub fn reap_orphans(known: impl Fn(i32) -> bool) -> bool {
+pub(crate) fn reap_orphans(known: impl Fn(i32) -> bool) -> bool {
     while let Some(pid) = process::ended_child() {
         if known(pid) || !process::reap(pid) {
             return false;

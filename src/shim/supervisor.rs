@@ -74,7 +74,7 @@ pub struct Supervisor {
 }
 
 /// A process id, and the id of the exec whose first process it is.
-pub type NamedPid = (i32, Option<Rc<str>>);
+pub(crate) type NamedPid = (i32, Option<Rc<str>>);
 
 impl Supervisor {
     /// Blocks the signals, becomes the parent of orphans, and raises the limit of open files to the hard

@@ -41,7 +41,7 @@ fn cannot() -> &'static str {
 
 /// Enters the namespace, and makes it if it does not exist. This process is in it from here on, and its root and
 /// current directory are the directory of the pins.
-pub fn enter_or_make(proof: &SingleThreaded) -> Result<()> {
+pub(crate) fn enter_or_make(proof: &SingleThreaded) -> Result<()> {
     if let Ok(file) = open(NAMESPACE_PATH, OFlag::O_NONBLOCK) {
         match process::setns(file.as_fd(), Namespaces::MOUNT) {
             // The file has no mount.
@@ -54,7 +54,7 @@ pub fn enter_or_make(proof: &SingleThreaded) -> Result<()> {
 }
 
 /// While this exists, the process is in the namespace.
-pub struct Visit(MountView);
+pub(crate) struct Visit(MountView);
 
 impl Visit {
     /// Enters the namespace. Returns `None` if there is none, or if it is out of reach. This process uses no relative
@@ -63,7 +63,7 @@ impl Visit {
     /// # Errors
     ///
     /// A want of descriptors or memory.
-    pub fn begin() -> Result<Option<Visit>> {
+    pub(crate) fn begin() -> Result<Option<Visit>> {
         match enter() {
             Err(failed) if !failed.is_shortage() => Ok(None),
             other => other.map(Some).with_context(|| "cannot look at the exit statuses that the kernel keeps"),

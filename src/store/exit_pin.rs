@@ -14,31 +14,31 @@ use super::exit_namespace::{Visit, enter_or_make};
 use super::state::InitProcess;
 
 /// The pin of a container's init.
-pub struct ExitPin {
+pub(crate) struct ExitPin {
     /// The process id and the start time, which no other process has, and [`suffix`].
     name: String,
 }
 
 impl ExitPin {
     /// The pin of `init`, which may exist or not. `root` is the state root of its container.
-    pub fn of(root: BorrowedFd<'_>, id: &str, init: &InitProcess) -> ExitPin {
+    pub(crate) fn of(root: BorrowedFd<'_>, id: &str, init: &InitProcess) -> ExitPin {
         ExitPin { name: format!("{}-{}{}", init.pid, init.start_time, suffix(root, id)) }
     }
 
     /// Makes the pin. This process is in another mount namespace afterwards, with another root.
-    pub fn make(&self, pidfd: BorrowedFd<'_>, proof: &SingleThreaded) -> Result<()> {
+    pub(crate) fn make(&self, pidfd: BorrowedFd<'_>, proof: &SingleThreaded) -> Result<()> {
         enter_or_make(proof)?;
         pidfd_mount::add(&self.name, pidfd).with_context(|| "cannot keep the exit status in the kernel")
     }
 
     /// Reads how the process ended. Returns `None` if it has not been reaped, or if there is no pin.
-    pub fn read(&self) -> Result<Option<Exit>> {
+    pub(crate) fn read(&self) -> Result<Option<Exit>> {
         let Some(_visit) = Visit::begin()? else { return Ok(None) };
         pidfd_mount::exit(&self.name).with_context(|| "cannot read the exit status that the kernel keeps")
     }
 
     /// Removes the pin, if it exists.
-    pub fn remove(&self) -> Result<()> {
+    pub(crate) fn remove(&self) -> Result<()> {
         let Some(_visit) = Visit::begin()? else { return Ok(()) };
         pidfd_mount::remove(&self.name).with_context(cannot_remove)
     }
@@ -49,7 +49,7 @@ fn cannot_remove() -> &'static str {
 }
 
 /// Removes the pins of a container whose record is lost.
-pub fn remove_lost(root: BorrowedFd<'_>, id: &str) -> Result<()> {
+pub(crate) fn remove_lost(root: BorrowedFd<'_>, id: &str) -> Result<()> {
     let suffix = suffix(root, id);
     let Some(_visit) = Visit::begin()? else { return Ok(()) };
     let names = directory::names(fd::CWD).with_context(cannot_remove)?;

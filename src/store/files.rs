@@ -11,7 +11,7 @@ use windlass_base::id::id_path;
 use windlass_sys::{fd, tree};
 
 /// Refuses a file or directory that belongs to a user other than the caller and root, or that others may write to.
-pub fn check_owner(file: BorrowedFd<'_>, what: impl Fn() -> String) -> Result<FileStat> {
+pub(crate) fn check_owner(file: BorrowedFd<'_>, what: impl Fn() -> String) -> Result<FileStat> {
     let stat = fd::stat(file).with_context(|| format!("cannot look at {}", what()))?;
     let Some(wrong) = fd::distrust(&stat) else { return Ok(stat) };
     let error = Error::new(Kind::PermissionDenied, format!("{} {wrong}", what()));
@@ -20,12 +20,12 @@ pub fn check_owner(file: BorrowedFd<'_>, what: impl Fn() -> String) -> Result<Fi
 
 /// The extended attribute with a copy of the first line. If the content of the file is lost, `delete --force` learns
 /// from it what to kill and remove.
-pub const COPY: &str = "windlass.state";
+pub(crate) const COPY: &str = "windlass.state";
 /// The mode bit of a written state on a file system without extended attributes.
-pub const MARK: u32 = 0o100;
+pub(crate) const MARK: u32 = 0o100;
 
 /// Removes all files of a container in the state root. The state is removed last.
-pub fn remove(root: BorrowedFd<'_>, id: &str, inode: u64) -> Result<()> {
+pub(crate) fn remove(root: BorrowedFd<'_>, id: &str, inode: u64) -> Result<()> {
     let cannot = |what: &str| format!("cannot remove {what} of {id:?}");
     fd::unlink_if_exists(root, Path::new(&start_socket(inode))).with_context(|| cannot("the start socket"))?;
     let directory = notify_directory(id);
@@ -43,7 +43,7 @@ pub fn remove(root: BorrowedFd<'_>, id: &str, inode: u64) -> Result<()> {
 
 /// The name of the socket on which init waits for `start`. It has the inode of the state, which is unique while the
 /// state exists, and not the id, which may be too long for the address of a socket.
-pub fn start_socket(inode: u64) -> String {
+pub(crate) fn start_socket(inode: u64) -> String {
     format!("@start-{inode}")
 }
 
@@ -53,6 +53,6 @@ pub fn notify_directory(id: &str) -> String {
 }
 
 /// Whether the file has a name.
-pub fn is_linked(file: BorrowedFd<'_>) -> Result<bool> {
+pub(crate) fn is_linked(file: BorrowedFd<'_>) -> Result<bool> {
     Ok(fd::stat(file).with_context(|| "cannot look at the container's state")?.st_nlink > 0)
 }

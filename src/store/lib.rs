@@ -1,6 +1,7 @@
 //! Containers on disk: a file of the state root holds what cannot be read from the process and the cgroup.
 #![doc(hidden)]
 #![forbid(unsafe_code)]
+#![warn(unreachable_pub)]
 
 mod container;
 mod document;

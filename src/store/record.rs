@@ -27,11 +27,11 @@ const EXIT: usize = 160;
 /// Bytes of the fourth line, which fits two numbers of 64 bits and a boolean.
 const LENGTHS: usize = 96;
 /// Bytes of the second to the fourth line, which every command reads with the first.
-pub const FIXED: usize = INIT + EXIT + LENGTHS;
+pub(crate) const FIXED: usize = INIT + EXIT + LENGTHS;
 
 /// The fourth line, which describes the parts after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Lengths {
+pub(crate) struct Lengths {
     /// Bytes of the configuration.
     pub config: usize,
     /// Bytes of the annotations, as JSON; 0 if there are none.
@@ -43,7 +43,7 @@ pub struct Lengths {
 
 /// The offsets of the parts of a file, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Layout {
+pub(crate) struct Layout {
     first: usize,
     /// `None` in version 1.
     lengths: Option<Lengths>,
@@ -51,27 +51,27 @@ pub struct Layout {
 
 impl Layout {
     /// The offset of the line of the [`InitProcess`].
-    pub fn init(self) -> usize {
+    pub(crate) fn init(self) -> usize {
         self.first
     }
 
     /// The offset of the line of the [`ExitRecord`].
-    pub fn exit(self) -> usize {
+    pub(crate) fn exit(self) -> usize {
         self.init() + INIT
     }
 
     /// The fourth line; `None` in version 1.
-    pub fn lengths(self) -> Option<Lengths> {
+    pub(crate) fn lengths(self) -> Option<Lengths> {
         self.lengths
     }
 
     /// The offset of the configuration.
-    pub fn config(self) -> usize {
+    pub(crate) fn config(self) -> usize {
         self.exit() + EXIT + if self.lengths.is_some() { LENGTHS } else { 0 }
     }
 
     /// The offset of the annotations, which go to the end.
-    pub fn annotations(self) -> usize {
+    pub(crate) fn annotations(self) -> usize {
         // A damaged file may have any number here.
         self.config().saturating_add(self.lengths.map_or(0, |lengths| lengths.config))
     }
@@ -79,7 +79,7 @@ impl Layout {
 
 /// The lines before the configuration.
 #[derive(Clone, Debug)]
-pub struct Head {
+pub(crate) struct Head {
     /// The offsets of the parts of the file.
     pub layout: Layout,
     /// The first line.
@@ -91,7 +91,7 @@ pub struct Head {
 }
 
 /// A new file, without a process and an exit. `has_post_hooks`: see [`Lengths`].
-pub fn compose(state: &State, config: &[u8], has_post_hooks: bool) -> (Vec<u8>, Layout) {
+pub(crate) fn compose(state: &State, config: &[u8], has_post_hooks: bool) -> (Vec<u8>, Layout) {
     let annotations = if state.annotations.is_empty() {
         Vec::new()
     } else {
@@ -112,7 +112,7 @@ pub fn compose(state: &State, config: &[u8], has_post_hooks: bool) -> (Vec<u8>, 
 }
 
 /// Encodes the first line.
-pub fn first_line(state: &State) -> Vec<u8> {
+pub(crate) fn first_line(state: &State) -> Vec<u8> {
     let mut text = Vec::with_capacity(1024);
     serde_json::to_writer(&mut text, state).expect("plain data");
     text.push(b'\n');
@@ -142,7 +142,7 @@ fn without_annotations(config: &[u8], length: usize) -> [&[u8]; 3] {
 }
 
 /// Decodes the annotations.
-pub fn annotations(text: &[u8]) -> Result<BTreeMap<String, String>, Unreadable> {
+pub(crate) fn annotations(text: &[u8]) -> Result<BTreeMap<String, String>, Unreadable> {
     if text.is_empty() {
         Ok(BTreeMap::new())
     } else {
@@ -151,12 +151,12 @@ pub fn annotations(text: &[u8]) -> Result<BTreeMap<String, String>, Unreadable> 
 }
 
 /// Encodes the second line.
-pub fn init_line(init: &InitProcess) -> [u8; INIT] {
+pub(crate) fn init_line(init: &InitProcess) -> [u8; INIT] {
     line(init)
 }
 
 /// Encodes the third line.
-pub fn exit_line(exit: &ExitRecord) -> [u8; EXIT] {
+pub(crate) fn exit_line(exit: &ExitRecord) -> [u8; EXIT] {
     line(exit)
 }
 
@@ -185,7 +185,7 @@ pub fn write_exit(file: BorrowedFd<'_>, pid: i32, exit: &ExitRecord) -> windlass
 }
 
 /// Decodes the first line and the [`FIXED`] bytes after it. Returns `None` if its create has not written them all.
-pub fn parse(text: &[u8]) -> Result<Option<Head>, Unreadable> {
+pub(crate) fn parse(text: &[u8]) -> Result<Option<Head>, Unreadable> {
     // A library would detect the processor's features first, which is a trap in a virtual machine.
     let Some(end) = text.iter().position(|byte| *byte == b'\n') else { return Ok(None) };
     let mut layout = Layout { first: end + 1, lengths: None };
@@ -224,7 +224,7 @@ fn parse_state(line: &[u8]) -> Result<State, Unreadable> {
 
 /// Decodes the copy of the first line in the extended attribute. The line of the process follows it, if the container
 /// has no cgroup.
-pub fn parse_copy(text: &[u8]) -> Option<(State, Option<InitProcess>)> {
+pub(crate) fn parse_copy(text: &[u8]) -> Option<(State, Option<InitProcess>)> {
     let end = text.iter().position(|byte| *byte == b'\n')?;
     let (line, rest) = text.split_at(end + 1);
     Some((parse_state(line).ok()?, if rest.is_empty() { None } else { filled(rest) }))
@@ -245,14 +245,14 @@ pub enum Unreadable {
 }
 
 /// The path of the cgroup in a part of a first line.
-pub fn cgroup_in(text: &[u8]) -> Option<String> {
+pub(crate) fn cgroup_in(text: &[u8]) -> Option<String> {
     const KEY: &[u8] = b"\"cgroup\":";
     let at = text.windows(KEY.len()).position(|window| window == KEY)? + KEY.len();
     serde_json::Deserializer::from_slice(&text[at..]).into_iter().next()?.ok()
 }
 
 /// Whether a file begins like a state.
-pub fn is_state(text: &[u8]) -> bool {
+pub(crate) fn is_state(text: &[u8]) -> bool {
     const START: &[u8] = b"{\"version\":";
     !text.is_empty() && text.starts_with(&START[..START.len().min(text.len())])
 }

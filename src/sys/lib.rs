@@ -5,6 +5,7 @@
 //! it relies on.
 #![doc(hidden)]
 #![allow(unsafe_code)]
+#![warn(unreachable_pub)]
 
 pub mod attributes;
 pub mod block_cache;

@@ -182,7 +182,7 @@ fn wait_for_start(listener: BorrowedFd<'_>) -> Result<OwnedFd> {
 
 /// Waits for a connection, and tells whether there was a message on it. A `start` that dies before it has sent one does
 /// not count. One that cannot be heard is told so, since the end of the connection would mean that the program runs.
-pub fn accept_start(listener: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
+pub(crate) fn accept_start(listener: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
     let connection = match socket::accept(listener) {
         Err(failed) if is_transient(failed.errno) => {
             std::thread::sleep(ACCEPT_AGAIN);

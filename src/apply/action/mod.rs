@@ -12,8 +12,8 @@ mod passwd;
 mod root;
 mod stdio;
 
-pub use execute::accept_start;
-pub use stdio::{Stdio, give_pipes, replace_for};
+pub(crate) use execute::accept_start;
+pub(crate) use stdio::{Stdio, give_pipes, replace_for};
 
 use windlass_base::error::{Error, Result, WithContext};
 use windlass_plan::{Action, ResourceLimit, Seccomp};
@@ -24,7 +24,7 @@ use super::context::Context;
 use super::hooks;
 
 /// Carries out one step.
-pub fn apply(action: &Action, cx: &mut Context<'_>) -> Result<()> {
+pub(crate) fn apply(action: &Action, cx: &mut Context<'_>) -> Result<()> {
     match action {
         Action::MapIds => namespace::map_ids(cx),
         Action::BecomeRoot(uid, gid) => namespace::become_root(*uid, *gid, cx),

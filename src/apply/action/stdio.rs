@@ -14,7 +14,7 @@ use windlass_sys::{descriptors, fd, socket, stdio};
 
 /// The process's treatment of the caller's stdio.
 #[derive(Debug, Default)]
-pub enum Stdio {
+pub(crate) enum Stdio {
     /// The process keeps it.
     #[default]
     Kept,
@@ -30,7 +30,7 @@ pub enum Stdio {
 
 impl Stdio {
     /// The connection over which pipes are sent, which the child must keep open.
-    pub fn kept(&self) -> Option<BorrowedFd<'_>> {
+    pub(crate) fn kept(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Stdio::Relayed(runtime) => Some(runtime.as_fd()),
             Stdio::Kept | Stdio::Given | Stdio::Terminal => None,
@@ -51,7 +51,7 @@ pub(super) fn give(stdio: &Stdio, uid: u32) {
 }
 
 /// Makes this user the owner of the pipes without a name among 0, 1 and 2.
-pub fn give_pipes(uid: u32) {
+pub(crate) fn give_pipes(uid: u32) {
     for fd in (0..3).filter_map(descriptors::borrow_inherited) {
         let Ok(stat) = fd::stat(fd) else { continue };
         if stat.st_uid != uid && stdio::is_anonymous_pipe(fd, &stat) {
@@ -68,7 +68,7 @@ pub(super) fn replace(stdio: &Stdio) -> Result<()> {
 }
 
 /// Like [`replace`], by a process with the runtime's credentials, for the user `uid`.
-pub fn replace_for(stdio: &Stdio, uid: u32) -> Result<()> {
+pub(crate) fn replace_for(stdio: &Stdio, uid: u32) -> Result<()> {
     if let Stdio::Relayed(runtime) = stdio {
         replace_if(true, runtime.as_fd())?;
         give_pipes(uid);

@@ -15,7 +15,7 @@ use windlass_sys::{fd, process, stdio};
 use crate::resolve;
 
 /// The elements of a container that a dump needs to know.
-pub struct Elements {
+pub(crate) struct Elements {
     /// All mounts.
     pub mounted: Vec<Mounted>,
     /// The mounts that come from outside.
@@ -26,7 +26,7 @@ pub struct Elements {
 
 /// One of the standard streams of init.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Stream {
+pub(crate) struct Stream {
     /// The text of its link in `/proc/PID/fd`, as `descriptors.json` has it.
     pub link: String,
     /// The key by which the restore puts another descriptor in its place; empty if CRIU opens the file itself.
@@ -37,7 +37,7 @@ pub struct Stream {
 
 /// Looks at init, and at all `pids` of the container for pipes among them. `plan` is made from the container's
 /// configuration.
-pub fn look(pid: i32, pidfd: BorrowedFd<'_>, pids: &[i32], plan: &Plan) -> Result<Elements> {
+pub(crate) fn look(pid: i32, pidfd: BorrowedFd<'_>, pids: &[i32], plan: &Plan) -> Result<Elements> {
     let context = || "cannot look at the container's init";
     let mountinfo = process::open_of(pid, pidfd, "mountinfo", OFlag::O_RDONLY)
         .and_then(|file| fd::read_all(file, fd::DOCUMENT))
@@ -122,7 +122,7 @@ fn stream(pid: i32, number: u32, mounts: &[Mounted], pids: &[i32]) -> Stream {
 }
 
 /// The name of an open file in the images, by its mount and its inode.
-pub fn file_key(mount: u32, inode: u64) -> String {
+pub(crate) fn file_key(mount: u32, inode: u64) -> String {
     format!("file[{mount:x}:{inode:x}]")
 }
 

@@ -15,7 +15,7 @@ use windlass_sys::fd;
 const TAIL: usize = 1 << 20;
 
 /// Where a log is.
-pub struct Log<'a> {
+pub(crate) struct Log<'a> {
     /// Its directory.
     pub work: BorrowedFd<'a>,
     /// The path of the directory.
@@ -26,7 +26,7 @@ pub struct Log<'a> {
 
 /// The error for an outcome other than success. `what` is `DUMP` or `RESTORE`. `stderr` is what CRIU wrote to its
 /// standard error.
-pub fn error(outcome: &Outcome, what: &str, log: &Log<'_>, stderr: &str) -> Error {
+pub(crate) fn error(outcome: &Outcome, what: &str, log: &Log<'_>, stderr: &str) -> Error {
     let path = log.work_path.join(log.name);
     let (errno, told) = match outcome {
         Outcome::Failed(Response { errno, error, .. }) => (errno.unwrap_or(0), error.trim()),

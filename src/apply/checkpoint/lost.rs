@@ -6,7 +6,7 @@ use windlass_base::error::Diagnostic;
 use windlass_sys::{fd, status};
 
 /// The processes of `pids` that do not descend from init: `exec` has made them. CRIU leaves them out.
-pub fn executed(init: i32, pids: &[i32]) -> Vec<i32> {
+pub(crate) fn executed(init: i32, pids: &[i32]) -> Vec<i32> {
     let parents: BTreeMap<i32, i32> = pids.iter().filter_map(|pid| Some((*pid, status::of(*pid)?.ppid))).collect();
     let is_below = |pid: i32| {
         let mut at = Some(pid);
@@ -19,7 +19,7 @@ pub fn executed(init: i32, pids: &[i32]) -> Vec<i32> {
 }
 
 /// The warning that such a process is lost.
-pub fn remark(pid: i32) -> Diagnostic {
+pub(crate) fn remark(pid: i32) -> Diagnostic {
     let name = fd::read_small(fd::CWD, format!("/proc/{pid}/comm")).unwrap_or_default();
     let name = String::from_utf8_lossy(&name);
     let name = name.trim_end();

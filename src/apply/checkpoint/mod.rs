@@ -34,8 +34,8 @@ use windlass_sys::{fd, socket};
 
 pub use check::{CheckpointObstacle, Loss, check};
 pub use directories::Directories;
-pub use failure::{Log, error as failure};
-pub use sidecar::read as read_streams;
+pub(crate) use failure::{Log, error as failure};
+pub(crate) use sidecar::read as read_streams;
 
 use super::delete;
 use super::timing::StepTimer;
@@ -64,9 +64,9 @@ pub struct CheckpointRequest<'a> {
 /// The name of the log of a dump.
 const LOG: &str = "dump.log";
 /// The name of an external network namespace in the images, as runc has it.
-pub const EXTERNAL_NET: &str = "extRootNetNS";
+pub(crate) const EXTERNAL_NET: &str = "extRootNetNS";
 /// The name of an external PID namespace.
-pub const EXTERNAL_PID: &str = "extRootPidNS";
+pub(crate) const EXTERNAL_PID: &str = "extRootPidNS";
 
 /// The hint for a frozen cgroup in the container: CRIU would wait for its processes for ever.
 const THAW_INNER: &str = "write 0 to its cgroup.freeze first";

@@ -23,14 +23,14 @@ const VERSION: u32 = 1;
 
 /// The keys by which the images name descriptors 0, 1 and 2; an empty key means that CRIU opens the file itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Sidecar {
+pub(crate) struct Sidecar {
     version: u32,
     /// The keys.
     pub stdio: [String; 3],
 }
 
 /// Writes both files.
-pub fn write(images: BorrowedFd<'_>, streams: &[Stream; 3]) -> Result<()> {
+pub(crate) fn write(images: BorrowedFd<'_>, streams: &[Stream; 3]) -> Result<()> {
     let links = serde_json::to_vec(&streams.each_ref().map(|stream| &stream.link)).expect("texts");
     let sidecar = Sidecar { version: VERSION, stdio: streams.each_ref().map(|stream| stream.key.clone()) };
     let sidecar = serde_json::to_vec(&sidecar).expect("texts");
@@ -42,7 +42,7 @@ pub fn write(images: BorrowedFd<'_>, streams: &[Stream; 3]) -> Result<()> {
 }
 
 /// Reads the keys of the standard streams. Images of runc have only the links.
-pub fn read(images: BorrowedFd<'_>) -> Result<[String; 3]> {
+pub(crate) fn read(images: BorrowedFd<'_>) -> Result<[String; 3]> {
     let keys = match document::<Sidecar>(images, SIDECAR)? {
         Some(sidecar) if sidecar.version == VERSION => sidecar.stdio,
         Some(sidecar) => return Err(refuse(SIDECAR, &format!("is of the unknown version {}", sidecar.version))),

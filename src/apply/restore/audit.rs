@@ -17,7 +17,7 @@ use crate::tasks::Tasks;
 /// Moves CRIU out of the container's cgroup and freezes the cgroup. Does not wait, since the tasks are stopped. Init
 /// and its descendants must be in the cgroup: CRIU puts them into others if it manages cgroups. A process outside is
 /// killed, because it would run.
-pub fn hold(cgroup: &Cgroup, criu: i32, init: i32) -> Result<()> {
+pub(crate) fn hold(cgroup: &Cgroup, criu: i32, init: i32) -> Result<()> {
     let members = cgroup.pids(true)?;
     let outside = |pid: &i32| !members.contains(pid) && !has_ended(*pid);
     let outside: Vec<i32> = with_descendants(init)?.into_iter().filter(outside).collect();
@@ -35,7 +35,7 @@ pub fn hold(cgroup: &Cgroup, criu: i32, init: i32) -> Result<()> {
 }
 
 /// Compares the tasks of a frozen cgroup with the configuration. `label` is `--lsm-profile`.
-pub fn audit(cgroup: &Cgroup, plan: &Plan, label: &str) -> Result<()> {
+pub(crate) fn audit(cgroup: &Cgroup, plan: &Plan, label: &str) -> Result<()> {
     let mut tasks = Tasks::new(plan, label)?;
     cgroup.pids(true)?.into_iter().try_for_each(|pid| tasks.look(pid))?;
     let faults = tasks.contradictions();
@@ -46,6 +46,6 @@ pub fn audit(cgroup: &Cgroup, plan: &Plan, label: &str) -> Result<()> {
 }
 
 /// The error for restored processes that contradict the configuration.
-pub fn refused(faults: Vec<Diagnostic>) -> Error {
+pub(crate) fn refused(faults: Vec<Diagnostic>) -> Error {
     Error::faults(faults).prefixed("the restored processes contradict config.json")
 }

@@ -21,7 +21,7 @@ const LONGEST: usize = 1024;
 const TOPS: usize = 1024;
 
 /// Refuses names that lead out of the container's cgroup, whose path is `own`, and owners that it does not have.
-pub fn check(dir: BorrowedFd<'_>, own: &str, topology: &Topology) -> Result<()> {
+pub(crate) fn check(dir: BorrowedFd<'_>, own: &str, topology: &Topology) -> Result<()> {
     let mapped = |maps: &[IdMapping], id: u32| {
         let all = !topology.new.contains(Namespaces::USER);
         all || id == 0 || maps.iter().any(|map| id.checked_sub(map.host_id).is_some_and(|at| at < map.size))

@@ -13,7 +13,7 @@ use windlass_sys::{directory, fd};
 use super::claims::refuse;
 
 /// The directory of the parent dump, or the link to it.
-pub const PARENT: &str = "parent";
+pub(crate) const PARENT: &str = "parent";
 /// The socket of the process that fetches memory (`criu lazy-pages`).
 const LAZY_PAGES: &str = "lazy-pages.socket";
 /// Most entries of a directory.
@@ -22,7 +22,7 @@ const ENTRIES: usize = 1 << 20;
 const LONGEST: usize = 64;
 
 /// Opens and checks the directories, the dump's own first. CRIU opens images by name, so each must be an ordinary file.
-pub fn open(dir: BorrowedFd<'_>) -> Result<Vec<OwnedFd>> {
+pub(crate) fn open(dir: BorrowedFd<'_>) -> Result<Vec<OwnedFd>> {
     let mut last = fd::duplicate(dir).with_context(|| "cannot keep the directory of the images")?;
     let mut all = Vec::new();
     while check(last.as_fd())? {
@@ -37,7 +37,7 @@ pub fn open(dir: BorrowedFd<'_>) -> Result<Vec<OwnedFd>> {
 }
 
 /// Opens the directories without a check, as CRIU does for images that are trusted: a link may lead anywhere.
-pub fn follow(dir: BorrowedFd<'_>) -> Result<Vec<OwnedFd>> {
+pub(crate) fn follow(dir: BorrowedFd<'_>) -> Result<Vec<OwnedFd>> {
     let context = || "cannot open the images of the dump before";
     let mut all = vec![fd::duplicate(dir).with_context(|| "cannot keep the directory of the images")?];
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;

@@ -20,7 +20,7 @@ use crate::action::{apply, replace_for};
 use crate::context::Context;
 
 /// The inputs of the process besides the context.
-pub struct CriuLaunch<'a> {
+pub(crate) struct CriuLaunch<'a> {
     /// The plan of the configuration.
     pub plan: &'a Plan,
     /// Absolute path of the bundle.
@@ -50,7 +50,7 @@ pub struct CriuLaunch<'a> {
 }
 
 /// The directory of the log.
-pub struct LogDirectory<'a> {
+pub(crate) struct LogDirectory<'a> {
     /// Its path.
     pub path: &'a Path,
     /// Its device and inode, from [`identity`].
@@ -59,7 +59,7 @@ pub struct LogDirectory<'a> {
 
 /// Prepares this process and executes CRIU. Returns only a failure. The process is not killed when the runtime dies:
 /// CRIU must then undo the restore itself, because the processes that it has made do not end with it.
-pub fn become_criu(work: &CriuLaunch<'_>, cx: &mut Context<'_>) -> Result<()> {
+pub(crate) fn become_criu(work: &CriuLaunch<'_>, cx: &mut Context<'_>) -> Result<()> {
     let _ = nix::unistd::setsid();
     if work.plan.unit.is_some() {
         cx.sync.scope()?;
@@ -130,7 +130,7 @@ fn here(log: &LogDirectory<'_>) -> Result<OwnedFd> {
 }
 
 /// The device and the inode of a file.
-pub fn identity(file: BorrowedFd<'_>) -> windlass_sys::Result<(u64, u64)> {
+pub(crate) fn identity(file: BorrowedFd<'_>) -> windlass_sys::Result<(u64, u64)> {
     fd::stat(file).map(|stat| (stat.st_dev, stat.st_ino))
 }
 

@@ -27,7 +27,7 @@ const TASKS: usize = 1 << 16;
 const FILTERS: usize = 1 << 20;
 
 /// Reads what the images claim. `dir` has been checked.
-pub fn read(dir: BorrowedFd<'_>) -> Result<Claims> {
+pub(crate) fn read(dir: BorrowedFd<'_>) -> Result<Claims> {
     let inventory = one::<Inventory>(dir, image::Kind::Inventory, "inventory.img")?;
     let own = inventory.own.unwrap_or_default();
     let tree = all::<Process>(dir, image::Kind::Tree, "pstree.img")?;
@@ -82,18 +82,18 @@ pub fn read(dir: BorrowedFd<'_>) -> Result<Claims> {
     Ok(claims)
 }
 
-pub fn refuse(name: &str, why: &str) -> Error {
+pub(crate) fn refuse(name: &str, why: &str) -> Error {
     Error::new(Kind::InvalidConfig, format!("the images are refused: {name} {why}"))
 }
 
 /// The content of an image, or `None` if it does not exist.
-pub fn content(dir: BorrowedFd<'_>, name: &str) -> Result<Option<Vec<u8>>> {
+pub(crate) fn content(dir: BorrowedFd<'_>, name: &str) -> Result<Option<Vec<u8>>> {
     bounded(dir, name, LARGEST)
 }
 
 /// The content of an image of at most `limit` bytes. Even of images that are trusted, only a file is opened: to open a
 /// device may be enough to start it.
-pub fn bounded(dir: BorrowedFd<'_>, name: &str, limit: usize) -> Result<Option<Vec<u8>>> {
+pub(crate) fn bounded(dir: BorrowedFd<'_>, name: &str, limit: usize) -> Result<Option<Vec<u8>>> {
     match fd::stat_at(dir, name) {
         Err(failed) if failed.errno == Errno::ENOENT => return Ok(None),
         Ok(stat) if stat.st_mode & libc::S_IFMT != libc::S_IFREG => {
@@ -109,12 +109,12 @@ pub fn bounded(dir: BorrowedFd<'_>, name: &str, limit: usize) -> Result<Option<V
     fd::read_all(file, limit).map(Some).with_context(|| format!("cannot read {name} in the images"))
 }
 
-pub fn optional<M: Message>(dir: BorrowedFd<'_>, kind: image::Kind, name: &str) -> Result<Option<Vec<M>>> {
+pub(crate) fn optional<M: Message>(dir: BorrowedFd<'_>, kind: image::Kind, name: &str) -> Result<Option<Vec<M>>> {
     let Some(content) = content(dir, name)? else { return Ok(None) };
     image::entries(kind, &content).map(Some).ok_or_else(|| refuse(name, "is damaged"))
 }
 
-pub fn all<M: Message>(dir: BorrowedFd<'_>, kind: image::Kind, name: &str) -> Result<Vec<M>> {
+pub(crate) fn all<M: Message>(dir: BorrowedFd<'_>, kind: image::Kind, name: &str) -> Result<Vec<M>> {
     optional(dir, kind, name)?.ok_or_else(|| refuse(name, "is missing"))
 }
 

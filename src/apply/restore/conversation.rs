@@ -60,7 +60,7 @@ const LOG: &str = "restore.log";
 const LIST: usize = 1 << 20;
 
 /// A restore in progress.
-pub struct Restoring<'r, 'i> {
+pub(crate) struct Restoring<'r, 'i> {
     pub images: &'r RestoreRequest<'i>,
     /// Copies of the mounts of the images, made by [`copies`].
     ///
@@ -81,7 +81,7 @@ pub struct Restoring<'r, 'i> {
 
 /// How far a restore is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Progress {
+pub(crate) enum Progress {
     /// CRIU has started.
     #[default]
     Begun,
@@ -107,7 +107,7 @@ impl Restoring<'_, '_> {
     }
 
     /// Starts the process that becomes CRIU, in the container's cgroup.
-    pub fn start<'a>(
+    pub(crate) fn start<'a>(
         &self,
         creation: NewContainer<'a>,
         theirs: OwnedFd,
@@ -154,7 +154,11 @@ impl Restoring<'_, '_> {
     }
 
     /// Has CRIU make the processes, and does the runtime's part at each of its notifications.
-    pub fn converse(&mut self, session: &mut Session, launch: &mut Launch<NewContainer<'_>>) -> Result<Progress> {
+    pub(crate) fn converse(
+        &mut self,
+        session: &mut Session,
+        launch: &mut Launch<NewContainer<'_>>,
+    ) -> Result<Progress> {
         let (stage, directories) = receive_stage(session.as_fd())?;
         let mut directories = directories.into_iter();
         self.seen = if self.copies.is_empty() { None } else { directories.next() };
@@ -176,7 +180,7 @@ impl Restoring<'_, '_> {
     }
 
     /// Continues a restore that was held.
-    pub fn resume(&mut self, session: &mut Session, launch: &mut Launch<NewContainer<'_>>) -> Result<Progress> {
+    pub(crate) fn resume(&mut self, session: &mut Session, launch: &mut Launch<NewContainer<'_>>) -> Result<Progress> {
         self.progress = Progress::InitCreated;
         let outcome = session.resume(Type::Restore, &mut |step, fd| self.step(step, fd, launch))?;
         self.finish(&outcome, launch)

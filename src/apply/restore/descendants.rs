@@ -5,7 +5,7 @@ use windlass_base::error::{Result, WithContext};
 const CONTEXT: &str = "cannot look at the restored processes";
 
 /// A process and its descendants.
-pub fn with_descendants(first: i32) -> Result<Vec<i32>> {
+pub(crate) fn with_descendants(first: i32) -> Result<Vec<i32>> {
     let mut pids = vec![first];
     let mut at = 0;
     while let Some(pid) = pids.get(at) {
@@ -22,7 +22,7 @@ pub fn with_descendants(first: i32) -> Result<Vec<i32>> {
 }
 
 /// Whether a process is a zombie, which has no namespaces any more. If other threads of it live, it has not ended.
-pub fn has_ended(pid: i32) -> bool {
+pub(crate) fn has_ended(pid: i32) -> bool {
     let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
     tasks == 1 && windlass_store::process_stat(pid).is_ok_and(|stat| stat.is_some_and(|stat| stat.state == 'Z'))
 }

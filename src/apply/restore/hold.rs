@@ -26,7 +26,7 @@ use crate::launch::Launch;
 use crate::sync::encode_failure;
 
 /// Leaves a held restore to a keeper.
-pub fn leave<'a>(
+pub(crate) fn leave<'a>(
     restoring: Restoring<'_, '_>,
     session: Session,
     mut launch: Launch<NewContainer<'a>>,

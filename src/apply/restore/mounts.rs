@@ -31,7 +31,7 @@ const CONTEXT: &str = "cannot look at the mounts of the restored processes";
 /// Sets the flags that the configuration demands on bind mounts that CRIU has made without them. CRIU makes the root
 /// without any flags. Of two bind mounts with the same source and the same flags, it makes the second as a copy of the
 /// host's mount, which need not have these flags.
-pub fn restrict(init: &Child, plan: &Plan) -> Result<()> {
+pub(crate) fn restrict(init: &Child, plan: &Plan) -> Result<()> {
     let _visit = JoinedNamespaces::visit(init.pidfd.as_fd(), Namespaces::MOUNT)?;
     let root = fd::open("/", OFlag::O_PATH | OFlag::O_DIRECTORY).with_context(|| CONTEXT)?;
     for View { path, shows, external, .. } in views(plan) {
@@ -50,7 +50,7 @@ pub fn restrict(init: &Child, plan: &Plan) -> Result<()> {
 
 /// Compares the mounts of init and of its descendants with the configuration and with what CRIU was given. `cgroup` is
 /// the container's, below the root of the hierarchy.
-pub fn check(init: &Child, plan: &Plan, stage: &Stage, cgroup: Option<String>) -> Result<()> {
+pub(crate) fn check(init: &Child, plan: &Plan, stage: &Stage, cgroup: Option<String>) -> Result<()> {
     let own = fd::open("/proc/self/mountinfo", OFlag::O_RDONLY).with_context(|| CONTEXT)?;
     let external = stage.sources.iter().map(|it| (it.is.clone(), MountAttributes::from_bits_retain(it.flags)));
     let sources = Sources {

@@ -19,7 +19,7 @@ const LAZY: u32 = 2;
 const PRESENT: u32 = 4;
 
 /// Refuses a file of pages that is shorter than its page map says. `lazily`: pages that can be fetched later are.
-pub fn check(dir: BorrowedFd<'_>, lazily: bool) -> Result<()> {
+pub(crate) fn check(dir: BorrowedFd<'_>, lazily: bool) -> Result<()> {
     for name in directory::names(dir).with_context(|| "cannot list the images")? {
         let name = name.to_string_lossy();
         if !(name.starts_with("pagemap-") && name.ends_with(".img")) {

@@ -30,7 +30,12 @@ const CLOCKS_SIZE: usize = 4096;
 
 /// Unattached copies of the mounts of the images and of the parent dumps; none without a user namespace. Images that
 /// are not trusted are checked first.
-pub fn copies(plan: &Plan, images: BorrowedFd<'_>, trusted: bool, proof: &SingleThreaded) -> Result<Vec<OwnedFd>> {
+pub(crate) fn copies(
+    plan: &Plan,
+    images: BorrowedFd<'_>,
+    trusted: bool,
+    proof: &SingleThreaded,
+) -> Result<Vec<OwnedFd>> {
     if !plan.topology.new.contains(Namespaces::USER) {
         return Ok(Vec::new());
     }
@@ -50,7 +55,7 @@ pub fn copies(plan: &Plan, images: BorrowedFd<'_>, trusted: bool, proof: &Single
 }
 
 /// Makes the directories in `place`, which belongs to this mount namespace alone. Returns the first, for CRIU.
-pub fn show(place: &Path, copies: &[OwnedFd]) -> Result<OwnedFd> {
+pub(crate) fn show(place: &Path, copies: &[OwnedFd]) -> Result<OwnedFd> {
     let context = || CONTEXT;
     let place = fd::open(place, OFlag::O_RDONLY | OFlag::O_DIRECTORY).with_context(context)?;
     let place = place.as_fd();

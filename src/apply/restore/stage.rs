@@ -31,7 +31,7 @@ use crate::resolve::{self, Make};
 
 /// Where the root filesystem is, and where CRIU finds each external mount.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Stage {
+pub(crate) struct Stage {
     /// The path of the root filesystem.
     pub root: String,
     /// The device and root of that mount.
@@ -42,7 +42,7 @@ pub struct Stage {
 
 /// Where CRIU finds an external mount.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct External {
+pub(crate) struct External {
     /// Its name in the images, which is its mount point except for masked files.
     pub name: String,
     /// Its path.
@@ -97,7 +97,13 @@ struct Copy {
 
 /// Enters a new mount namespace and makes the mounts of the plan ready below `place`. `cgroup` is the path of the
 /// container's cgroup in the filesystem.
-pub fn stage(plan: &Plan, bundle: &Path, place: &Path, cgroup: Option<&str>, cx: &mut Context<'_>) -> Result<Stage> {
+pub(crate) fn stage(
+    plan: &Plan,
+    bundle: &Path,
+    place: &Path,
+    cgroup: Option<&str>,
+    cx: &mut Context<'_>,
+) -> Result<Stage> {
     process::unshare(Namespaces::MOUNT).with_context(|| "cannot make a mount namespace for CRIU")?;
     let slave = PropagationChange { to: Propagation::Slave, recursive: true };
     mount::propagate_root(slave).with_context(|| "cannot make the mounts slaves")?;

@@ -73,7 +73,7 @@ fn element_mut<'a>(document: &'a mut Value, pointer: &str) -> Option<&'a mut Val
 
 /// serde_json's message without its line and column, which may be those of a text that was mended here. The
 /// pointer tells the place.
-pub fn words(what: &str, pointer: &str, error: &serde_json::Error) -> String {
+pub(crate) fn words(what: &str, pointer: &str, error: &serde_json::Error) -> String {
     let shown = if pointer.is_empty() { "the document" } else { pointer };
     let text = error.to_string();
     let says = text.rsplit_once(" at line ").map_or(text.as_str(), |(says, _)| says);

@@ -132,7 +132,7 @@ fn escape(scratch: &mut [u8], mut at: usize, text: &[u8]) -> usize {
 
 /// An entry, parsed.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
-pub struct Entry {
+pub(crate) struct Entry {
     /// The text, with its newline if it is the end of a line.
     pub log: String,
     /// `stdout` or `stderr`.

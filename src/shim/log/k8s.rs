@@ -69,7 +69,7 @@ fn write_prefix(prefix: &mut [u8; PREFIX], stream: Stream, now: SystemTime) {
 
 /// An entry, parsed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Line<'a> {
+pub(crate) struct Line<'a> {
     /// When the text was read. The times of one log sort as text.
     pub time: &'a str,
     pub stream: Stream,
@@ -80,7 +80,7 @@ pub struct Line<'a> {
 }
 
 /// Parses an entry, which is given without its newline.
-pub fn parse(entry: &[u8]) -> Option<Line<'_>> {
+pub(crate) fn parse(entry: &[u8]) -> Option<Line<'_>> {
     let mut words = entry.splitn(4, |&byte| byte == b' ');
     let time = std::str::from_utf8(words.next()?).ok()?;
     let stream = match words.next()? {

@@ -17,9 +17,9 @@ use super::stdio::Log;
 use windlass_sys::Result;
 use windlass_sys::clock;
 
-pub use json::Entry;
-pub use k8s::parse;
-pub use stream::Stream;
+pub(crate) use json::Entry;
+pub(crate) use k8s::parse;
+pub(crate) use stream::Stream;
 
 /// An open log.
 #[derive(Debug)]

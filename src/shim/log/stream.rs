@@ -2,7 +2,7 @@
 
 /// A stream of output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stream {
+pub(crate) enum Stream {
     /// Standard output, or the terminal.
     Stdout,
     /// Standard error.

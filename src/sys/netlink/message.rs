@@ -6,7 +6,7 @@
 use nix::errno::Errno;
 
 /// Size of `struct nlmsghdr`.
-pub const HEADER: usize = 16;
+pub(crate) const HEADER: usize = 16;
 /// Size of the head of an attribute (`struct rtattr`).
 const ATTRIBUTE: usize = 4;
 /// Size of `struct ifinfomsg`.
@@ -24,7 +24,7 @@ const ERROR_TEXT: u16 = 1;
 
 /// A message that contradicts its own lengths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Malformed;
+pub(crate) struct Malformed;
 
 type Result<T> = std::result::Result<T, Malformed>;
 
@@ -44,7 +44,7 @@ fn u32_at(bytes: &[u8], at: usize) -> Result<u32> {
 }
 
 /// A request that is being put together.
-pub struct Request(Vec<u8>);
+pub(crate) struct Request(Vec<u8>);
 
 impl Request {
     fn new(kind: u16, flags: i32) -> Request {
@@ -55,7 +55,7 @@ impl Request {
     }
 
     /// A request about a link; index 0 if an attribute names it. The state bits (`IFF_*`) in `change` are changed.
-    pub fn link(kind: u16, flags: i32, index: u32, state: u32, change: u32) -> Request {
+    pub(crate) fn link(kind: u16, flags: i32, index: u32, state: u32, change: u32) -> Request {
         let mut request = Request::new(kind, flags);
         // Family AF_UNSPEC, padding, device type.
         request.0.extend([0; 4]);
@@ -66,7 +66,7 @@ impl Request {
     }
 
     /// A request about an address of the link `index`.
-    pub fn address(kind: u16, flags: i32, index: u32, address: &Address) -> Request {
+    pub(crate) fn address(kind: u16, flags: i32, index: u32, address: &Address) -> Request {
         let mut request = Request::new(kind, flags);
         // The flags that fit here are repeated, with the others, in an attribute.
         request.0.extend([address.family, address.prefix, address.flags as u8, address.scope]);
@@ -75,7 +75,7 @@ impl Request {
     }
 
     /// Adds an attribute.
-    pub fn attribute(mut self, kind: u16, value: &[u8]) -> Request {
+    pub(crate) fn attribute(mut self, kind: u16, value: &[u8]) -> Request {
         let length = (ATTRIBUTE + value.len()) as u16;
         self.0.extend(length.to_ne_bytes());
         self.0.extend(kind.to_ne_bytes());
@@ -85,14 +85,14 @@ impl Request {
     }
 
     /// Adds an attribute that is a string.
-    pub fn text(self, kind: u16, value: &str) -> Request {
+    pub(crate) fn text(self, kind: u16, value: &str) -> Request {
         let mut bytes = value.as_bytes().to_vec();
         bytes.push(0);
         self.attribute(kind, &bytes)
     }
 
     /// The whole message.
-    pub fn finish(mut self, sequence: u32) -> Vec<u8> {
+    pub(crate) fn finish(mut self, sequence: u32) -> Vec<u8> {
         let length = self.0.len() as u32;
         self.0[..4].copy_from_slice(&length.to_ne_bytes());
         self.0[8..12].copy_from_slice(&sequence.to_ne_bytes());
@@ -102,7 +102,7 @@ impl Request {
 
 /// One message of a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Message<'a> {
+pub(crate) struct Message<'a> {
     /// `RTM_*` or `NLMSG_*`.
     pub kind: u16,
     /// `NLM_F_*`.
@@ -114,7 +114,7 @@ pub struct Message<'a> {
 }
 
 /// Takes the first message off `bytes`; `None` at their end.
-pub fn next_message<'a>(bytes: &mut &'a [u8]) -> Result<Option<Message<'a>>> {
+pub(crate) fn next_message<'a>(bytes: &mut &'a [u8]) -> Result<Option<Message<'a>>> {
     if bytes.is_empty() {
         return Ok(None);
     }
@@ -145,7 +145,7 @@ fn text_of(value: &[u8]) -> String {
 
 /// The kernel's answer to a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Verdict {
+pub(crate) struct Verdict {
     /// The error; `None` for success.
     pub errno: Option<Errno>,
     /// The kernel's text about the error, if there is one.
@@ -153,7 +153,7 @@ pub struct Verdict {
 }
 
 /// Reads an `NLMSG_ERROR`, which is an acknowledgement too.
-pub fn verdict(message: Message<'_>) -> Result<Verdict> {
+pub(crate) fn verdict(message: Message<'_>) -> Result<Verdict> {
     let code = u32_at(message.payload, 0)? as i32;
     // A negated errno; the kernel sends no positive number.
     let errno = match code {
@@ -186,7 +186,7 @@ pub struct Link {
 }
 
 /// Reads the payload of an `RTM_NEWLINK`.
-pub fn link(payload: &[u8]) -> Result<Link> {
+pub(crate) fn link(payload: &[u8]) -> Result<Link> {
     let index = u32_at(payload, 4)?;
     let up = u32_at(payload, 8)? & libc::IFF_UP as u32 != 0;
     let mut rest = payload.get(LINK..).ok_or(Malformed)?;
@@ -236,7 +236,7 @@ impl std::fmt::Display for Address {
 }
 
 /// Reads the payload of an `RTM_NEWADDR`: the link's index, and the address.
-pub fn address(payload: &[u8]) -> Result<(u32, Address)> {
+pub(crate) fn address(payload: &[u8]) -> Result<(u32, Address)> {
     let [family, prefix, few_flags, scope] = *payload.first_chunk().ok_or(Malformed)?;
     let index = u32_at(payload, 4)?;
     let mut rest = payload.get(ADDRESS..).ok_or(Malformed)?;

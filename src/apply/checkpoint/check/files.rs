@@ -29,7 +29,7 @@ const HUGETLBFS: i64 = 0x9584_58f6;
 const ANEW: [&str; 4] = ["/memfd:", "/dev/zero", "/SYSV", "/[aio]"];
 
 /// The mounts and namespaces of the container's processes, and the standard streams of init.
-pub struct Known {
+pub(crate) struct Known {
     init: i32,
     /// The ids of the mounts.
     mounts: BTreeSet<u32>,
@@ -41,7 +41,7 @@ pub struct Known {
 
 impl Known {
     /// Looks at all processes. A mount namespace is listed through the first process in it, which for init's is init.
-    pub fn of(init: i32, pids: &[i32], streams: [String; 3]) -> Known {
+    pub(crate) fn of(init: i32, pids: &[i32], streams: [String; 3]) -> Known {
         let (mut mounts, mut namespaces) = (BTreeSet::new(), BTreeSet::new());
         for pid in std::iter::once(&init).chain(pids) {
             for name in NAMESPACES {
@@ -64,18 +64,18 @@ impl Known {
 }
 
 /// The name of a process in messages.
-pub fn named(pid: i32) -> String {
+pub(crate) fn named(pid: i32) -> String {
     let name = process_stat(pid).ok().flatten().map(|stat| stat.name).unwrap_or_default();
     format!("process {pid} ({name})")
 }
 
 /// The text of a link in `/proc/PID/ns`.
-pub fn namespace(pid: i32, name: &str) -> Option<PathBuf> {
+pub(crate) fn namespace(pid: i32, name: &str) -> Option<PathBuf> {
     std::fs::read_link(format!("/proc/{pid}/ns/{name}")).ok()
 }
 
 /// Whether a mount of message queues has a queue, which CRIU does not dump.
-pub fn has_queue(init: i32, mount: &Mounted) -> bool {
+pub(crate) fn has_queue(init: i32, mount: &Mounted) -> bool {
     let names = || {
         let root = fd::open(format!("/proc/{init}/root"), OFlag::O_PATH | OFlag::O_DIRECTORY).ok()?;
         let found = resolve::find_if_exists(root.as_fd(), &RootPath::new(&mount.point)?, resolve::IN_ROOT).ok()??;
@@ -87,7 +87,7 @@ pub fn has_queue(init: i32, mount: &Mounted) -> bool {
 }
 
 /// Looks at all files of a process.
-pub fn look(pid: i32, known: &Known, sockets: &Sockets, flags: &Flags, findings: &mut Vec<CheckpointObstacle>) {
+pub(crate) fn look(pid: i32, known: &Known, sockets: &Sockets, flags: &Flags, findings: &mut Vec<CheckpointObstacle>) {
     let root = known.root(pid);
     let hidden = |link: &Path, found: &Metadata, same_device: bool| {
         root.as_ref().and_then(|root| is_hidden(root, link, found, same_device)).unwrap_or(false)
@@ -184,7 +184,7 @@ fn is_hidden(root: &OwnedFd, link: &Path, found: &Metadata, same_device: bool) -
 }
 
 /// The protocol of a socket by its name in `/proc/PID/fd`; nothing for other files.
-pub fn protocol_of(path: &Path) -> String {
+pub(crate) fn protocol_of(path: &Path) -> String {
     let name = attributes::read(&path.to_string_lossy(), "system.sockprotoname").unwrap_or_default();
     String::from_utf8_lossy(&name).trim_end_matches('\0').to_owned()
 }

@@ -30,7 +30,7 @@ pub enum Loss {
 
 /// An open file of a process.
 #[derive(Clone, Debug, Default)]
-pub struct Descriptor {
+pub(crate) struct Descriptor {
     /// The text of its link in `/proc/PID/fd`.
     pub link: String,
     /// Type and mode.
@@ -68,7 +68,7 @@ impl Descriptor {
 
 /// The sockets of the container's network namespace.
 #[derive(Clone, Debug, Default)]
-pub struct Sockets {
+pub(crate) struct Sockets {
     /// TCP connections by inode, and whether they are still being opened.
     pub connections: BTreeMap<u64, bool>,
     /// Unix sockets with the inode that each is connected to.
@@ -86,7 +86,8 @@ const ANONYMOUS: &[&str] =
     &["[eventfd]", "[eventpoll]", "[signalfd]", "[timerfd]", "inotify", "[inotify]", "[fanotify]", "[pidfd]"];
 
 /// The protocols of the network that CRIU knows, as the kernel names them.
-pub const NETWORK: [&str; 9] = ["TCP", "TCPv6", "UDP", "UDPv6", "UDP-Lite", "UDPLITEv6", "RAW", "RAWv6", "PACKET"];
+pub(crate) const NETWORK: [&str; 9] =
+    ["TCP", "TCPv6", "UDP", "UDPv6", "UDP-Lite", "UDPLITEv6", "RAW", "RAWv6", "PACKET"];
 
 /// The other protocols that CRIU knows.
 const LOCAL: [&str; 3] = ["UNIX", "UNIX-STREAM", "NETLINK"];
@@ -95,7 +96,7 @@ const LOCAL: [&str; 3] = ["UNIX", "UNIX-STREAM", "NETLINK"];
 const GHOST: u64 = 1 << 20;
 
 /// A finding that makes a dump fail.
-pub fn finding(what: String, help: &'static str) -> CheckpointObstacle {
+pub(crate) fn finding(what: String, help: &'static str) -> CheckpointObstacle {
     CheckpointObstacle { what, loss: Loss::Dump, help, pointer: String::new() }
 }
 
@@ -104,7 +105,12 @@ fn fails(what: String, help: &'static str) -> Option<CheckpointObstacle> {
 }
 
 /// Judges an open file. `whose` names it.
-pub fn descriptor(whose: &str, file: &Descriptor, sockets: &Sockets, flags: &Flags) -> Option<CheckpointObstacle> {
+pub(crate) fn descriptor(
+    whose: &str,
+    file: &Descriptor,
+    sockets: &Sockets,
+    flags: &Flags,
+) -> Option<CheckpointObstacle> {
     let link = &file.link;
     if file.field("lock").is_some() && !flags.file_locks {
         return fails(format!("{whose} holds a lock of {link}"), "pass --file-locks");
@@ -222,7 +228,7 @@ fn socket(whose: &str, inode: u64, protocol: &str, sockets: &Sockets, flags: &Fl
 }
 
 /// The TCP connections in a table of `/proc/PID/net`.
-pub fn connections(table: &str) -> BTreeMap<u64, bool> {
+pub(crate) fn connections(table: &str) -> BTreeMap<u64, bool> {
     let mut out = BTreeMap::new();
     for line in table.lines().skip(1) {
         let words: Vec<&str> = line.split_whitespace().collect();
@@ -237,7 +243,7 @@ pub fn connections(table: &str) -> BTreeMap<u64, bool> {
 }
 
 /// The netlink sockets that hold messages, by a text of `/proc/net/netlink`.
-pub fn unread(table: &str) -> BTreeSet<u64> {
+pub(crate) fn unread(table: &str) -> BTreeSet<u64> {
     let inode = |line: &str| {
         let words: Vec<&str> = line.split_whitespace().collect();
         words.last()?.parse().ok().filter(|_| words.get(4) != Some(&"0"))

@@ -8,7 +8,7 @@ use windlass_sys::{fd, sched};
 
 /// Settings of a process that CRIU does not dump, as far as others can read them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// CPUs, as bits; `None` if they are not known.
     cpus: Option<Vec<u64>>,
     /// Class << 13 | level (ioprio_get(2)).
@@ -35,7 +35,7 @@ pub struct Settings {
 const TIMER_SLACK: u64 = 50_000;
 
 /// The settings of a process. A setting that cannot be read counts as the default.
-pub fn of(pid: i32) -> Settings {
+pub(crate) fn of(pid: i32) -> Settings {
     let read = |name: &str| {
         let text = fd::read_small(fd::CWD, format!("/proc/{pid}/{name}")).unwrap_or_default();
         String::from_utf8_lossy(&text).trim().to_owned()
@@ -60,7 +60,7 @@ pub fn of(pid: i32) -> Settings {
 }
 
 /// A file of a process that may be long; nothing if it cannot be read.
-pub fn document(pid: i32, name: &str) -> String {
+pub(crate) fn document(pid: i32, name: &str) -> String {
     String::from_utf8_lossy(&fd::document(format!("/proc/{pid}/{name}")).unwrap_or_default()).into_owned()
 }
 
@@ -83,7 +83,7 @@ fn memory_flags(smaps: &str) -> (bool, bool) {
 }
 
 /// The settings of every process after a restore by this process. `cpus` is the container's cpuset, if it is known.
-pub fn restored(plan: &Plan, cpus: Option<Vec<u64>>) -> Settings {
+pub(crate) fn restored(plan: &Plan, cpus: Option<Vec<u64>>) -> Settings {
     let filter = fd::read_small(fd::CWD, "/proc/self/coredump_filter").unwrap_or_default();
     let mut settings = Settings {
         cpus,
@@ -105,7 +105,7 @@ pub fn restored(plan: &Plan, cpus: Option<Vec<u64>>) -> Settings {
 }
 
 /// Which settings a process loses. `configured`: the configuration has a memory policy, which is set again.
-pub fn lost(found: &Settings, restored: &Settings, configured: bool) -> Vec<&'static str> {
+pub(crate) fn lost(found: &Settings, restored: &Settings, configured: bool) -> Vec<&'static str> {
     let set =
         |cpus: &[u64]| (0..cpus.len() * 64).filter(|cpu| cpus[cpu / 64] >> (cpu % 64) & 1 == 1).collect::<Vec<_>>();
     let differs = found.cpus.as_ref().zip(restored.cpus.as_ref()).is_some_and(|(own, then)| set(own) != set(then));

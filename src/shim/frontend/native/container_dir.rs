@@ -125,7 +125,7 @@ impl ContainerDir {
     /// Refuses a directory of another user, or one that others may write to: its facts say which program is executed as
     /// the runtime. The parent is checked too, since its owner may replace the directory. It is no fault here if the
     /// directory does not exist.
-    pub fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         let path = if self.entered { Path::new(".") } else { &self.dir };
         if !self.entered {
             self.check_state()?;
@@ -151,7 +151,7 @@ impl ContainerDir {
 
     /// Makes this the working directory. From then on [`ContainerDir::file`] means this very directory, even if it is
     /// removed and another is made at its path.
-    pub fn enter(self) -> Result<ContainerDir> {
+    pub(crate) fn enter(self) -> Result<ContainerDir> {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW;
         let dir = fd::open(&self.dir, flags).map_err(|failed| match failed.errno {
             Errno::ENOENT => Refusal::new(Code::NotFound, format!("{:?} does not exist", self.dir)),
@@ -192,7 +192,7 @@ impl ContainerDir {
     }
 
     /// Makes the directory, which must not exist: the directory reserves the id.
-    pub fn make(&self) -> Result<()> {
+    pub(crate) fn make(&self) -> Result<()> {
         let state = self.state();
         // Whatever the umask is, no other user may write to the directory.
         let make = || std::fs::DirBuilder::new().mode(0o700).create(state);
