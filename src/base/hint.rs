@@ -21,7 +21,7 @@ struct Row {
     hint: &'static str,
 }
 
-/// What a fault says of a kernel parameter whose namespace is the host's.
+/// A part of the fault for a kernel parameter whose namespace is the host's.
 pub const NOT_IN_THE_HOSTS: &str = "is not allowed in the hosts";
 
 const ANY: Row = Row { errno: None, kind: None, calls: &[], asked_by: "", says: "", hint: "" };
@@ -89,7 +89,7 @@ const ROWS: &[Row] = &[
         Errno::ENOENT,
         &["execve", "execveat"],
         "",
-        "if the file is there, what is missing in the container is its interpreter: the program after #! or the dynamic loader (`file` names it)",
+        "if the file exists, its interpreter is missing in the container: the program after #! or the dynamic loader (`file` names it)",
     ),
     on(
         Errno::EACCES,
@@ -229,13 +229,13 @@ const ROWS: &[Row] = &[
         Errno::ENOENT,
         &[],
         "/linux/namespaces/*/path",
-        "a namespace lives as long as a process in it or a bind mount of its file: the path is gone or never was",
+        "a namespace lives as long as a process in it or a bind mount of its file: the path does not exist any more, or never did",
     ),
     on(
         Errno::ENOENT,
         &[],
         "/linux/namespaces/*",
-        "a namespace lives as long as a process in it or a bind mount of its file: the path is gone or never was",
+        "a namespace lives as long as a process in it or a bind mount of its file: the path does not exist any more, or never did",
     ),
     on(
         Errno::EINVAL,

@@ -33,7 +33,7 @@ pub enum WatchEvent {
     Empty,
     /// The other descriptor is readable.
     OtherReadable,
-    /// None of these: the time is over, or the kernel reported another event.
+    /// The time is over, or the kernel reported another event.
     Timeout,
 }
 

@@ -1,8 +1,8 @@
 //! The mount namespace of the exit pins (`exit_pin`).
 //!
-//! It is separate because every unshare(2) on the host would copy the mounts of the host's namespace: two thousand make
-//! it twenty times slower. One bind mount of its file in nsfs keeps the namespace. It has no mounts of the host: a file
-//! system that is mounted there could never be unmounted completely.
+//! The namespace is separate because every unshare(2) on the host would copy the mounts of the host's namespace: two
+//! thousand make it twenty times slower. One bind mount of its file in nsfs keeps the namespace. It has no mounts of
+//! the host: a file system that is mounted there could never be unmounted completely.
 //!
 //! All state roots share one namespace, which the first create after a boot makes. If that fails, the host has no pins.
 

@@ -4,8 +4,8 @@
 //! exit are written over them later. The fourth line has the lengths of the last two parts, which may be large and are
 //! read only when they are needed.
 //!
-//! It is one file and not a directory: a new inode may take a quarter of a millisecond on a disk (ext4 without a
-//! journal searches for one that was not freed lately), and `list` opens every container.
+//! A container is one file and not a directory: a new inode may take a quarter of a millisecond on a disk (ext4 without
+//! a journal searches for one that was not freed lately), and `list` opens every container.
 //!
 //! Version 1 has no fourth line: the annotations are in its first, and the configuration goes to the end.
 

@@ -180,8 +180,8 @@ fn wait_for_start(listener: BorrowedFd<'_>) -> Result<OwnedFd> {
     }
 }
 
-/// Waits for a connection, and tells whether there was a message on it. A `start` that dies before it has sent one does
-/// not count. One that cannot be heard is told so, since the end of the connection would mean that the program runs.
+/// Waits for a connection, and returns it if there was a message on it. A `start` that dies before its message does not
+/// count. If the message cannot be received, `start` gets the error: the end alone would mean that the program runs.
 pub(crate) fn accept_start(listener: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
     let connection = match socket::accept(listener) {
         Err(failed) if is_transient(failed.errno) => {
@@ -195,7 +195,7 @@ pub(crate) fn accept_start(listener: BorrowedFd<'_>) -> Result<Option<OwnedFd>> 
         Ok((0, _)) => Ok(None),
         Ok(_) => Ok(Some(connection)),
         Err(error) => {
-            // With the word unread, the close would discard what is sent.
+            // With the message unread, the close would discard the answer.
             let _ = socket::receive(connection.as_fd(), &mut word);
             let _ = socket::send(connection.as_fd(), &encode_failure(&error), &[]);
             Ok(None)
@@ -203,7 +203,7 @@ pub(crate) fn accept_start(listener: BorrowedFd<'_>) -> Result<Option<OwnedFd>> 
     }
 }
 
-/// How long to wait before a connection is accepted again.
+/// The pause before a connection is accepted again.
 const ACCEPT_AGAIN: std::time::Duration = std::time::Duration::from_millis(10);
 
 /// Whether accept(2) may succeed a moment later. A created container must not end because descriptors were short once.

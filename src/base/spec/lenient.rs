@@ -1,6 +1,6 @@
 //! A second reading of a document that could not be read. It finds the readable parts, and all faults of the others.
 //!
-//! It is done only after a failure, so it may be slow.
+//! This reading follows only a failure, so it may be slow.
 
 use std::collections::BTreeMap;
 use std::fmt;

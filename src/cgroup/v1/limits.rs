@@ -1,6 +1,6 @@
 //! Limits whose controllers are in hierarchies of version 1 (feature `cgroup-v1`).
 //!
-//! Of cgroups-rs only the setters are used: its `apply` drops errors, and its `delete` moves processes to the root. The
+//! Only the setters of cgroups-rs are used: its `apply` drops errors, and its `delete` moves processes to the root. The
 //! settings for which it has no setter (burst, idle, reserved huge pages) are written here. A cgroup is made in each
 //! hierarchy that a limit needs, and without cgroup2 in the freezer's. For device rules see [`super::Devices`].
 
