@@ -169,12 +169,12 @@ bare suite="bookworm" *recipes:
 compare peer="runc" *args: build suite
     {{integration}} --runtime {{windlass}} --compare {{peer}} {{args}}
 
-# Those of another Debian release: `just engines --release trixie docker` (or sid).
-# docker, containerd, podman, … on windlass and on runc; needs root: `just engines podman exec`
+# Those of another Debian release: `just engines --release trixie docker` (or sid). Without windlass-shim: `--shim none`.
+# docker, containerd, podman, … on windlass and on runc, on both shims; needs root: `just engines podman exec`
 engines *args: build
     integration/engines/setup.sh {{ if args =~ "--release" { "tree" } else if args =~ "--long" { "long" } else { "" } }}
     RUSTFLAGS="{{flags}}" cargo build --release --package engines --features cri --target {{host}}
-    integration/engines/run.sh {{engines}} --runtime {{windlass}} {{args}}
+    integration/engines/run.sh {{engines}} --runtime {{windlass}} --shim {{shim}} {{args}}
 
 # Docker, containerd and buildah on windlass and its shim, without User-Mode Linux; runc only where something fails.
 # What of the engines' cases takes some minutes
@@ -184,9 +184,9 @@ engines-short: build
     {{engines}} --runtime {{windlass}} --shim {{shim}} --harness host --again docker containerd buildah \
         life:: exec:: logs:: network:: volumes:: build:: tasks:: run:: live_restore:: shim_upgrade:: outage::output_of_seconds
 
-# On both runtimes and both shims, the worked example with a database too.
+# The worked example with a database too.
 # All of the engines' cases, and their outcome written down for the README
-engines-record *args: deb (engines "--long" "--results" "integration/engines/results.json" "--shim" shim args) engines-table
+engines-record *args: deb (engines "--long" "--results" "integration/engines/results.json" args) engines-table
 
 # The table of the README from the outcome that is written down
 engines-table:

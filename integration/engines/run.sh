@@ -13,8 +13,13 @@ for word; do
 done
 [ "$release" != next ] || { echo "run.sh: --release needs a name" >&2; exit 2; }
 here=$(cd "$(dirname "$0")" && pwd)
+# Debian's sid has the code name of the release to come.
 # shellcheck source=/dev/null
-[ -n "$release" ] && [ "$release" != "$(. /etc/os-release && echo "${VERSION_CODENAME:-}")" ] || exec "$@"
+own=$(. /etc/os-release && case ${ID:-}-$(cat /etc/debian_version 2> /dev/null) in
+    debian-*/sid) echo sid ;;
+    *) echo "${VERSION_CODENAME:-}" ;;
+esac) || own=
+[ -n "$release" ] && [ "$release" != "$own" ] || exec "$@"
 
 tree=$("$here/tree.sh" "$release")
 work=$(mktemp -d "${TMPDIR:-/var/tmp}/windlass-engines.XXXXXX")

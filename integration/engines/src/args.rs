@@ -13,14 +13,15 @@ name contains one of the FILTERs, on runc and on windlass, and lists the differe
 
   --runtime PATH      the runtime under test; default: the windlass built beside this program
   --peer PATH|none    the runtime to compare with; default: runc
-  --shim PATH         windlass-shim: run the engines on it as well, with both runtimes
+  --shim PATH|none    windlass-shim: run the engines on it as well, with both runtimes; default: none
   --harness host|uml  use only this harness; default: the host, User-Mode Linux where needed
   --again             the peer only for what fails, which is run once more beside it: what then fails on
                       ours alone makes the exit code 1
   --long              cases that take minutes, too
   --release NAME      the Debian release whose engines these are (run.sh enters a tree of it);
                       default: the one that this system is
-  --results FILE      write the outcome there, over that of the same engines and release
+  --results FILE      write the outcome there, over that of the same engines and release; with FILTERs, over that
+                      of the same cases
   --list              print the names of the cases and stop
 
 `engines table` writes the table of FILE into the README, between its markers.
@@ -64,7 +65,9 @@ impl Args {
             match word.as_str() {
                 "--runtime" => runtime = Some(value()?),
                 "--peer" => peer = Some(value()?).filter(|name| name != "none"),
-                "--shim" => args.shim = Some(resolve(&value()?)?),
+                "--shim" => {
+                    args.shim = Some(value()?).filter(|name| name != "none").map(|name| resolve(&name)).transpose()?
+                }
                 "--harness" => args.harness = Some(value()?),
                 "--release" => args.release = value()?,
                 "--results" => args.results = Some(value()?.into()),
@@ -103,13 +106,18 @@ impl Args {
     }
 }
 
-/// The code name of this system, by os-release(5).
+/// The code name of this system.
 fn own_release() -> String {
-    code_name(&integration::kit::machine::text("/etc/os-release"))
+    let text = integration::kit::machine::text;
+    code_name(&text("/etc/os-release"), &text("/etc/debian_version"))
 }
 
-/// Nothing is known about the engines of a system without one.
-fn code_name(os_release: &str) -> String {
+/// By os-release(5). Debian's sid has the name of the release to come there; debian_version tells it, as `forky/sid`.
+/// Nothing is known about the engines of a system without a name.
+fn code_name(os_release: &str, debian_version: &str) -> String {
+    if os_release.lines().any(|line| line == "ID=debian") && debian_version.trim().ends_with("/sid") {
+        return "sid".to_owned();
+    }
     let name = os_release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
     name.map_or("unknown", |name| name.trim_matches('"')).to_owned()
 }
@@ -149,9 +157,10 @@ mod tests {
 
     #[test]
     fn engines_are_those_of_this_system_unless_told() {
-        assert_eq!(super::code_name("ID=debian\nVERSION_CODENAME=trixie\n"), "trixie");
-        assert_eq!(super::code_name("VERSION_CODENAME=\"noble\"\n"), "noble");
-        assert_eq!(super::code_name("ID=other\n"), "unknown");
+        assert_eq!(super::code_name("ID=debian\nVERSION_CODENAME=trixie\n", "13.2\n"), "trixie");
+        assert_eq!(super::code_name("ID=debian\nVERSION_CODENAME=forky\n", "forky/sid\n"), "sid");
+        assert_eq!(super::code_name("ID=ubuntu\nVERSION_CODENAME=\"noble\"\n", "trixie/sid\n"), "noble");
+        assert_eq!(super::code_name("ID=other\n", ""), "unknown");
         assert_eq!(parse(&["--list", "--release", "sid"]).expect("a valid command line").release, "sid");
     }
 
@@ -160,5 +169,9 @@ mod tests {
         assert!(parse(&["--harness", "moon", "--list"]).is_err_and(|text| text.contains("moon")));
         assert!(parse(&["--shim"]).is_err_and(|text| text.contains("--shim")));
         assert!(parse(&["--shim", "/no/such/shim"]).is_err_and(|text| text.contains("/no/such/shim")));
+        assert_eq!(
+            parse(&["--list", "--shim", "/proc/self/exe", "--shim", "none"]).expect("the last counts").shim,
+            None
+        );
     }
 }
