@@ -129,8 +129,7 @@ fn ours(s: &Session) -> Verdict {
 fn the_static_pod_of_the_page_does_what_it_says(s: &Session) -> Verdict {
     ours(s)?;
     since(s, 2, 0)?;
-    let manifests = s.path("manifests");
-    fs::create_dir_all(&manifests).context("the manifests")?;
+    let manifests = s.scratch()?;
     let (client, logs) = (Client::connect()?, s.scratch()?);
     let kubelet = Kubelet { client, manifests: manifests.clone(), logs, started: Cell::new(false) };
     let here = |text: &str| text.replace(MANIFESTS, &manifests.display().to_string()).replace(IMAGE, image::NAME);
@@ -152,8 +151,8 @@ fn the_static_pod_of_the_page_does_what_it_says(s: &Session) -> Verdict {
 
 /// Starts containerd with these tables, does `work`, and starts containerd with the session's tables again.
 fn with_tables(s: &Session, tables: &str, work: impl FnOnce(&Client) -> Verdict) -> Verdict {
-    restart_cri(s, tables)?;
-    let done = Client::connect().and_then(|client| work(&client));
+    let done = restart_cri(s, tables).and_then(|()| work(&Client::connect()?));
+    // While the daemon knows the runtimes of these pods, and whatever has failed.
     let cleaned = Client::connect().and_then(|client| client.remove_pods());
     restart_cri(s, &cri_tables(s)?)?;
     done.and(cleaned)

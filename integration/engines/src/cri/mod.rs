@@ -138,17 +138,19 @@ impl Client {
         })
     }
 
-    /// Stops and removes all pods.
+    /// Stops and removes all pods. One that stays does not keep the others; the first failure is told.
     pub fn remove_pods(&self) -> Verdict {
         let request = ListPodSandboxRequest::default();
         let listed =
             self.call(async |mut service| service.list_pod_sandbox(request).await).context("ListPodSandbox")?;
-        for pod in listed.items {
-            let request = StopPodSandboxRequest { pod_sandbox_id: pod.id.clone() };
-            self.call(async |mut service| service.stop_pod_sandbox(request).await).context("StopPodSandbox")?;
-            let request = RemovePodSandboxRequest { pod_sandbox_id: pod.id };
-            self.call(async |mut service| service.remove_pod_sandbox(request).await).context("RemovePodSandbox")?;
-        }
-        Ok(())
+        let removed: Vec<Verdict> = listed.items.into_iter().map(|pod| self.remove_pod(pod.id)).collect();
+        removed.into_iter().collect()
+    }
+
+    fn remove_pod(&self, id: String) -> Verdict {
+        let request = StopPodSandboxRequest { pod_sandbox_id: id.clone() };
+        self.call(async |mut service| service.stop_pod_sandbox(request).await).context("StopPodSandbox")?;
+        let request = RemovePodSandboxRequest { pod_sandbox_id: id };
+        self.call(async |mut service| service.remove_pod_sandbox(request).await).context("RemovePodSandbox").map(drop)
     }
 }
