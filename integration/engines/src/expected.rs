@@ -4,8 +4,8 @@
 pub struct Known {
     /// The full name of the case.
     pub case: &'static str,
-    /// `all` for a fault of the engine or the machine; `own` for one of the engine's own shim; or the beginning of the
-    /// columns' names.
+    /// `all` for a fault of the engine or the machine; `own` for one of the engine's own shim; `race` for what an engine
+    /// does wrong at times, on any column; or the beginning of the columns' names.
     pub on: &'static str,
     /// The Debian releases of whose engines this is known.
     pub releases: &'static [&'static str],
@@ -16,13 +16,18 @@ pub struct Known {
 impl Known {
     /// Whether a failure on these columns is the known one. `all`: there are no other columns.
     pub fn covers(&self, failed: &[&String], all: bool) -> bool {
-        if self.on == "all" { all } else { failed.iter().all(|label| self.is_about(label)) }
+        match self.on {
+            "all" => all,
+            "race" => true,
+            _ => failed.iter().all(|label| self.is_about(label)),
+        }
     }
 
     /// Whether this column is expected to fail.
     pub fn is_about(&self, label: &str) -> bool {
         match self.on {
             "all" => true,
+            "race" => false,
             "own" => !label.ends_with("+shim"),
             start => label.starts_with(start),
         }
@@ -107,6 +112,12 @@ pub const KNOWN: &[Known] = &[
         on: "all",
         releases: &["trixie"],
         reason: "docker 26 gives no limit of a device in User-Mode Linux, to runc neither",
+    },
+    Known {
+        case: "podman::rootless::a_port_is_published_by_pasta",
+        on: "race",
+        releases: &["trixie", "sid"],
+        reason: "podman restarts a container before pasta has let go of its port (podman's issue 23737)",
     },
     Known {
         case: "cri::pods::pods_outlive_a_kill_of_the_daemon",

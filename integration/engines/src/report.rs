@@ -57,7 +57,7 @@ pub fn main(argv: &[String]) -> ExitCode {
     println!("{}", sum(&results.table));
     if let Some(path) = &args.results {
         let engines: Vec<Engine> = asked.iter().map(|(engine, _)| *engine).collect();
-        if let Err(error) = results.save(path, &args.release, &engines, &args.runtime) {
+        if let Err(error) = results.save(path, &args, &engines) {
             println!("{}: {error}", path.display());
             return ExitCode::FAILURE;
         }

@@ -1,5 +1,6 @@
 //! The outcome of a run as a file, from which the table of the README is made.
 
+use crate::args::Args;
 use crate::engine::Engine;
 use integration::event::CaseOutcome;
 use serde_json::{Value, json};
@@ -29,8 +30,9 @@ pub struct Results {
 }
 
 impl Results {
-    /// Writes the outcome of these engines of a Debian release to `path`. Other outcomes in the file stay.
-    pub fn save(&self, path: &Path, release: &str, engines: &[Engine], runtime: &Path) -> io::Result<()> {
+    /// Writes the outcome of these engines of a Debian release to `path`. Other outcomes in the file stay, and after a run
+    /// of chosen cases those of its other cases, if they are of the same programs.
+    pub fn save(&self, path: &Path, args: &Args, engines: &[Engine]) -> io::Result<()> {
         let mut file: Value = match fs::read_to_string(path) {
             Ok(text) => serde_json::from_str(&text)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => json!({}),
@@ -46,12 +48,32 @@ impl Results {
             };
             let programs = engine.programs().iter().copied().chain(["runc"]);
             let mut versions: Vec<String> = programs.map(|name| version(name, name.as_ref())).collect();
-            versions.push(version("windlass", runtime));
+            versions.push(version("windlass", &args.runtime));
             versions.push(format!("Linux {}", number(&integration::kit::machine::text("/proc/sys/kernel/osrelease"))));
-            file[release][engine.name()] = json!({"date": date, "versions": versions, "cases": cases});
+            let known = &mut file[&args.release][engine.name()];
+            let run = json!({"date": date, "versions": versions, "cases": cases});
+            *known = if args.filters.is_empty() { run } else { joined(known.take(), run) };
         }
         fs::write(path, serde_json::to_string_pretty(&file)? + "\n")
     }
+}
+
+/// A run of a part of the cases over an earlier one of the same programs, with the days of both.
+fn joined(mut known: Value, part: Value) -> Value {
+    if known["versions"] != part["versions"] {
+        return part;
+    }
+    let day = part["date"].as_str().unwrap_or_default();
+    let days = known["date"].as_str().unwrap_or_default();
+    if !days.split(", ").any(|other| other == day) {
+        known["date"] = format!("{days}, {day}").into();
+    }
+    for (case, row) in part["cases"].as_object().into_iter().flatten() {
+        for (label, cell) in row.as_object().into_iter().flatten() {
+            known["cases"][case][label] = cell.clone();
+        }
+    }
+    known
 }
 
 /// By column, the outcome and the harness.
@@ -77,7 +99,22 @@ fn first_line(command: &mut Command) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::number;
+    use super::{joined, number};
+    use serde_json::{Value, json};
+
+    #[test]
+    fn a_part_of_the_cases_is_written_over_those_of_the_same_programs() {
+        let run =
+            |date: &str, version: &str, cases: Value| json!({"date": date, "versions": [version], "cases": cases});
+        let known = || run("2026-01-02", "podman 5", json!({"life::a": {"runc": "pass"}, "life::b": {"runc": "FAIL"}}));
+        let part = |version: &str| run("2026-01-03", version, json!({"life::b": {"crun": "pass"}}));
+        let both = joined(known(), part("podman 5"));
+        let cases = json!({"life::a": {"runc": "pass"}, "life::b": {"crun": "pass", "runc": "FAIL"}});
+        assert_eq!(both, run("2026-01-02, 2026-01-03", "podman 5", cases));
+        assert_eq!(joined(both.clone(), part("podman 5")), both, "a day is named once");
+        assert_eq!(joined(known(), part("podman 6")), part("podman 6"));
+        assert_eq!(joined(Value::Null, part("podman 6")), part("podman 6"));
+    }
 
     #[test]
     fn the_version_is_found_in_what_a_program_says_of_itself() {

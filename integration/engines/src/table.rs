@@ -69,7 +69,7 @@ fn legend(release: &str, engines: &Value) -> String {
     let (mut versions, mut dates, mut elsewhere, mut all): (Vec<&str>, BTreeSet<&str>, usize, usize) =
         Default::default();
     for run in Engine::ALL.into_iter().filter_map(|engine| engines.get(engine.name())) {
-        dates.extend(run["date"].as_str());
+        dates.extend(run["date"].as_str().into_iter().flat_map(|days| days.split(", ")));
         for version in run["versions"].as_array().into_iter().flatten().filter_map(Value::as_str) {
             if !versions.contains(&version) {
                 versions.push(version);

@@ -1,6 +1,6 @@
 //! buildah, which runs the runtime by itself, without a shim.
 
-use super::prepare::prepare_networks;
+use super::prepare::{default_limits, prepare_networks};
 use crate::image;
 use crate::session::Session;
 use integration::kit::Verdict;
@@ -10,7 +10,8 @@ use std::fs;
 /// The words of the client.
 pub fn start(session: &Session) -> Verdict<Vec<String>> {
     prepare_networks(session)?;
-    fs::write(session.path("containers.conf"), "[containers]\ndefault_ulimits = []\n").context("containers.conf")?;
+    fs::write(session.path("containers.conf"), format!("[containers]\n{}\n", default_limits()))
+        .context("containers.conf")?;
     let dir = |name: &str| session.path(name).display().to_string();
     Ok(vec!["buildah".into(), "--root".into(), dir("buildah"), "--runroot".into(), dir("buildah-run")])
 }

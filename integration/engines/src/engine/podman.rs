@@ -1,6 +1,6 @@
 //! podman, which has no daemon.
 
-use super::prepare::{below, link, prepare_networks};
+use super::prepare::{below, default_limits, link, prepare_networks, user_mode_linux};
 use crate::image;
 use crate::session::Session;
 use integration::kit::stop::Context;
@@ -41,9 +41,12 @@ pub fn configuration(session: &Session, networks: &Path) -> String {
         None => String::new(),
     };
     let pids = if Need::Controller("pids").missing().is_some() { "pids_limit = 0" } else { "" };
-    let engine = format!("[engine]\nevents_logger = \"file\"\ninfra_image = {:?}\n{shim}\n", image::NAME);
+    // podman 5 sets networks up with nftables.
+    let firewall = if user_mode_linux() { "env = [\"NETAVARK_FW=iptables\"]" } else { "" };
+    let engine = format!("[engine]\nevents_logger = \"file\"\ninfra_image = {:?}\n{firewall}\n{shim}\n", image::NAME);
     format!(
-        "[containers]\n{pids}\ndefault_ulimits = []\n[network]\nnetwork_config_dir = {:?}\n{}",
+        "[containers]\n{pids}\n{}\n[network]\nnetwork_config_dir = {:?}\n{}",
+        default_limits(),
         networks.display().to_string(),
         ours.replacen("[engine]", &engine, 1),
     )

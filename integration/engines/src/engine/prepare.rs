@@ -57,3 +57,15 @@ pub(super) fn prepare_networks(session: &Session) -> Verdict {
     command.arg("-a").args(wanted.split(' '));
     session.finish(command)?.ok().map(drop)
 }
+
+/// For containers.conf(5): the limits that this system has. Without them podman asks for more, and a build since buildah
+/// 1.39 for 1048576 files and processes, which root may not grant everywhere.
+pub fn default_limits() -> String {
+    let limits = integration::kit::machine::text("/proc/self/limits");
+    let hard = |row: &str| {
+        let words = limits.lines().find_map(|line| line.strip_prefix(row)).unwrap_or_default();
+        words.split_whitespace().nth(1).unwrap_or("unlimited").replace("unlimited", "-1")
+    };
+    let (files, processes) = (hard("Max open files"), hard("Max processes"));
+    format!("default_ulimits = [\"nofile={files}:{files}\", \"nproc={processes}:{processes}\"]")
+}
