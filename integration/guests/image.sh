@@ -19,8 +19,12 @@ case $architecture in
     *) echo "no machine for $architecture" >&2; exit 1 ;;
 esac
 packages=$kernel,busybox-static,bash,coreutils,dash,grep,sed,mawk,tar,util-linux,mount,procps,iproute2,kmod,jq,passwd,login,uidmap,strace,apparmor
-# That of Debian 12 is too old to be taken. It locks the network by iptables, and packs a tmpfs by tar and gzip.
-[ "$suite" = bookworm ] || packages=$packages,criu,iptables,gzip
+# CRIU of Debian 12 is too old to be taken, and Debian 13 has none for riscv64. It locks the network by iptables, and packs
+# a tmpfs by tar and gzip.
+case $suite-$debian in
+    bookworm-* | trixie-riscv64) ;;
+    *) packages=$packages,criu,iptables,gzip ;;
+esac
 
 work=$(mktemp -d "$dir/making.XXXXXX")
 trap 'rm -rf "$work"' EXIT

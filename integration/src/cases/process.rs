@@ -354,6 +354,11 @@ fn a_negative_oom_score_adj_is_set(t: &T) -> Verdict {
 }
 
 fn personality_is_set(t: &T) -> Verdict {
+    // Debian's kernel for riscv64 is built without CONFIG_COMPAT.
+    let other = std::process::Command::new("setarch").args(["linux32", "cat", "/proc/self/personality"]).output()?;
+    if other.stdout == b"00000000\n" {
+        return skip("this kernel forgets a personality in execve(2)");
+    }
     // PER_LINUX32 is 8. On s390x personality(2) does not show it.
     let bundle = t.bundle()?.sh("cat /proc/self/personality").set("/linux/personality", json!({"domain": "LINUX32"}));
     t.run(&bundle)?.ok()?.stdout_is("00000008\n")?;
