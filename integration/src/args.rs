@@ -1,4 +1,4 @@
-//! The command line, and the form in which it travels to the runner.
+//! The command line, and the words in which it is passed to the runner.
 
 use crate::cases;
 use crate::without::{self, Without};

@@ -15,7 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// case has killed.
 const OF_OTHERS: [&str; 2] = ["/run/mount", "/run/containerd/fifo"];
 
-/// How the line of an open file of the harness's first process begins.
+/// The beginning of the line for an open file of the harness's first process.
 const FIRST_PROCESS: &str = "descriptor of process 1: ";
 
 /// A sorted line for each mount, cgroup, file and process. An object that exists several times has as many lines.
@@ -130,8 +130,8 @@ fn processes() -> Vec<String> {
     lines
 }
 
-/// The open files of the harness's first process and of this one. A case has processes of its own, so whatever is new
-/// here was passed or inherited.
+/// The open files of the harness's first process and of this one. A case has its own processes, so a new file here was
+/// passed or inherited.
 fn descriptors() -> Vec<String> {
     let mut lines = Vec::new();
     for process in ["1", "self"] {

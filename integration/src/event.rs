@@ -1,4 +1,4 @@
-//! How a case ended, and the line that passes this out of a harness.
+//! The outcome of a case, and the line that passes it out of a harness.
 
 use serde_json::{Value, json};
 
@@ -14,7 +14,7 @@ pub enum CaseOutcome {
     Fail,
     /// The case could not be judged.
     Skip,
-    /// Not run: this harness lacks something that another may have.
+    /// The case has not run: this harness lacks a feature that another may have.
     Defer,
 }
 

@@ -1,4 +1,4 @@
-//! Known differences of the peers, and why they are there.
+//! Known differences of the peers, and their reasons.
 
 /// The reason why a peer is known not to pass a case.
 pub fn reason(runtime: &str, case: &str) -> Option<&'static str> {

@@ -31,8 +31,8 @@ pub fn main(words: &[String]) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// `MIB RATE`: when `/go` is there, writes numbered lines of 16 bytes, `RATE` MiB a second (0: as fast as it goes), and
-/// then to `/result` how many bytes and how many microseconds the longest write took.
+/// `MIB RATE`: waits for `/go`, writes numbered lines of 16 bytes, `RATE` MiB a second (0: as fast as possible), and
+/// then writes to `/result` the number of bytes and the microseconds of the longest write.
 fn write_lines(words: &[String]) -> ExitCode {
     const PIECE: u64 = 16 * 1024;
     let number = |at: usize| words.get(at).and_then(|word| word.parse::<u64>().ok()).unwrap_or(0);
@@ -57,9 +57,9 @@ fn write_lines(words: &[String]) -> ExitCode {
     ExitCode::from(u8::from(result.is_err()))
 }
 
-/// `WORD…`: makes calls one after the other, writes `/ready`, and stays as it is. A word is `NR[,ARG…]`, where an
-/// argument is a number, `=N` for the result of the word N, `'TEXT`, or `#A:B` for a buffer that begins with these numbers
-/// of 32 bits; `with-child`, which makes a child that does nothing; or `in-child`, which leaves the rest to a child.
+/// `WORD…`: makes calls one after the other, writes `/ready`, and keeps that state. A word is `NR[,ARG…]`, where an
+/// argument is a number, `=N` for the result of the word N, `'TEXT`, or `#A:B` for a buffer that begins with these
+/// numbers of 32 bits; `with-child`, which makes an idle child; or `in-child`, which leaves the rest to a child.
 fn hold(words: &[String]) -> ExitCode {
     let mut results: Vec<i64> = Vec::new();
     let mut failed = String::new();

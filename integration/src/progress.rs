@@ -51,7 +51,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// For a run of this many cases. With `brief` there is a line for each chapter and not for each case.
+    /// The progress of a run of this many cases. With `brief` there is a line for each chapter and not for each case.
     pub fn new(total: usize, brief: bool) -> Progress {
         let terminal = brief && std::io::stdout().is_terminal();
         Progress { brief, terminal, total, done: 0, chapter: None }

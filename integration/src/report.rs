@@ -113,7 +113,7 @@ fn run(args: &Args, names: &[&str]) -> Results {
     results
 }
 
-/// A harness that ended early: its remaining cases fail, visibly.
+/// Records a harness that ended early: its remaining cases fail, visibly.
 fn lost(results: &mut Results, harness: &str, asked: &[(String, String)], deferred: &[(String, String)], error: &str) {
     println!("{harness}: {error}");
     for (case, _) in asked {

@@ -17,13 +17,13 @@ use std::process::{Command, ExitCode, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// Where cases have their directories: a tmpfs of the harness.
+/// The directory of cases: a tmpfs of the harness.
 const WORK: &str = "/run/windlass-integration";
 
 /// Exit code of a case process that was skipped.
 const SKIPPED: u8 = 77;
 
-/// Runs the cases that were asked for; one event a case and runtime on stdout.
+/// Runs the requested cases. Prints one event for each case and runtime on stdout.
 pub fn main(words: &[String]) -> ExitCode {
     let args = match Args::parse(words) {
         Ok(args) => args,
@@ -72,7 +72,7 @@ fn unmet(case: &Case, kind: RuntimeKind) -> Option<(CaseOutcome, String)> {
     case.needs.iter().find_map(|need| need.missing()).map(|reason| (CaseOutcome::Defer, reason))
 }
 
-/// Runs one case in a process of its own, then cleans the machine.
+/// Runs one case in its own process, then cleans the machine.
 fn run_case(case: &Case, programs: (&Path, &Path), long: bool, places: &CaseFiles<'_>) -> (CaseOutcome, u64, String) {
     let dir = PathBuf::from(WORK).join("case");
     let output = PathBuf::from(WORK).join("verdict");

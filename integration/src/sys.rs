@@ -1,4 +1,4 @@
-//! The kernel calls that have no safe wrapper. The only unsafe code here.
+//! The kernel calls without a safe wrapper, and the only unsafe code here.
 
 use nix::errno::Errno;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
@@ -184,10 +184,10 @@ pub fn refuse_ioctl(command: &mut std::process::Command, request: u32, errno: u3
 }
 
 /// Makes a command and its children believe that they have set RLIMIT_MEMLOCK. Root may not raise it without
-/// CAP_SYS_RESOURCE, and crun gives up then, though a kernel since 5.11 needs no such limit for a device filter.
+/// CAP_SYS_RESOURCE, and crun fails then, although a kernel since 5.11 needs no such limit for a device filter.
 pub fn pretend_memlock(command: &mut std::process::Command) {
-    // The number, the low half of the second argument of prlimit(2), and both halves of the third, which is null where
-    // the limit is only asked for.
+    // The number, the low half of the second argument of prlimit(2), and both halves of the third, which is null if the
+    // limit is only read.
     let program = [
         load(0),
         equals(libc::SYS_prlimit64 as u32, 0, 7),
@@ -262,7 +262,7 @@ pub fn pin_pidfd(pidfd: &OwnedFd, path: &str) -> std::io::Result<()> {
     Ok(Errno::result(moved).map(drop)?)
 }
 
-/// Makes a user namespace in a process that does nothing else.
+/// Makes a user namespace in a process that has no other task.
 pub fn make_user_namespace() -> std::io::Result<()> {
     use std::os::unix::process::CommandExt;
     let mut command = std::process::Command::new("/proc/self/exe");

@@ -139,7 +139,7 @@ pub(super) fn environment() -> impl Iterator<Item = CString> {
     })
 }
 
-/// The environment of a server: that of the shim, and `LEAN` unless the user tunes the allocator.
+/// The environment of a server: the shim's, and `LEAN` unless the user tunes the allocator.
 pub fn server_environment() -> Vec<CString> {
     let tuned = std::env::var_os("GLIBC_TUNABLES").is_some();
     environment().chain((!tuned).then(|| LEAN.to_owned())).collect()

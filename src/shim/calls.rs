@@ -19,7 +19,7 @@ pub(super) struct Descriptors<'a> {
     pub(super) stdio: [BorrowedFd<'a>; 3],
     /// Numbers of descriptors that the runtime passes on.
     pub(super) preserve: &'a [i32],
-    /// The read ends of its standard output and error, where they are not those of the container.
+    /// The read ends of its standard output and error, unless they are the container's.
     pub(super) output: Option<OwnedFd>,
     pub(super) errors: Option<OwnedFd>,
 }

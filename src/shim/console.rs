@@ -41,7 +41,7 @@ impl Console {
         let directory = private.as_deref().unwrap_or(directory);
         let path = directory.join(&name);
         let made = fd::open(directory, OFlag::O_RDONLY | OFlag::O_DIRECTORY).and_then(|directory| {
-            // A shim with the same process id that was killed may have left one behind.
+            // A killed shim with the same process id may have left a socket behind.
             let _ = fd::unlinkat(directory.as_fd(), &name);
             let listener = socket::listen_stream_at(directory.as_fd(), &name, 0o600)?;
             Ok((directory, listener))
@@ -100,7 +100,7 @@ impl Console {
         self.again
     }
 
-    /// Watches the socket again that `key` stands for, if the pause after a failed accept(2) is over.
+    /// Watches the socket again under `key`, if the pause after a failed accept(2) is over.
     pub(super) fn due(&mut self, now: Instant, poll: &Poll, key: u64) {
         pause::end(&mut self.again, &self.listener, key, now, poll);
     }

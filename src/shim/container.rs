@@ -21,7 +21,7 @@ pub struct Container {
     /// Whether the shim kills the other processes when init ends. That is needed if init has no PID namespace of its
     /// own, because the kernel does not kill them there.
     pub kill_on_exit: bool,
-    /// Empty files that are made when the kernel killed for want of memory (conmon's `oom`).
+    /// Empty files that are made after an OOM kill (conmon's `oom`).
     pub oom_files: Vec<PathBuf>,
     /// Whether the exit record is synced to disk before the end is reported. Tests switch it off.
     pub sync: bool,

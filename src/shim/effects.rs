@@ -217,7 +217,7 @@ impl Supervisor {
         self.carry_out(serial, effects);
     }
 
-    /// Reports the ends of a container's processes, each in its turn.
+    /// Reports the ends of a container's processes in their order.
     pub(super) fn report_ends_in_order(&mut self, container: &str) {
         loop {
             let processes = self.processes.of(container).map(|managed| (managed.serial, &managed.process));

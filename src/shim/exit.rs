@@ -93,7 +93,7 @@ pub(crate) struct Record {
 }
 
 impl Record {
-    /// The record of a process, and of how many bytes of its output were dropped and have no reader yet.
+    /// The record of a process. `dropped` and `unsent` count bytes of its output.
     pub(crate) fn of(process: &ProcessId, pid: i32, status: &ExitStatus, (dropped, unsent): (u64, u64)) -> Record {
         let since = status.at.duration_since(UNIX_EPOCH).unwrap_or_default();
         Record {
@@ -224,7 +224,7 @@ fn json(value: &impl Serialize) -> Vec<u8> {
 
 fn tell_runtime(path: &Path, record: &Record, sync: bool) -> Result<()> {
     let file = match fd::open(path, OFlag::O_RDWR | OFlag::O_NOFOLLOW) {
-        // There is nothing, or a directory, link or socket of another runtime.
+        // The file does not exist, or is a directory, link or socket of another runtime.
         Err(failed) if matches!(failed.errno, Errno::ENOENT | Errno::EISDIR | Errno::ELOOP | Errno::ENXIO) => {
             return Ok(());
         }

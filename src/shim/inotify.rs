@@ -41,7 +41,7 @@ impl Supervisor {
         }
     }
 
-    /// Looks at the fifos that wait for a reader: all, or with `due` those whose time has come.
+    /// Looks at the fifos that wait for a reader: at all, or with `due` at those whose pause is over.
     pub(super) fn look_for_readers(&mut self, due: Option<Instant>) {
         let mut ended = Vec::new();
         for managed in self.processes.iter_mut() {

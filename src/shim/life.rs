@@ -123,7 +123,7 @@ pub(super) enum Effect {
     EndContainer,
     /// End the logs and fifos of the process, and write its exit record.
     Record,
-    /// A process of its container may be next to have its end reported.
+    /// A process of the container may be the next whose end is reported.
     ReportInOrder,
     /// Check whether a reader is about to take the output, for [`Process::leave`].
     LookForReader,
@@ -527,8 +527,8 @@ pub(super) fn not_found(name: &str) -> Refusal {
     Refusal::new(Code::NotFound, format!("{name:?} does not exist"))
 }
 
-/// Which process of a container is next to have its end reported: not before its start was answered, and init
-/// not before all its execs. `starting`: the runtime's `start` or `checkpoint` runs.
+/// The process of a container whose end is reported next: not before its start was answered, and init not before all
+/// its execs. `starting`: the runtime's `start` or `checkpoint` runs.
 pub(super) fn next_to_report<'a>(
     processes: impl Iterator<Item = (u32, &'a Process)> + Clone,
     starting: bool,

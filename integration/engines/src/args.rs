@@ -1,4 +1,4 @@
-//! The command line, and the form in which it travels to the runner.
+//! The command line, and the words in which it is passed to the runner.
 
 use crate::engine::Engine;
 use std::path::{Path, PathBuf};
@@ -112,8 +112,7 @@ fn own_release() -> String {
     code_name(&text("/etc/os-release"), &text("/etc/debian_version"))
 }
 
-/// By os-release(5). Debian's sid has the name of the release to come there; debian_version tells it, as `forky/sid`.
-/// Nothing is known about the engines of a system without a name.
+/// The code name of the release. Without one, nothing is known about the engines of a system.
 fn code_name(os_release: &str, debian_version: &str) -> String {
     if os_release.lines().any(|line| line == "ID=debian") && debian_version.trim().ends_with("/sid") {
         return "sid".to_owned();
@@ -122,7 +121,7 @@ fn code_name(os_release: &str, debian_version: &str) -> String {
     name.map_or("unknown", |name| name.trim_matches('"')).to_owned()
 }
 
-/// A path as given, or a name looked up where Debian has its programs.
+/// A path as given, or a name that is looked up in Debian's directories for programs.
 fn resolve(name: &str) -> Result<PathBuf, String> {
     if name.contains('/') {
         return Path::new(name).canonicalize().map_err(|e| format!("{name}: {e}"));

@@ -65,9 +65,9 @@ pub fn main(argv: &[String]) -> ExitCode {
     if unexplained > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
-/// Runs these cases of an engine with everything that can be below it.
+/// Runs these cases of an engine with every runtime and shim.
 fn run(args: &Args, engine: Engine, cases: Vec<String>, results: &Mutex<Results>) {
-    // The runtimes side by side: much of the time is spent waiting.
+    // The runtimes run side by side, because most of the time they wait.
     thread::scope(|scope| {
         for below in combinations(args, engine) {
             let request = Request { engine, below, long: args.long, cases: cases.clone() };
@@ -154,7 +154,7 @@ impl Run<'_> {
         results.table.entry(case).or_default().insert(runtime, cell);
     }
 
-    /// A harness that ended early: its remaining cases fail, visibly.
+    /// Records a harness that ended early: its remaining cases fail, visibly.
     fn lost(&mut self, harness: &str, asked: &[String], deferred: &[(String, String)], error: &str) {
         for case in asked {
             if !self.done.contains(case) && !deferred.iter().any(|(name, _)| name == case) {

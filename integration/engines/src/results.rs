@@ -15,7 +15,7 @@ pub struct Cell {
     pub outcome: CaseOutcome,
     /// Why it failed or was skipped.
     pub text: String,
-    /// The harness in which it ran: `host`, `uml`, or `-` for none.
+    /// The harness of the case: `host`, `uml`, or `-` for none.
     pub harness: String,
 }
 

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-/// Where a session has its directory: a tmpfs of the harness.
+/// The directory of sessions: a tmpfs of the harness.
 const WORK: &str = "/run/windlass-engines";
 
 /// A request to the runner, as words of a command line.
@@ -72,7 +72,7 @@ pub fn main(words: &[String]) -> ExitCode {
         }
         Err(stop) => {
             for (case, _) in served {
-                // No runtime has been called yet: it is the engine's or the machine's.
+                // No runtime was called yet, so the fault is the engine's or the machine's.
                 say(&request, case, CaseOutcome::Skip, 0, format!("the engine does not start: {stop}"));
             }
         }

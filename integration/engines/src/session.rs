@@ -17,7 +17,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// How long a command of an engine may take, the slow kernel of User-Mode Linux included.
+/// How long a command of an engine may take, even on the slow kernel of User-Mode Linux.
 const LIMIT: Duration = Duration::from_secs(90);
 
 /// The runtime and shim below an engine.
@@ -86,8 +86,8 @@ impl Session {
         Ok(dir)
     }
 
-    /// Any program, in the environment of the session: with a PATH of Debian's directories, and without the
-    /// variables of the suite's caller.
+    /// A command for any program, in the environment of the session: with a PATH of Debian's directories, and without
+    /// the variables of the suite's caller.
     pub fn host(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new(program);
         command.env_clear().current_dir(&self.dir).stdin(Stdio::null());
@@ -111,7 +111,7 @@ impl Session {
         command
     }
 
-    /// The client with these words, which stand between blanks.
+    /// A command for the client with these words, which blanks separate.
     pub fn command(&self, words: &str) -> Command {
         let mut command = self.client();
         command.args(words.split_whitespace());
@@ -150,7 +150,7 @@ impl Session {
         self.run_with(&format!("run --rm {options} {} sh -c", image::NAME), script)
     }
 
-    /// `run --rm` of a shell script, which must succeed; its output, trimmed.
+    /// Runs a shell script with `run --rm`, which must succeed. Returns its trimmed output.
     pub fn inside(&self, options: &str, script: &str) -> Verdict<String> {
         Ok(self.try_inside(options, script)?.ok()?.stdout.trim().to_owned())
     }
@@ -181,7 +181,7 @@ impl Session {
         Ok(Background { child, capture, shown })
     }
 
-    /// Starts the client at a terminal of its own with `rows` and `columns`.
+    /// Starts the client at its own terminal with `rows` and `columns`.
     pub fn terminal(&self, command: &Command, rows: u16, columns: u16) -> Verdict<AtTerminal> {
         let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
         let pty = openpty(Some(&size), None).context("openpty")?;

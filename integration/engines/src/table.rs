@@ -101,7 +101,7 @@ fn count(run: &Value) -> Count {
     count
 }
 
-/// `12/12` of the column `windlass`, and which others have something else: `12/12 (runc 11/12)`.
+/// `12/12` of the column `windlass`, and the columns that differ: `12/12 (runc 11/12)`.
 fn cell(count: &Count) -> String {
     let judged = || count.iter().filter(|(_, [_, judged])| *judged > 0);
     let fraction = |[passed, judged]: &[usize; 2]| format!("{passed}/{judged}");

@@ -53,7 +53,7 @@ fn own_mounts() -> Verdict {
     mount(Some("none"), "/sys/fs/cgroup", Some("cgroup2"), MsFlags::empty(), none).context("mount cgroup2")?;
     fs::create_dir_all(DIR).context(DIR)?;
     mount(Some("tmpfs"), DIR, Some("tmpfs"), MsFlags::empty(), none).context("mount tmpfs")?;
-    // Containers become children of this process, as they do of a shim.
+    // Containers become children of this process, as they become a shim's.
     nix::sys::prctl::set_child_subreaper(true).context("PR_SET_CHILD_SUBREAPER")
 }
 

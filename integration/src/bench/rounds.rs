@@ -30,14 +30,14 @@ impl BenchRuntime {
         command.arg("--root").arg(self.dir.join("state")).args(words);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         if Need::SysResource.missing().is_some() {
-            // crun makes nothing without it; all runtimes have the same filter, so the ratios hold.
+            // crun fails without it; all runtimes have the same filter, so the ratios hold.
             sys::pretend_memlock(&mut command);
         }
         command
     }
 
-    /// The id of a container that each of the runtimes has. They differ, because the path of the cgroup follows from
-    /// the id: two builds of windlass would share it.
+    /// The id of a container, which is different for each runtime. The path of the cgroup follows from the id, so two
+    /// builds of windlass would share it.
     pub(super) fn id(&self, name: &str) -> String {
         format!("{name}-{}", self.number)
     }

@@ -60,7 +60,7 @@ pub fn b() -> Value {
     spec["process"]["capabilities"] = crate::kit::spec::capabilities(CAPABILITIES);
     let mut profile: Value = serde_json::from_str(PROFILE).expect("the profile of the seccomp tests is JSON");
     if let Some(rules) = profile["syscalls"].as_array_mut() {
-        // Engines allow them too, and runtimes make them after the filter is there.
+        // Engines allow these too, and runtimes call them after the filter is installed.
         let names = ["accept4", "prctl", "setgid", "setgroups", "setresgid", "setresuid", "setuid"];
         rules.push(json!({"names": names, "action": "SCMP_ACT_ALLOW"}));
     }

@@ -12,7 +12,7 @@ pub struct Sample {
     pub cpu: f64,
 }
 
-/// All samples by case and runtime, in the order in which they came.
+/// All samples by case and runtime, in the order of the measurements.
 #[derive(Default)]
 pub struct BenchTable {
     cases: Vec<String>,
@@ -29,8 +29,8 @@ impl BenchTable {
         self.samples.entry((index, who)).or_default().push(sample);
     }
 
-    /// As text. A ratio is the median of the ratios within a round, so that changes of the machine's speed cancel
-    /// out; below 1 the runtime under test takes less.
+    /// The table as text. A ratio is the median of the ratios within a round, so that changes of the machine's speed
+    /// cancel out. Below 1 the runtime under test takes less.
     pub fn shown(&self, names: &[String]) -> String {
         let mut out = format!(
             "{:<26}{:<12}{:>9}{:>9}{:>9}   {}\n",
@@ -73,7 +73,7 @@ mod tests {
     #[test]
     fn ratios_are_taken_within_a_round() {
         let mut table = BenchTable::default();
-        // The machine was ten times slower in the second round, for both.
+        // The machine was ten times slower in the second round, for both runtimes.
         for slow in [1.0, 10.0, 1.0] {
             table.add("run", 0, Sample { wall: 0.001 * slow, cpu: 0.001 });
             table.add("run", 1, Sample { wall: 0.004 * slow, cpu: 0.002 });

@@ -84,7 +84,7 @@ fn exec_gets_the_profile_of_its_own(t: &T) -> Verdict {
 
 fn a_profile_that_is_not_loaded_is_an_error(t: &T) -> Verdict {
     let bundle = confined(t, "windlass-not-loaded")?;
-    // A runtime may find it out at create or at start; the program must not run.
+    // A runtime may fail at create or at start; the program must not run.
     t.run(&bundle)?.fails()?.stdout_lacks("group")?;
     Ok(())
 }
@@ -137,7 +137,7 @@ fn a_profile_is_never_written_to_a_false_procfs(t: &T) -> Verdict {
 
 fn a_profile_is_applied_without_a_procfs_of_ones_own(t: &T) -> Verdict {
     load(t)?;
-    // A user namespace in the caller's PID namespace may not mount one.
+    // A user namespace in the caller's PID namespace may not mount a procfs.
     let bundle = super::sources::user_namespace(t)?.namespace("pid", None);
     let bundle = bundle.set("/process/apparmorProfile", json!("windlass-test")).args(&["/bin/sleep", "1000"]);
     for name in ["passwd", "group"] {

@@ -1,5 +1,5 @@
-//! Configurations that only this host shows to be bad: `run` names the innermost member that is
-//! wrong, and so does `check` beforehand.
+//! Configurations that are invalid on this host only: `run` names the innermost wrong member, and so does `check`
+//! beforehand.
 
 use crate::kit::Need::{Controller, Windlass};
 use crate::kit::{Bundle, T, Verdict, cgroup};

@@ -150,7 +150,7 @@ fn a_console_is_no_mount_of_the_callers(t: &T) -> Verdict {
 fn delete_unmounts_nothing_where_the_root_was(t: &T) -> Verdict {
     let bundle = bundle(t)?.args(&["/bin/sleep", "1000"]);
     let container = t.start(&bundle)?;
-    // The caller mounts something of its own over the root, and puts a link to a mount in its place.
+    // The caller mounts a filesystem over the root, and later replaces the root by a link to a mount.
     let (place, volume) = (bundle.rootfs(), t.path("mounted"));
     fs::create_dir(&volume)?;
     for point in [&volume, &place] {

@@ -1,5 +1,5 @@
-//! config-linux.md, "Control groups"; `pause`, `resume`, `update`, `events`.
-//! Cases that need a controller run where it is: mostly in User-Mode Linux.
+//! config-linux.md, "Control groups"; `pause`, `resume`, `update`, `events`. Cases that need a controller run in a
+//! harness that has it: mostly in User-Mode Linux.
 
 use crate::kit::machine::text;
 use crate::kit::stop::{Context, skip};
@@ -106,7 +106,7 @@ fn the_default_path_names_the_container(t: &T) -> Verdict {
 }
 
 fn a_path_with_dotdot_stays_below_the_mount(t: &T) -> Verdict {
-    // Where four steps up from the mount lead, if they are taken as text.
+    // The directory that four steps up from the mount lead to, if they are taken as text.
     let escaped = Path::new("/tmp/wl-dots");
     let _ = fs::remove_dir(escaped);
     for path in ["/../../wl-dots", "../../../../tmp/wl-dots", "/a/../../../wl-dots", "wl\nline"] {
@@ -324,7 +324,7 @@ fn memory_settings_of_v1_only_are_no_error(t: &T) -> Verdict {
 fn weight(shares: f64) -> u64 {
     let log = shares.log2();
     let exponent = (log * log + 125.0 * log) / 612.0 - 7.0 / 34.0;
-    // Between 1 and 10000, so the conversion is exact enough.
+    // Between 1 and 10000 a float is exact enough.
     10_f64.powf(exponent).ceil() as u64
 }
 

@@ -54,7 +54,7 @@ fn dumped<'t>(t: &'t T, bundle: &Bundle, options: &[&str]) -> Verdict<(Images<'t
     Ok((images, count(bundle)))
 }
 
-/// Dumps and restores a container twice; it counts on each time.
+/// Dumps and restores a container twice. It goes on counting each time.
 fn comes_back<'t>(t: &'t T, bundle: &Bundle, options: &[&str]) -> Verdict<Container<'t>> {
     let (images, at) = dumped(t, bundle, options)?;
     let container = images.restore(bundle, options)?;
@@ -116,7 +116,7 @@ fn a_dumped_container_is_gone(t: &T) -> Verdict {
 }
 
 fn binds_are_the_host_s_again(t: &T) -> Verdict {
-    // A filesystem of its own: the harness has single files of its tmpfs below /dev, which are peers of the whole.
+    // Its own filesystem: the harness has single files of its tmpfs below /dev, which are peers of the whole.
     let disk = t.path("disk");
     fs::create_dir_all(&disk).context("disk")?;
     t.host("mount", &["-t", "tmpfs", "disk", &disk.display().to_string()])?;
@@ -133,7 +133,7 @@ fn binds_are_the_host_s_again(t: &T) -> Verdict {
         .bind(Path::new("/sys/kernel"), "/kernel", &["rbind", "ro"])
         .mount(json!({"destination": "/run", "type": "tmpfs", "source": "tmpfs"}))
         .bind(&data, "/run/data", &["bind", "ro"])
-        // CRIU takes the two for one, and a filesystem below them keeps its flags.
+        // CRIU takes the two mounts for one, and a filesystem below them keeps its flags.
         .bind(&shown, "/one", &["rbind", "ro"])
         .bind(&shown, "/other", &["rbind", "ro"]);
     fs::create_dir_all(bundle.rootfs().join("real")).context("rootfs")?;

@@ -220,14 +220,14 @@ fn ways() -> Vec<Row> {
             ),
             "no process of the container is in",
         ),
-        // CLONE_VM, CLONE_VFORK and SIGCHLD: not every processor has a call of its own for it.
+        // CLONE_VM, CLONE_VFORK and SIGCHLD: not every processor has the call vfork(2).
         ("vfork", calls(&["in-child", &call(libc::SYS_clone, "16657,0,0,0,0")]), "cannot be stopped"),
         ("a watch in procfs", watched("/proc/self"), "without handles"),
         ("a timer of boot time", calls(&[&call(libc::SYS_timerfd_create, "9,0")]), "is a timer of clock 9"),
     ]
 }
 
-/// Memory that shows something else than its path, and processes that wait.
+/// Memory whose content differs from its path, and processes that wait.
 fn covered_and_waiting() -> Vec<Row> {
     let (ro, rw) = (libc::PROT_READ, libc::PROT_READ | libc::PROT_WRITE);
     let anonymous = |length: u32, flags: i32| mmap(length, rw, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | flags, "-1");
@@ -452,7 +452,7 @@ struct Seen {
     code: i32,
 }
 
-/// Starts the container of a row and dumps it. `None`: it cannot be made here.
+/// Starts the container of a row and dumps it. Returns `None` if it cannot be made here.
 fn look(t: &T, does: &Does) -> Verdict<Option<Seen>> {
     let bundle = t.bundle()?.privileged().set("/linux/resources/devices", json!([{"allow": true, "access": "rwm"}]));
     let covered = json!(["/proc/sys"]);

@@ -74,7 +74,7 @@ fn a_restored_container_waits_for_start(t: &T) -> Verdict {
     gone(&container)?;
     container.exec(&["/bin/true"])?;
     container.verb("start", &[], &[])?.code_is(1)?.stderr_has("already running")?;
-    // The container restored a second time works like the first.
+    // A container that is restored a second time works like the first.
     let again = Images::new(t);
     again.dump(&container, &[])?;
     let container = again.restore(&bundle, &["--hold"])?;

@@ -27,7 +27,7 @@ chapter! { "checkpoint_hostile":
     layers_of_an_overlay_are_not_looked_up_on_the_host [Windlass, Criu, Slow],
 }
 
-/// The configuration of the container that the images were made of.
+/// The configuration of the dumped container.
 fn dumped(t: &T) -> Verdict<Bundle> {
     let data = t.path("data");
     fs::create_dir_all(&data).context("data")?;
@@ -316,7 +316,7 @@ fn images_are_checked_before_a_user_namespace_sees_them(t: &T) -> Verdict {
             symlink("/proc", dir.join("parent/parent"))
         }),
     ];
-    // Nobody compares images that are trusted, and no device is opened for them either.
+    // Trusted images are not compared, and no device is opened for them either.
     for (number, (words, damage)) in not_files.iter().chain(too_much).enumerate() {
         let images = whole.copy(&format!("trusted{number}"))?;
         damage(&images.dir).context(words)?;
@@ -336,7 +336,7 @@ fn zero(path: &Path) -> std::io::Result<()> {
     mknod(path, SFlag::S_IFCHR, Mode::S_IRUSR, makedev(1, 5)).map_err(Into::into)
 }
 
-/// Checks that images with each damage are refused, and without one restored.
+/// Checks that damaged images are refused, and undamaged ones restored.
 fn all_refused(whole: &Images, bundle: &Bundle, damages: &[(&str, Damage)]) -> Verdict {
     for (number, (words, damage)) in damages.iter().enumerate() {
         let images = whole.copy(&format!("damaged{number}"))?;
@@ -390,7 +390,7 @@ fn scheduling_is_that_of_the_configuration(t: &T) -> Verdict {
     Ok(())
 }
 
-/// CRIU makes them by the names in the images, if it is asked to manage cgroups.
+/// CRIU makes cgroups by the names in the images, if it is asked to manage cgroups.
 fn cgroups_of_the_images_stay_in_that_of_the_container(t: &T) -> Verdict {
     if has_version_1() {
         return skip("this host has cgroups of version 1, which is refused");

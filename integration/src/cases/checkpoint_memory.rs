@@ -151,7 +151,7 @@ fn pages_go_to_a_page_server(t: &T) -> Verdict {
     Ok(())
 }
 
-/// Dumps a container whose pages stay behind until they are asked for. Returns the dump, which lives as long.
+/// Dumps a container whose pages stay behind until they are requested. Returns the dump, which lives as long.
 fn left_behind(images: &Images, container: &Container, port: u16) -> Verdict<Child> {
     let mut command = images.command();
     command.args(["checkpoint", "--lazy-pages", "--page-server", &format!("127.0.0.1:{port}"), "--status-fd", "1"]);

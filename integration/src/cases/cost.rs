@@ -25,8 +25,7 @@ chapter! { "cost":
 /// The allowed values.
 const LIMITS: &str = include_str!("../../limits.json");
 
-/// Fails if `value` is above the limit of this name, and if it is so far below that the limit says
-/// nothing any more.
+/// Fails if `value` is above the limit of this name, or so far below it that the limit has no effect any more.
 fn judge(name: &str, value: u64) -> Verdict {
     let limits: Value = serde_json::from_str(LIMITS)?;
     let Some(limit) = limits[name].as_u64() else { return fail(format!("limits.json has no {name:?}")) };
@@ -109,7 +108,7 @@ fn annotations_take_no_memory_of_a_waiting_init(t: &T) -> Verdict {
 }
 
 /// Processor time, the least of some rounds, so that the load of the machine does not count. To free 16 MiB takes as
-/// long as all the rest of `delete`; a thread of the kernel does it.
+/// long as all the rest of `delete`, so a thread of the kernel does it.
 fn annotations_take_no_time_of_delete(t: &T) -> Verdict {
     let delete = |bundle: &Bundle| -> Verdict<Duration> {
         let (id, pid_file) = (t.id(), t.path("pid"));

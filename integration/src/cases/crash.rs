@@ -1,5 +1,5 @@
-//! SIGKILL to any process of a command at any system call leaves something
-//! that `delete --force` removes whole.
+//! After SIGKILL to any process of a command at any system call, `delete --force` removes everything that the command
+//! has made.
 
 use crate::chapter;
 use crate::kit::inject::{Injection, kill_at};
@@ -24,7 +24,7 @@ chapter! { "crash":
 /// Kills per command in the default run; with `--long` every call is tried.
 const SAMPLES: u32 = 30;
 
-/// The sweep: `prepare` gives the id and the command to be killed.
+/// Kills a command at its calls. `prepare` returns the id and the command.
 fn sweep(t: &T, prepare: impl Fn() -> Verdict<(String, Command)>) -> Verdict {
     let (id, command) = prepare()?;
     let whole = kill_at(command, u32::MAX)?;
@@ -41,7 +41,7 @@ fn sweep(t: &T, prepare: impl Fn() -> Verdict<(String, Command)>) -> Verdict {
     Ok(())
 }
 
-/// `delete --force`, then nothing of the container may be left.
+/// Runs `delete --force`, after which nothing of the container may be left.
 fn clean(t: &T, id: &str) -> Verdict {
     t.runtime(&["delete", "--force", id])?.ok().context("delete --force")?;
     eventually("everything of the container is gone", || traces(t, id).is_empty().then_some(()))
@@ -59,7 +59,7 @@ pub(super) fn traces(t: &T, id: &str) -> Vec<String> {
         let Ok(line) = fs::read(entry.path().join("cmdline")) else {
             continue;
         };
-        // Everything but PID 1, the runner and this process came from the command.
+        // All processes but PID 1, the runner and this one came from the command.
         let line = String::from_utf8_lossy(&line).replace('\0', " ");
         if pid > 1 && pid != me && !line.is_empty() && !line.contains(" @runner ") {
             found.push(format!("process {pid} {line}"));
@@ -128,7 +128,7 @@ fn run_killed_anywhere_can_be_deleted(t: &T) -> Verdict {
     })
 }
 
-/// An id of a container that this bundle has just been created as.
+/// The id of a container that was just created from this bundle.
 fn created(t: &T, dir: &str) -> Verdict<String> {
     let id = t.id();
     t.runtime(&["create", "--bundle", dir, &id])?.ok()?;

@@ -144,7 +144,7 @@ fn a_node_without_a_directory_makes_it(t: &T) -> Verdict {
 }
 
 fn the_allow_list_denies_what_it_does_not_name(t: &T) -> Verdict {
-    // 1:11 is kmsg: there on every host, and not among the default devices.
+    // 1:11 is kmsg, which every host has, and which is not among the default devices.
     let bundle = with_rules(t, json!([deny_all()]))?
         .sh("mknod /tmp/kmsg c 1 11; echo x >/tmp/kmsg; head -c1 /tmp/kmsg; echo end");
     let ran = t.run(&bundle)?;

@@ -246,7 +246,7 @@ fn exec_in_a_created_container_works_or_is_refused_clearly(t: &T) -> Verdict {
 /// whose program is not readable.
 fn exec_enters_a_user_namespace_whose_init_is_closed_to_it(t: &T) -> Verdict {
     let bundle = super::namespaces::user_namespace(t)?.args(&["/opt/sleep", "1000"]);
-    // The host's root owns it, so the container's may execute and not read it.
+    // The host's root owns the program, so the container's root may execute and not read it.
     let program = bundle.rootfs().join("opt/sleep");
     fs::create_dir_all(bundle.rootfs().join("opt"))?;
     fs::copy(crate::kit::rootfs::MASTER, &program)?;

@@ -1,4 +1,4 @@
-//! How a container ended, from its exit pin in the kernel, when no process has waited for it.
+//! The exit of a container whose init no process has waited for, from its exit pin in the kernel.
 
 use crate::kit::containerd::Engine;
 use crate::kit::machine::{self, EXIT_NAMESPACE, text};
@@ -112,7 +112,7 @@ fn the_host_has_one_mount_more_and_containers_none(t: &T) -> Verdict {
     ensure!(!output.contains("@exits") && !output.contains("pidfs") && !output.contains("nsfs"), "{output}");
     let after = text("/proc/self/mountinfo");
     let new: Vec<&str> = after.lines().filter(|line| !before.lines().any(|old| old == *line)).collect();
-    // And its directory, where other mount namespaces follow this one.
+    // Its directory, too, where other mount namespaces follow this one.
     ensure!(new.iter().filter(|line| line.contains(EXIT_NAMESPACE)).count() == 1, "{new:?}; create said: {log}");
     ensure!(new.iter().all(|line| line.contains(" /run/windlass/@exits")), "{new:?}");
     let second = t.running()?;
@@ -174,7 +174,7 @@ fn below(t: &T, program: &[&str], words: &[&str]) -> Command {
     command
 }
 
-/// Without the state file nothing would refer to the pin any more.
+/// Without the state file nothing would refer to the pin.
 fn a_delete_that_is_short_of_descriptors_leaves_no_pin(t: &T) -> Verdict {
     supported(t)?;
     let before = machine::exit_pins();
@@ -218,7 +218,7 @@ fn a_pin_goes_from_a_directory_that_is_out_of_reach(t: &T) -> Verdict {
     Ok(())
 }
 
-/// In a directory of their own, another user may put links to namespaces, and FIFOs that nobody writes to.
+/// In their own directory, users may put links to namespaces, and FIFOs without a writer.
 fn a_directory_of_another_user_leads_nowhere(t: &T) -> Verdict {
     supported(t)?;
     forget_namespace();
@@ -314,7 +314,7 @@ fn creates_at_once_make_one_namespace(t: &T) -> Verdict {
     Ok(())
 }
 
-/// The kernel copies no mount of a mount namespace into others, and refuses to mount one where others would get it.
+/// The kernel copies no mount of a mount namespace into others, and refuses to mount one where others would get a copy.
 fn a_shared_run_gets_a_private_directory(t: &T) -> Verdict {
     supported(t)?;
     forget_namespace();
@@ -352,7 +352,7 @@ fn ended_process() -> Verdict<OwnedFd> {
     Ok(pidfd?)
 }
 
-/// Makes pins of plain processes, which cost less than containers.
+/// Makes pins of plain processes, which are cheaper than containers.
 fn among_two_thousand_pins_the_right_one_is_found(t: &T) -> Verdict {
     supported(t)?;
     let first = t.start(&t.bundle()?.sh("exit 8"))?;
@@ -410,7 +410,7 @@ fn a_kernel_without_it_is_noticed_once(t: &T) -> Verdict {
     Ok(())
 }
 
-/// Waits until a process is gone, and not even a zombie is left.
+/// Waits until a process is gone, even as a zombie.
 fn wait_until_gone(pid: &Value) -> Verdict {
     let path = format!("/proc/{pid}");
     eventually("the process is gone", || (!std::path::Path::new(&path).exists()).then_some(()))

@@ -1,4 +1,4 @@
-//! Containers that are frozen by others or for good, and processes that cannot be killed.
+//! Containers that are frozen by others or permanently, and processes that cannot be killed.
 
 use crate::kit::Need::{Slow, Windlass};
 use crate::kit::machine::text;
@@ -31,7 +31,7 @@ impl Above {
         Ok(Above(dir))
     }
 
-    /// Waits until it is frozen: the kernel freezes asynchronously.
+    /// Waits until the cgroup is frozen: the kernel freezes asynchronously.
     fn freeze(&self, value: &str) -> Verdict {
         fs::write(self.0.join("cgroup.freeze"), value).context("cgroup.freeze")?;
         let events = self.0.join("cgroup.events");
@@ -118,7 +118,7 @@ fn kill_all_ends_a_paused_container(t: &T) -> Verdict {
     Ok(())
 }
 
-/// A file system that can be frozen, in which a writer then waits for good.
+/// A file system that can be frozen, so that a writer waits without end.
 struct FreezableDisk<'t> {
     t: &'t T,
     at: PathBuf,

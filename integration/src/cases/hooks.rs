@@ -61,7 +61,7 @@ fn recorded(t: &T) -> String {
 }
 
 fn hooks_run_in_the_order_of_the_lifecycle(t: &T) -> Verdict {
-    // startContainer runs inside: it writes to a bind of the case's directory.
+    // startContainer runs inside, so it writes to a bind of the case's directory.
     let mut bundle = t.bundle()?.bind(&t.dir, "/mnt", &["bind"]);
     for kind in KINDS {
         let script = match kind {

@@ -29,14 +29,14 @@ chapter! { "joining":
 }
 
 fn no_descriptor_of_the_runtime_is_visible_during_exec(t: &T) -> Verdict {
-    // The payload looks at every process that appears beside it, as fast as it can. Its own root
-    // is the one directory that a process on its way to its program may well have open.
+    // The payload looks at every process that appears beside it, as fast as it can. Its own root is the one directory
+    // that a joining process may have open.
     let script = "while :; do for p in /proc/[0-9]*; do case $p in /proc/1) ;; *) for f in $p/fd/*; do [ $f -ef / ] || ls -l $f; done 2>/dev/null | grep -v -E 'pipe:|/dev/null|/dev/pts|anon_inode|socket:|/proc/|total|[.]err|/err[.]|/out[.]' ;; esac; done; done";
     let container = t.start(&t.bundle()?.privileged().sh(script))?;
     rounds(duration(t) / 2, || container.try_exec(&[], &["/bin/true"]).map(|_| ()))?;
     let leaked: Vec<String> =
         container.output().lines().filter(|line| line.contains("->")).map(str::to_owned).collect();
-    // Files of the image that a runtime reads for the user's sake are no secret.
+    // Files of the image that a runtime reads to find the user are no secret.
     let own = |line: &String| {
         ["-> /bin/", "-> /tmp", "-> /etc/passwd", "-> /etc/group"].iter().any(|name| line.contains(name))
     };
@@ -54,8 +54,8 @@ fn victim(t: &T) -> Verdict<(PathBuf, Vec<u8>)> {
     Ok((copy, content))
 }
 
-/// Opens the program of every process that is not the container's own, keeps
-/// it open, and tries to write once nothing runs it any more.
+/// Opens the program of every process that is not the container's own, keeps it open, and tries to write when no
+/// process runs it any more.
 const OVERWRITE: &str = "while :; do for p in /proc/[0-9]*; do case $(readlink $p/exe) in */busybox|'') ;; *) (exec 7<$p/exe || exit; echo opened; for i in 1 2 3 4 5 6 7 8 9 10; do (echo broken >/proc/self/fd/7) && echo WROTE && break; usleep 3000; done) & ;; esac; done; done 2>/dev/null";
 
 /// Runs a command of the copied runtime.
@@ -110,7 +110,7 @@ fn the_runtime_binary_cannot_be_overwritten_by_an_entry_point(t: &T) -> Verdict 
     Ok(())
 }
 
-/// The host may make it writable for an update while a container has the program open.
+/// The host may make the mount writable for an update while a container has the program open.
 fn a_program_on_a_read_only_mount_is_sealed_too(t: &T) -> Verdict {
     let (copy, _) = victim(t)?;
     let remount = |flags: MsFlags| {
@@ -157,7 +157,7 @@ fn a_joining_process_is_closed_to_an_ordinary_container(t: &T) -> Verdict {
     Ok(())
 }
 
-/// Watches the newcomers of a container from inside: those that are no program of it yet, by their name.
+/// Watches the newcomers of a container from inside: processes that do not run its program yet.
 const NEWCOMERS: &str = "cat /proc/self/mountinfo >/tmp/own; while :; do for p in /proc/[0-9]*; do read n <$p/comm; case $n in windlass*) WATCH ;; esac; done; done 2>/dev/null";
 
 fn watched(t: &T, bundle: Bundle, watch: &str) -> Verdict<Vec<String>> {
@@ -168,7 +168,7 @@ fn watched(t: &T, bundle: Bundle, watch: &str) -> Verdict<Vec<String>> {
 }
 
 fn a_joining_process_shows_nothing_of_the_host(t: &T) -> Verdict {
-    // Mounts that are not the container's, interfaces but its loopback, the words of the caller.
+    // Mounts that are not the container's, interfaces other than its loopback, the words of the caller.
     let watch = "grep -v -x -F -f /tmp/own $p/mountinfo; grep : $p/net/dev | grep -v ' lo:'; grep -a -E 'of-the-caller|/run/|--' $p/cmdline";
     for bundle in [t.bundle()?, super::namespaces::user_namespace(t)?] {
         let seen = watched(t, bundle, watch)?;

@@ -188,7 +188,7 @@ fn kill_of_a_created_container_ends_it(t: &T) -> Verdict {
     Ok(())
 }
 
-/// Installing each of init's handlers is slow here. They must be installed when the status becomes `created`.
+/// Installing each of init's handlers is slow here. They must be installed before the status becomes `created`.
 fn sigterm_ends_a_container_as_soon_as_it_is_created(t: &T) -> Verdict {
     if Command::new("strace").arg("-V").stdout(Stdio::null()).status().is_err() {
         return crate::kit::stop::skip("strace is not installed");
@@ -218,7 +218,7 @@ fn sigterm_ends_a_container_that_was_never_started(t: &T) -> Verdict {
     Ok(())
 }
 
-/// Without a PID namespace of its own nothing ends them with init.
+/// Without its own PID namespace, the processes do not end with init.
 fn sigkill_reaches_what_init_has_left_behind(t: &T) -> Verdict {
     let script = "sleep 1000 & echo left $!; exec sleep 1000";
     let container = t.start(&t.bundle()?.namespace("pid", None).sh(script))?;
@@ -313,7 +313,7 @@ fn kill_defaults_to_sigterm(t: &T) -> Verdict {
 }
 
 fn kill_all_reaches_every_process(t: &T) -> Verdict {
-    // Without a pid namespace the end of init does not end the others.
+    // Without a PID namespace the other processes do not end with init.
     let script = "sh -c \"trap '' HUP; sleep 1000\" & echo $! ready; sleep 1000";
     let container = t.start(&t.bundle()?.namespace("pid", None).sh(script))?;
     let pid = container.wait_for_output("ready")?;
@@ -330,7 +330,7 @@ fn run_returns_the_exit_code_of_the_payload(t: &T) -> Verdict {
 }
 
 fn run_returns_128_plus_the_signal_of_the_payload(t: &T) -> Verdict {
-    // PID 1 of a pid namespace ignores its own signals, so without one.
+    // PID 1 of a PID namespace ignores its own signals, so the container has none.
     t.run(&t.bundle()?.namespace("pid", None).sh("kill -KILL $$"))?.code_is(137)?;
     t.run(&t.bundle()?.namespace("pid", None).sh("kill -TERM $$"))?.code_is(143)?;
     Ok(())
@@ -442,7 +442,7 @@ fn elsewhere(t: &T, options: &[&str], words: &[&str]) -> Verdict<Ran> {
     t.finish(command)
 }
 
-/// The kernel shows the start times of processes by the reader's own boot clock.
+/// The kernel shows the start times of processes by the boot clock of the reader.
 fn another_time_namespace_sees_the_same_container(t: &T) -> Verdict {
     let moved = ["--time", "--boottime", "100000"];
     let container = t.running()?;

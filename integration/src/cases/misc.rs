@@ -78,7 +78,7 @@ fn notify_socket_passes_readiness_on(t: &T) -> Verdict {
     let path = t.path("notify");
     let socket = UnixDatagram::bind(&path)?;
     socket.set_read_timeout(Some(Duration::from_secs(120)))?;
-    // The payload finds the variable; a datagram from it must arrive at ours.
+    // The payload finds the variable, and a datagram from it must arrive at the socket of the case.
     let script = "[ -S \"$NOTIFY_SOCKET\" ] && echo socket; sleep 1000";
     let bundle = t.bundle()?.sh(script);
     bundle.write()?;
@@ -87,7 +87,7 @@ fn notify_socket_passes_readiness_on(t: &T) -> Verdict {
     command.env("NOTIFY_SOCKET", &path).args(["create", "--bundle"]).arg(&bundle.dir).arg(&id);
     let (ran, container) = t.created(id, &bundle, command)?;
     ran.ok()?;
-    // `start` waits for READY=1 of the payload, so it runs beside us.
+    // `start` waits for READY=1 of the payload, so it runs in the background.
     let mut command = t.command();
     command.env("NOTIFY_SOCKET", &path).args(["start", &container.id]);
     let mut start = command.spawn()?;

@@ -127,7 +127,7 @@ fn an_unknown_namespace_is_refused(t: &T) -> Verdict {
 
 fn no_namespaces_but_mount_works(t: &T) -> Verdict {
     let bundle = t.bundle()?.set("/linux/namespaces", json!([{"type": "mount"}])).unset("/hostname");
-    // sysfs needs a network namespace of one's own to be mounted anew; a host's root has it.
+    // Mounting a new sysfs needs one's own network namespace, or the host's root, which has it.
     t.run(&bundle.sh("echo fine"))?.ok()?.stdout_is("fine\n")?;
     Ok(())
 }
@@ -276,7 +276,7 @@ fn setgroups_stays_allowed_for_root_made_namespaces(t: &T) -> Verdict {
 }
 
 fn a_network_namespace_of_another_user_namespace_is_joined(t: &T) -> Verdict {
-    // As in a pod: the first container owns both namespaces, the second joins both.
+    // As in a pod, the first container owns both namespaces, and the second joins both.
     let other = t.start(&user_namespace(t)?.args(&["/bin/sleep", "1000"]))?;
     let pid = other.pid()?;
     let bundle = user_namespace(t)?.unset("/linux/uidMappings").unset("/linux/gidMappings");

@@ -1,4 +1,4 @@
-//! The runtime and the shim inside a container of their own.
+//! The runtime and the shim inside a container.
 
 use super::sources;
 use crate::chapter;
@@ -11,7 +11,7 @@ chapter! { "nested":
     in_two_containers_every_verb_works [Need::Windlass],
 }
 
-/// The life of a container by the runtime, and of one by the shim. Nothing of either is left.
+/// The life of a container by the runtime, and of another by the shim. Nothing of either is left.
 const LIFE: &str = r#"set -e
 w="/windlass --root /run/inner"
 says() { wanted=$1; shift; said=$("$@" 2>&1) || true; case "$said" in *"$wanted"*) ;; *) echo "$*: $said"; exit 1;; esac; }
@@ -75,7 +75,7 @@ fn in_a_privileged_container_every_verb_works(t: &T) -> Verdict {
 }
 
 fn in_a_container_with_a_user_namespace_every_verb_works(t: &T) -> Verdict {
-    // Root of that user namespace needs no further one inside.
+    // Root of the outer user namespace needs no further one inside.
     let own = || {
         let bundle = t.bundle()?;
         sources::give(&bundle.rootfs())?;

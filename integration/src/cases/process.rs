@@ -198,8 +198,8 @@ fn umask_is_set(t: &T) -> Verdict {
     Ok(())
 }
 
-/// The specification says inherited; dockerd and its children run with 0, so every runtime that
-/// engines use sets this instead.
+/// The specification inherits the umask; dockerd and its children run with 0, so every runtime that engines use sets
+/// this value instead.
 fn an_absent_umask_is_0022(t: &T) -> Verdict {
     let bundle = t.bundle()?.sh("umask");
     bundle.write()?;
@@ -221,7 +221,7 @@ fn capabilities_are_exactly_those_asked_for(t: &T) -> Verdict {
         "bounding": ["CAP_CHOWN", "CAP_KILL", "CAP_SETUID"], "permitted": ["CAP_CHOWN", "CAP_KILL"], "effective": ["CAP_CHOWN"]
     }));
     let ran = t.run(&bundle)?.ok()?;
-    // With no_new_privs execve gives root no more than it had, but makes all of it effective.
+    // With no_new_privs execve gives root no further capabilities, but makes all of them effective.
     let (permitted, bounding) = (1 | 1 << 5, 1 | 1 << 5 | 1 << 7);
     ensure_eq!(capability_sets(&ran.stdout), [0, permitted, permitted, bounding, 0], "sets inh prm eff bnd amb");
     Ok(())

@@ -105,7 +105,7 @@ fn no_pivot_leaves_no_procfs_of_the_host(t: &T) -> Verdict {
 }
 
 fn propagation_is_applied(t: &T) -> Verdict {
-    // A slave of nothing is private: the runtime may have cut the root off its peers before.
+    // A slave without a master is private: the runtime may have detached the root from its peers before.
     for (value, expected) in [
         ("private", ""),
         ("slave", "master:"),

@@ -47,7 +47,7 @@ pub(super) struct User<'t> {
 }
 
 impl<'t> User<'t> {
-    /// Makes them known to newuidmap(1), with `lines` in `/etc/subuid` and `/etc/subgid`.
+    /// Makes the user known to newuidmap(1), with `lines` in `/etc/subuid` and `/etc/subgid`.
     pub(super) fn new(t: &'t T, granted: bool) -> Verdict<User<'t>> {
         let home = t.path("home");
         fs::create_dir_all(home.join("state")).context("home")?;
@@ -56,7 +56,7 @@ impl<'t> User<'t> {
         user.cover("/etc/passwd", &format!("{}\nwlcase:x:{UID}:{UID}::/:/bin/sh\n", text("/etc/passwd")))?;
         user.cover("/etc/subuid", &line)?;
         user.cover("/etc/subgid", &line)?;
-        // The program may be where only root can go, and so may the case's directory.
+        // The program may be in a directory of root alone, and so may the case's directory.
         fs::copy(&t.runtime, user.runtime()).context("the runtime")?;
         for dir in t.dir.ancestors().take_while(|dir| dir.starts_with("/run/windlass-integration")) {
             fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).context(dir.display())?;
@@ -65,7 +65,7 @@ impl<'t> User<'t> {
         Ok(user)
     }
 
-    /// Puts a file over one of the host's, in this mount namespace.
+    /// Covers a file of the host, in this mount namespace.
     fn cover(&mut self, path: &'static str, content: &str) -> Verdict {
         let file = self.t.path(&path.replace('/', "_"));
         fs::write(&file, content).context(path)?;
@@ -81,7 +81,7 @@ impl<'t> User<'t> {
         self.home.join(self.t.runtime.file_name().unwrap_or_default())
     }
 
-    /// Gives them a directory and those below it. Files stay as they are: they are shared with others.
+    /// Gives the user a directory and those below it. Files keep their owners, because they are shared with others.
     fn own(&self, dir: &Path) -> Verdict {
         chown(dir, Some(UID), Some(UID)).context(dir.display())?;
         let entries = fs::read_dir(dir).context(dir.display())?.flatten();
@@ -246,7 +246,7 @@ fn exec_joins_and_delete_clears_away(t: &T) -> Verdict {
     Ok(())
 }
 
-/// With a single id the kernel denies setgroups(2), and procfs says so; but `/proc` is the container's.
+/// With a single id the kernel denies setgroups(2), and procfs shows that; but `/proc` is the container's.
 fn exec_reads_nothing_that_stands_where_proc_was(t: &T) -> Verdict {
     let user = User::new(t, false)?;
     let script = "mount -t tmpfs tmpfs /proc && mkdir /proc/self && mkfifo /proc/self/setgroups && echo 1 >/tmp/made; sleep 1000";
@@ -315,7 +315,7 @@ fn a_delegated_cgroup_is_found_and_limits_hold(t: &T) -> Verdict {
     let limited = user.bundle()?.set("/linux/resources", json!({"pids": {"limit": 7}}));
     let dir = user.written(&limited.args(&["/bin/sleep", "1000"]))?;
     let id = t.id();
-    // Like a login: the process is moved before its ids change.
+    // Acts like a login: the process is moved before its ids change.
     let login = format!("echo 0 >$0 && exec setpriv --reuid {UID} --regid {UID} --clear-groups \"$@\"");
     let inside = |words: &[&str]| -> Verdict<Ran> {
         let mut command = Command::new("/bin/sh");
@@ -339,7 +339,7 @@ fn a_delegated_cgroup_is_found_and_limits_hold(t: &T) -> Verdict {
     Ok(())
 }
 
-/// Runs a program as below podman: the engine has made the user namespace, and the runtime is root in it.
+/// Runs a program as podman does: the engine has made the user namespace, and the runtime is root in it.
 fn below_an_engine(t: &T, user: &User<'_>, words: &[&str]) -> Verdict<Ran> {
     let mut command = Command::new("unshare");
     command.args(["--user", "--map-root-user", "--mount", "--propagation", "slave"]).args(words);

@@ -149,7 +149,7 @@ fn refused(t: &T, args: Value, values: &[i64]) -> Verdict<Vec<bool>> {
 }
 
 fn arguments_are_compared(t: &T) -> Verdict {
-    // -1 (as 2^64-1) only asks for the present persona; so do its neighbours' low halves not.
+    // -1 (as 2^64-1) only asks for the present persona. The neighbours of its low half do not.
     let values = [0xffff_fffe, 0xffff_ffff, 0x1_0000_0000];
     let table = [
         ("SCMP_CMP_EQ", [false, true, false]),
@@ -206,7 +206,7 @@ fn an_errno_with_an_action_that_has_none_is_refused(t: &T) -> Verdict {
 }
 
 fn system_calls_newer_than_the_profile_get_enosys(t: &T) -> Verdict {
-    // A call far above any that a profile may know; glibc falls back on ENOSYS, not on EPERM.
+    // A call far above all numbers of a profile. glibc falls back on ENOSYS, not on EPERM.
     let profile = json!({"defaultAction": "SCMP_ACT_ERRNO", "architectures": architectures(), "syscalls": everything_but_getppid()});
     let ran = calls(t, profile, &["900", &GETPPID.to_string()])?.ok()?;
     ran.stdout_is(&format!("900=ENOSYS\n{GETPPID}=EPERM\n"))?;
@@ -271,7 +271,7 @@ fn a_strict_filter_does_not_stop_the_runtime(t: &T) -> Verdict {
     Ok(())
 }
 
-/// All that a static program needs to say something, with a death for anything else.
+/// The calls that a static program needs to print a text. Any other call kills it.
 fn strict(more: &[&str]) -> Value {
     let mut names = vec!["execve", "write", "exit_group", "brk", "arch_prctl", "set_tid_address", "set_robust_list"];
     names.extend(["rseq", "prlimit64", "readlink", "readlinkat", "getrandom", "mprotect", "mmap", "munmap", "prctl"]);
@@ -328,7 +328,7 @@ fn a_program_that_cannot_be_executed_below_the_filter_ends_init(t: &T) -> Verdic
     if RuntimeKind::of(&t.runtime) == RuntimeKind::Windlass {
         ran.stderr_has("container init was ended by signal")?;
     }
-    // Without the filter it is the same program that fails, and init can say why.
+    // Without the filter the same program fails, and init can report the reason.
     t.run(&bundle.unset("/linux/seccomp"))?.fails()?.stderr_has_any(&["exec format error", "Exec format error"])?;
     Ok(())
 }
@@ -403,8 +403,8 @@ fn several_architectures_are_accepted(t: &T) -> Verdict {
     Ok(())
 }
 
-/// A 32-bit program for this processor: it calls getppid(2) and exits with the errno, or with 0. With it the name of its
-/// architecture in the specification.
+/// A 32-bit program for this processor: it calls getppid(2) and exits with the errno, or with 0. Returns it with the
+/// name of its architecture in the specification.
 fn narrow_program() -> Option<(&'static str, Vec<u8>)> {
     let (name, machine, code): (_, u16, &[u8]) = match std::env::consts::ARCH {
         // mov eax, 64; int 0x80; neg eax; mov ebx, eax; mov eax, 1; int 0x80

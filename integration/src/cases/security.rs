@@ -1,5 +1,4 @@
-//! Hostile root file systems. Each case builds what an attacker's image could
-//! hold and looks at the host afterwards.
+//! Hostile root file systems. Each case builds a possible image of an attacker and checks the host afterwards.
 
 use crate::kit::machine::{self, field, text};
 use crate::kit::race::{Swapper, duration, rounds};
@@ -46,7 +45,7 @@ chapter! { "security":
     what_covers_a_part_of_a_volume_stays_in_a_user_namespace,
 }
 
-/// A directory on the host that nobody may touch, with one file.
+/// A directory on the host that must not be touched, with one file.
 fn outside(t: &T) -> Verdict<PathBuf> {
     let dir = t.path("outside");
     fs::create_dir_all(dir.join("x"))?;
@@ -54,7 +53,7 @@ fn outside(t: &T) -> Verdict<PathBuf> {
     Ok(dir)
 }
 
-/// Runs the bundle, whatever comes of it, and looks whether `dir` has changed.
+/// Runs the bundle, with any outcome, and checks that `dir` has not changed.
 fn untouched(t: &T, dir: &Path, bundle: &Bundle) -> Verdict<crate::kit::Ran> {
     let before = (snapshot(dir), text("/proc/sys/kernel/core_pattern"));
     let ran = t.run(bundle)?;
@@ -229,7 +228,7 @@ fn proc_as_a_bind_of_a_directory_takes_no_writes(t: &T) -> Verdict {
         .set("/linux/sysctl", json!({"net.ipv4.ip_forward": "1", "kernel.shmmni": "99"}))
         .set("/process/oomScoreAdj", json!(100));
     let ran = untouched(t, &fake, &bundle.sh("cat /proc/sys/net/ipv4/ip_forward"))?;
-    // Either refused, or the writes went to a procfs of the runtime's own.
+    // Either the run was refused, or the writes went to a procfs of the runtime's own.
     ensure!(ran.code != 0 || ran.stdout.is_empty(), "{ran}");
     Ok(())
 }
@@ -407,7 +406,7 @@ fn a_symlinked_state_directory_is_not_followed(t: &T) -> Verdict {
 }
 
 fn a_cgroup_path_with_systemd_properties_is_text(t: &T) -> Verdict {
-    // slice:prefix:name is a systemd path; the cgroupfs manager must not leave the mount for it.
+    // slice:prefix:name is a systemd path. The cgroupfs manager must not leave the cgroup mount by it.
     let (ran, container) =
         t.try_create(&t.bundle()?.set("/linux/cgroupsPath", json!("system.slice:wl:../../x")), &[])?;
     if ran.code == 0 {
@@ -483,7 +482,7 @@ fn cwd_as_a_symlink_outside_stays_inside(t: &T) -> Verdict {
     Ok(())
 }
 
-/// The container's root, in a user namespace, has every capability, and tries.
+/// The container's root, in a user namespace, tries with every capability.
 fn in_a_user_namespace(t: &T, volume: &Path, options: &[&str], script: &str) -> Verdict<crate::kit::Ran> {
     let bundle = super::sources::user_namespace(t)?.privileged().bind(volume, "/mnt", options);
     t.run(&bundle.sh(&format!("{{ {script}; }} 2>&1")))?.ok()

@@ -35,7 +35,7 @@ fn label(t: &T, path: &Path, label: &str) -> Verdict {
     t.host("chcon", &["-R", label, &path.display().to_string()]).map(drop)
 }
 
-/// A bundle that is labelled as an engine would. All bundles have one inode of busybox, which is for all categories.
+/// A bundle with the labels of an engine. All bundles have one inode of busybox, which is for all categories.
 fn labelled(t: &T, categories: &str) -> Verdict<Bundle> {
     let bundle = t.bundle()?;
     label(t, &bundle.rootfs(), &files(""))?;

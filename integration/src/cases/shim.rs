@@ -105,7 +105,7 @@ fn a_client_at_a_terminal_passes_its_size_on_and_leaves_by_keys(t: &T) -> Verdic
     Ok(())
 }
 
-/// The directories and the socket would keep them out, and here they do not.
+/// The permissions of the directories and the socket are opened here, which would otherwise keep other users out.
 fn a_client_of_another_user_is_turned_away(t: &T) -> Verdict {
     const USER: i64 = 47_123;
     let c = sleeper(t)?;
@@ -189,7 +189,7 @@ const NUMBERS: &str =
 fn a_killed_engine_misses_no_event_and_no_line(t: &T) -> Verdict {
     let bundle = t.bundle()?.sh(NUMBERS);
     let id = t.id();
-    // The engine is killed with the very command that makes the container.
+    // The engine is killed with the command that makes the container.
     let mut engine = shim::run_command(t, &bundle, &id)?.stdout(Stdio::piped()).spawn()?;
     eventually("the container's directory", || shim::state_dir(t).join(&id).join("shim.sock").exists().then_some(()))?;
     engine.kill()?;

@@ -34,7 +34,7 @@ chapter! { "shim_containerd":
     a_kill_for_want_of_memory_is_told [Need::Slow, Need::Controller("memory")],
 }
 
-/// How long containerd is away: shorter, and much longer, than its own shim tries.
+/// How long containerd is away: shorter and much longer than its own shim would try.
 fn absences(t: &T) -> &'static [u64] {
     if t.long { &[1, 25, 60] } else { &[1] }
 }
@@ -153,14 +153,14 @@ fn end(engine: &Engine<'_>, id: &str) -> Verdict {
     engine.is_clean()
 }
 
-/// A script that makes the verb slow, and says when it is under way.
+/// A script that makes the verb slow, and makes a file when it is in progress.
 fn slow(t: &T, verb: &str) -> (String, std::path::PathBuf) {
     let mark = t.path(&format!("{verb}-under-way"));
     let _ = std::fs::remove_file(&mark);
     (format!("[ $verb != {verb} ] || {{ touch {}; sleep 0.5; }}", mark.display()), mark)
 }
 
-/// Kills containerd and the client when the file appears; it comes back after some seconds.
+/// Kills containerd and the client when the file appears. containerd comes back after some seconds.
 fn kill_when(engine: &mut Engine<'_>, mark: &Path, mut client: std::process::Child, absence: u64) -> Verdict {
     eventually("the runtime is called", || mark.exists().then_some(()))?;
     engine.kill()?;
@@ -238,7 +238,7 @@ fn containerd_killed_when_a_container_ends(t: &T) -> Verdict {
         engine.run(&["-d"], "a", &["sleep", "1000"])?.ok()?;
         let init = Pid::from_raw(pid(&engine, "a")?);
         kill(init, Signal::SIGKILL)?;
-        // The times begin before the shim has reaped the process and end after containerd has acknowledged the event.
+        // The delays begin before the shim has reaped the process and end after containerd has acknowledged the event.
         sleep(Duration::from_millis(round * 2));
         engine.kill()?;
         sleep(Duration::from_secs(if t.long { *absences(t).get(round as usize % 3).unwrap_or(&1) } else { 1 }));
@@ -264,7 +264,7 @@ fn containerd_killed_at_delete(t: &T) -> Verdict {
         engine.wait_for("a", "STOPPED")?;
         let client = engine.command(&["tasks", "rm", "a"]).stderr(Stdio::null()).spawn()?;
         kill_when(&mut engine, &mark, client, *absence).context(format!("away for {absence} s"))?;
-        // The shim has deleted it meanwhile; containerd finds that out.
+        // The shim has deleted the task meanwhile, which containerd finds out.
         eventually("the task is gone", || engine.status("a").ok().filter(String::is_empty))?;
         engine.ctr(&["containers", "rm", "a"])?.ok()?;
         // containerd 1.6 keeps the connection and sends no request: the shim ends after half a
@@ -284,7 +284,7 @@ fn the_shim_killed_while_a_container_runs(t: &T) -> Verdict {
     let init = pid(&engine, "a")?;
     engine.kill_shims()?;
     eventually("the container is gone", || (!Path::new(&format!("/proc/{init}")).exists()).then_some(()))?;
-    // containerd itself publishes the end, with the answer of `delete`.
+    // containerd itself publishes the exit, from the answer of `delete`.
     eventually("the task is gone", || engine.status("a").ok().filter(String::is_empty))?;
     let log = text(t.path("ours/containerd.log"));
     ensure!(!log.contains("failed to clean up after shim disconnected"), "delete failed: {log}");

@@ -27,11 +27,10 @@ chapter! { "shim_faults":
     a_grandchild_that_holds_the_pipe_is_waited_for_but_not_for_ever,
 }
 
-/// The calls of the shim itself at which it is killed, and how often each may come around the
-/// container's end.
+/// The calls of the shim itself at which it is killed, and their largest numbers around the container's end.
 const OWN: [(&str, u32); 4] = [("sendto", 6), ("write", 6), ("waitid", 12), ("clone3", 2)];
 
-/// The calls of its child that writes the record; the shim is killed when that child was.
+/// The calls of its child that writes the record. The shim is killed together with the child.
 const OF_THE_WRITER: [(&str, u32); 3] = [("fsync", 5), ("fdatasync", 1), ("rename,renameat,renameat2", 2)];
 
 fn what_was_told_is_on_disk_wherever_the_shim_is_killed(t: &T) -> Verdict {
@@ -82,7 +81,7 @@ fn killed_at(t: &T, calls: &str, when: u32, of_the_writer: bool) -> Verdict<bool
             c.kill_shim()?;
         }
     }
-    // Either it dies, and both connections end, or it lives and both get the end.
+    // Either the shim dies, and both connections end, or it lives and both get the end.
     let reported = waiting.line().ok();
     let event = events.event().ok();
     let is_dead = || {
@@ -113,7 +112,7 @@ fn killed_at(t: &T, calls: &str, when: u32, of_the_writer: bool) -> Verdict<bool
         ensure_eq!(events.matches("\"exited\"").count(), 1, "the exit among the events: {events}");
     }
     let deleted = c.line("delete", &[])?;
-    // Without a record the kernel may still know it (the chapter `exits` tests when).
+    // Without a record the kernel may still have the exit (the chapter `exits` tests when).
     let known = deleted["exit"]["code"] == json!(42);
     ensure!(known || record.is_empty() && deleted["exit"]["code"].is_null(), "delete: {deleted}");
     ensure_eq!(deleted["shim_lost"], json!(!known), "delete: {deleted}");
@@ -158,7 +157,7 @@ fn an_exec_storm_and_the_death_of_init_lose_no_exit(t: &T) -> Verdict {
 fn process_ids_that_come_again_are_told_apart(t: &T) -> Verdict {
     let limit = Path::new("/proc/sys/kernel/pid_max");
     let before = text(limit);
-    // Since Linux 6.14 each PID namespace has its own pid_max. In older kernels it is the whole host's and must not be changed.
+    // Since Linux 6.14 each PID namespace has its own pid_max. In older kernels the host's must not be changed.
     if crate::kit::machine::kernel() < (6, 14) || fs::write(limit, "400").is_err() {
         return crate::kit::stop::skip("pid_max is not of the namespace");
     }
@@ -232,7 +231,7 @@ fn recorded_on(t: &T, disk: &Path) -> Verdict {
     client.call("attach", json!({}))?;
     client.give("\n")?;
     ensure_eq!(c.line("wait", &[])?["code"], json!(6), "what the shim tells");
-    // The runtime may know it too, so the shim's own files are examined.
+    // The runtime may have the exit too, so the shim's own files are examined.
     let record: Value = serde_json::from_str(&text(c.file("exit.json"))).context("exit.json")?;
     ensure_eq!(record["code"], json!(6), "what the shim has recorded");
     c.kill_shim()?;

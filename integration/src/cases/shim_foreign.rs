@@ -31,7 +31,7 @@ fn containerd_2_4_has_its_whole_life_of_tasks(t: &T) -> Verdict {
     second.write()?;
     let dir = t.path("foreign");
     fs::create_dir(&dir)?;
-    // A runtime whose create takes as long as a file is there.
+    // A runtime whose create lasts as long as a file exists.
     let runtime = dir.join("runtime");
     let script = format!(
         "#!/bin/sh\ncase \" $* \" in *\" create \"*) while [ -e {dir}/hang ]; do : > {dir}/hang-seen; sleep 0.05; done;; esac\n\

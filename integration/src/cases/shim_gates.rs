@@ -24,7 +24,7 @@ const GROWTH: u64 = 64;
 /// Descriptors of an instance, and of each process in its container.
 const DESCRIPTORS: usize = 16 + 4;
 
-/// How long a shim that has nothing to do takes to give memory back, and some more.
+/// How long an idle shim takes to free memory, and some more.
 const SETTLED: Duration = Duration::from_millis(1500);
 
 fn kilobytes(c: &Shimmed<'_>, name: &str) -> u64 {

@@ -136,7 +136,7 @@ fn an_exec_takes_few_system_calls_of_the_shim(t: &T) -> Verdict {
     (5..5 + count).try_for_each(|n| exec(n).map(drop))?;
     drop(traced);
     let mut calls = std::collections::BTreeMap::<String, usize>::new();
-    // A debug build asks about each descriptor that it closes.
+    // A debug build checks each descriptor that it closes.
     for line in text(&file).lines().filter(|line| !line.contains("F_GETFD")) {
         if let Some((name, _)) = line.split_once('(').filter(|(name, _)| !name.contains(' ')) {
             *calls.entry(name.to_owned()).or_default() += 1;
@@ -164,7 +164,7 @@ fn cpu(pid: i32) -> (u64, u64) {
 /// A probe: a process in a container.
 type Probe<'a> = dyn FnMut(u32) -> Verdict + 'a;
 
-/// Runs this many probes, at this rate in a second or one right after the other.
+/// Runs this many probes, at this rate in a second or without a pause.
 fn probe(count: u32, a_second: u32, probe: &mut Probe<'_>) -> Verdict<f64> {
     let begin = Instant::now();
     for n in 0..count {
@@ -354,7 +354,7 @@ fn an_upgrade_stands_still_for_milliseconds(t: &T) -> Verdict {
     for turn in trace.split("epoll_pwait(").filter(|turn| turn.contains("execveat(")) {
         let calls: Vec<&str> = turn.lines().skip(1).filter(|line| line.contains('(')).collect();
         let waits = |call: &&&str| WAITS.contains(&call.split('(').next().unwrap_or_default());
-        // The standard library asks at its start whether 0, 1 and 2 are open.
+        // The standard library checks at its start whether 0, 1 and 2 are open.
         let only_asks = |call: &&&str| call.contains("WNOHANG") || call.contains("], 3, 0)");
         let waits: Vec<_> = calls.iter().filter(waits).filter(|call| !only_asks(call)).collect();
         ensure!(waits.is_empty(), "the loop waits while it stands still: {waits:?}");

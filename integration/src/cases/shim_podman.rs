@@ -272,8 +272,8 @@ fn a_timeout_ends_the_container(t: &T) -> Verdict {
 }
 
 fn a_killed_podman_loses_nothing(t: &T) -> Verdict {
-    // Killed at create, start, while it runs, at its exit, at its removal: whatever is left can be
-    // waited for, has its own exit code and its whole log, and can be removed.
+    // Killed at create, at start, while it runs, at its exit or at its removal, a container can be waited for, has its
+    // own exit code and its whole log, and can be removed.
     let script = r#"
         for wait in 0.02 0.05 0.1 0.15 0.2 0.3 0.4 0.6; do
             pm run --name k$wait --network none bb sh -c 'echo begin; sleep 0.3; echo end; exit 6' >/dev/null 2>&1 &
@@ -306,7 +306,7 @@ fn a_killed_shim_is_noticed(t: &T) -> Verdict {
     if left.is_err() { fail("the container's process is left") } else { Ok(()) }
 }
 
-/// A container `a` that counts, and `past ID N`: waits until it has counted so far.
+/// A container `a` that counts, and `past ID N`, which waits until it has counted to N.
 fn counting(script: &str) -> String {
     format!(
         "count() {{ pm exec $1 cat /count 2>/dev/null || echo 0; }}\n\

@@ -23,12 +23,12 @@ chapter! { "shim_spool":
     no_write_waits_while_there_is_room [Need::Slow],
 }
 
-/// A line of the program that writes: a number, and a newline.
+/// A line of the writing program: a number, and a newline.
 const LINE: usize = 16;
 
 const MIB: usize = 1 << 20;
 
-/// The options of `ctr run` for a container with the program that writes.
+/// The options of `ctr run` for a container with the writing program.
 fn helper() -> Verdict<Vec<String>> {
     let me = std::env::current_exe().context("this program")?;
     let mut words = vec![format!("type=bind,src={},dst=/helper,options=rbind:ro", me.display())];
@@ -197,7 +197,7 @@ fn what_nobody_has_read_goes_with_the_task(t: &T) -> Verdict {
     engine.is_clean()
 }
 
-/// The longest of the best of three rounds, because other work on the machine makes each write longer.
+/// The longest write in the best of three rounds, because other work on the machine makes each write longer.
 fn no_write_waits_while_there_is_room(t: &T) -> Verdict {
     let engine = Engine::start(t)?;
     let mut best = u64::MAX;

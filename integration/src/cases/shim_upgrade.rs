@@ -1,5 +1,5 @@
-//! The upgrade of `windlass-shim` in place, below real containers and engines: the program goes on as a copy of
-//! itself, and as itself again.
+//! The upgrade of `windlass-shim` in place, below real containers and engines: a copy of the program replaces it, and
+//! then the original again.
 
 use super::shim_podman::podman;
 use crate::kit::containerd::Engine;
@@ -118,8 +118,8 @@ fn a_record_on_a_slow_disk_goes_over(t: &T) -> Verdict {
     Ok(())
 }
 
-/// The system calls of an upgrade, and how often each is made to fail: before the point of no return, and in the
-/// program that goes on.
+/// The system calls of an upgrade, and how often each is made to fail: before the point of no return, and in the next
+/// program.
 const CALLS: [(&str, u32); 10] = [
     ("memfd_create", 3),
     ("clone,clone3,vfork", 2),

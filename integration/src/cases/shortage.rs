@@ -58,7 +58,7 @@ const ENOUGH: u64 = 128;
 /// After this many successes in a row, the amount counts as enough.
 const IN_A_ROW: u64 = 3;
 
-/// Tries a verb with ever more of a resource. Returns the amount that was enough.
+/// Tries a verb with a growing amount of a resource. Returns the amount that was enough.
 fn ever_more(
     subject: &ShortageSubject<'_>,
     verb: &ShortageVerb,
@@ -123,7 +123,7 @@ fn few_processes_of_a_user_are_reported(t: &T) -> Verdict {
     crate::kit::stop::fail("run never succeeds")
 }
 
-/// Tests the oracle of this chapter with answers that a runtime must not give.
+/// Tests the oracle of this chapter with wrong answers of a runtime.
 fn an_answer_that_says_nothing_of_a_shortage_is_caught(_: &T) -> Verdict {
     let ran = |code, stderr: &str| Ran {
         command: String::new(),

@@ -33,7 +33,7 @@ chapter! { "sources":
     a_runtime_that_cannot_return_ends [Need::Windlass],
 }
 
-/// A user namespace with 0 mapped to 100000, and a root filesystem that is its own.
+/// A user namespace with 0 mapped to 100000, and a root filesystem that belongs to its root.
 pub(super) fn user_namespace(t: &T) -> Verdict<Bundle> {
     let mapping = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
     let bundle = t.bundle()?.namespace("user", Some(json!({"type": "user"})));
@@ -141,7 +141,7 @@ fn too_many_sources_at_once_are_named(t: &T) -> Verdict {
     Ok(())
 }
 
-/// A directory of the host that nobody may change, with a directory `sub` in it.
+/// A directory of the host that must not be changed, with a directory `sub` in it.
 fn precious(t: &T) -> Verdict<PathBuf> {
     let dir = t.path("precious");
     fs::create_dir_all(dir.join("sub"))?;
@@ -173,7 +173,7 @@ fn a_source_that_is_exchanged_is_mounted_as_asked(t: &T) -> Verdict {
         read_only(t.bundle()?, "entry/sub"),
         read_only(t.bundle()?, up),
         read_only(t.bundle()?.bind(&volume, "/var", &["rbind", "rshared"]), "entry/sub"),
-        // The runtime copies it for init, which may not go there.
+        // The runtime copies the source for init, which may not search the path.
         read_only(user_namespace(t)?, "entry/sub"),
     ];
     let before = (snapshot(&precious), snapshot(&volume.join("entry/sub")), machine::mounts());
@@ -236,7 +236,7 @@ fn a_user_namespace_takes_what_its_user_cannot_reach(t: &T) -> Verdict {
     Ok(())
 }
 
-/// How often the runtime goes into another mount namespace and back.
+/// How often the runtime enters another mount namespace and comes back.
 fn changes_of_namespace(t: &T, bundle: &Bundle) -> Verdict<usize> {
     if t.host("strace", &["-V"]).is_err() {
         return skip("strace is not installed");
@@ -314,7 +314,7 @@ fn a_bind_without_what_is_mounted_below_is_refused_with_a_hint(t: &T) -> Verdict
     Ok(())
 }
 
-/// A tmpfs whose mounts are shared, at a path of the host; `use_it` is given it.
+/// A tmpfs whose mounts are shared, at a path of the host, which `use_it` gets.
 pub(super) fn with_shared(t: &T, dir: &Path, use_it: impl FnOnce() -> Verdict) -> Verdict {
     let at = dir.display().to_string();
     t.host("mount", &["-t", "tmpfs", "-o", "mode=755", "tmpfs", &at])?;

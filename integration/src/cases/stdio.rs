@@ -60,7 +60,7 @@ fn objects(t: &T) -> Verdict<Vec<(&'static str, OwnedFd)>> {
     let zero = nix::sys::stat::makedev(1, 5);
     nix::sys::stat::mknod(&path("device"), nix::sys::stat::SFlag::S_IFCHR, nix::sys::stat::Mode::S_IRWXU, zero)?;
     let pty = nix::pty::openpty(None, None)?;
-    // Held open for as long as this process lives: without it the terminal would be hung up.
+    // The master stays open as long as this process lives: otherwise the terminal would be hung up.
     std::mem::forget(pty.master);
     Ok(vec![
         ("a file", open(path("file"), OFlag::empty())?),
@@ -145,7 +145,7 @@ fn the_program_can_open_its_output_again(t: &T) -> Verdict {
         let output = command.output()?;
         ensure_eq!((&output.stdout[..], &output.stderr[..]), (&b"out\n"[..], &b"err\n"[..]), "exec, {what}");
     }
-    // Files too: the program has a pipe, and we write the file.
+    // With files too, the program has a pipe, and the runtime writes the file.
     t.run(&bundle(t, AGAIN, true, USER)?)?.ok()?.stdout_is("out\n")?.stderr_has("err\n")?;
     Ok(())
 }
@@ -185,7 +185,7 @@ fn output_and_errors_keep_their_order(t: &T) -> Verdict {
 
 fn a_reader_that_has_gone_ends_the_program(t: &T) -> Verdict {
     let (reader, writer) = std::io::pipe()?;
-    // Not by the first process of the PID namespace, which no signal ends that it has no handler for.
+    // Not in the first process of the PID namespace, which no signal without a handler ends.
     let script = "(while :; do echo x; done); exit $?";
     let mut command = verb(t, &bundle(t, script, false, USER)?, &["run"], &t.id())?;
     command.stdout(OwnedFd::from(writer)).stderr(Stdio::null());
@@ -239,7 +239,7 @@ fn a_slow_reader_gets_everything_and_the_exit_status(t: &T) -> Verdict {
 }
 
 fn who_else_holds_the_pipe_is_not_waited_for(t: &T) -> Verdict {
-    // In a PID namespace the kernel kills the other with init; here it stays.
+    // In a PID namespace the kernel kills the other process with init; here it stays.
     let bundle = bundle(t, "sleep 1000 & echo $! here; exit 3", false, USER)?.namespace("pid", None);
     let mut command = verb(t, &bundle, &["run", "--keep", "--no-subreaper"], "holder")?;
     let (mut reader, writer) = std::io::pipe()?;
@@ -281,7 +281,7 @@ fn a_background_job_at_a_terminal_is_not_stopped(t: &T) -> Verdict {
     let bundle = bundle(t, "sleep 1; exit 5", false, USER)?;
     bundle.write()?;
     let mut command = Command::new("setsid");
-    // The job's process group is not the one in the foreground, and something is typed.
+    // The job is not in the foreground process group, and a line is typed.
     let script = "set -m; \"$@\" & wait $!; echo status $? >\"$OUT\"";
     let out = t.path("status");
     command.args(["--ctty", "--wait", "sh", "-c", script, "sh"]).arg(&t.runtime).arg("--root").arg(t.root());
@@ -450,7 +450,7 @@ fn listen_fds_of_another_process_mean_nothing(t: &T) -> Verdict {
     let bundle = t.bundle()?.helper()?.sh("/helper @payload fds; echo _${LISTEN_FDS}_${LISTEN_PID}_");
     bundle.write()?;
     let dir = bundle.dir.display().to_string();
-    // Descriptors that were meant for another process, for none, and for something that is not a process id.
+    // Descriptors for another process, for none, and with an invalid process id.
     for variables in ["LISTEN_FDS=3 LISTEN_PID=1", "LISTEN_FDS=1", "LISTEN_FDS=1 LISTEN_PID=x"] {
         let ran = t.finish(listening(t, variables, &["run", "--bundle", &dir, &t.id()]))?.ok()?;
         let lines = ran.lines();

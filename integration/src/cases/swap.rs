@@ -169,7 +169,7 @@ struct Try {
 /// All exchanges at all lookups, or a sample of them.
 fn sweep(t: &T, subject: SwapSubject) -> Verdict {
     let canary = Canary::new(t.path("canary"), &exchange::names())?;
-    // The first `create` after a boot makes the namespace of exit pins, which stays.
+    // The first `create` after a boot makes the lasting namespace of exit pins.
     drop(t.running()?);
     let (lookups, bundle) = one(t, subject, None, &canary).context("without an exchange")?;
     let tries = tries(&lookups, &bundle, subject);

@@ -117,7 +117,7 @@ fn in_the_foreground_the_terminal_follows_the_size_of_the_callers(t: &T) -> Verd
     Ok(())
 }
 
-/// A script that waits, not for ever, until the terminal has a size.
+/// A script that waits for a bounded time until the terminal has this size.
 pub fn until(size: &str) -> String {
     let look = format!("[ \"$(stty size)\" = '{size}' ]");
     format!("i=0; until {look} || [ $i = 300 ]; do sleep 0.1; i=$((i+1)); done; {look} && echo {size} at last;")

@@ -188,7 +188,7 @@ fn debug_logs_the_steps_with_their_durations(t: &T) -> Verdict {
     let debug = content.lines().filter(|line| line.contains("\"debug\"")).count();
     ensure!(debug >= 5, "{debug} debug lines");
     ensure!(content.contains("/dev/shm"), "no step of init in {content}");
-    // The last two are runc's, whose own tests look for them.
+    // The last two are runc's, and its own tests look for them.
     let lines = [
         "runtime: wait for init ",
         "runtime: record it ",

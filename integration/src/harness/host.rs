@@ -16,7 +16,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::{fs, thread, time::Duration};
 
-/// How the names of the harness's cgroups begin; the pid follows.
+/// The beginning of the names of the harness's cgroups; the pid follows.
 const NAME: &str = "windlass-integration-";
 
 /// Where the harness mounts cgroup2.
@@ -92,7 +92,7 @@ impl Controllers {
         let before = crate::kit::machine::text(&control);
         let offered = crate::kit::machine::text(top.join("cgroup.controllers"));
         let missing = offered.split_whitespace().filter(|name| !before.split_whitespace().any(|other| other == *name));
-        // A cgroup with processes of its own refuses. Cases that need the controller then run in another harness.
+        // A cgroup that has processes itself refuses. Cases that need the controller then run in another harness.
         let new = missing.filter(|name| fs::write(&control, format!("+{name}")).is_ok()).map(str::to_owned);
         enabled.1.extend(new);
         enabled.0 += 1;
@@ -209,8 +209,8 @@ fn private_mounts() -> Result<(), String> {
     nix::unistd::sethostname("harness").map_err(|e| format!("sethostname: {e}"))
 }
 
-/// Binds a null device of the harness over the host's. crun gives whatever is at 0, 1 and 2 to the user of the
-/// container, and the host's `/dev/null` would belong to that user from then on.
+/// Binds a null device of the harness over the host's. crun gives the files at 0, 1 and 2 to the user of the container,
+/// and the host's `/dev/null` would then belong to that user.
 fn own_null_device() -> Result<(), String> {
     const NODE: &str = "/run/null";
     let (kind, mode) = (SFlag::S_IFCHR, Mode::from_bits_truncate(0o666));

@@ -13,7 +13,7 @@ use std::process::{Command, Stdio};
 /// environment variable.
 pub const WORKDIR: &str = "WINDLASS_INTEGRATION_UML";
 
-/// Set for the runner and its cases if the kernel is the harness's own, so that all that it counts is ours.
+/// Set for the runner and its cases if the kernel is the harness's own, so that all its counters are the cases'.
 pub const OWN_KERNEL: &str = "WINDLASS_INTEGRATION_OWN_KERNEL";
 
 /// Starts the runner with `words`, reaps until it ends, returns its exit code.

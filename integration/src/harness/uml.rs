@@ -103,7 +103,7 @@ fn set_up() -> Result<(), String> {
         ("securityfs", "/sys/kernel/security", ""),
     ];
     for (kind, at, data) in table {
-        // Only the three below are needed by every case; the cases that use the others look for them.
+        // Every case needs only the three below; cases that use the others look for them.
         let _ = fs::create_dir_all(at);
         if let Err(error) = mount(Some(kind), at, Some(kind), MsFlags::empty(), Some(data))
             && ["proc", "tmpfs", "cgroup2"].contains(&kind)

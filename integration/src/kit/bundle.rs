@@ -45,8 +45,7 @@ impl Bundle {
         self
     }
 
-    /// Sets the value at a JSON Pointer, making the objects on the way. The
-    /// last token `-` appends to an array.
+    /// Sets the value at a JSON Pointer, and makes missing objects on the way. The last token `-` appends to an array.
     pub fn set(mut self, pointer: &str, value: Value) -> Bundle {
         put(&mut self.spec, pointer, value);
         self
@@ -71,7 +70,7 @@ impl Bundle {
         self.mount(json!({"destination": destination, "type": "bind", "source": source, "options": options}))
     }
 
-    /// Gives the payload all capabilities that this machine can give.
+    /// Gives the payload all capabilities of this machine.
     pub fn privileged(self) -> Bundle {
         let names = super::machine::bounding_capabilities();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();

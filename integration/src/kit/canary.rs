@@ -1,4 +1,4 @@
-//! Files of the host that must not be touched, and whether they were.
+//! Files of the host that must not be touched, and a check of that.
 
 use super::stop::{Context, Verdict};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
@@ -11,10 +11,10 @@ use std::path::{Path, PathBuf};
 /// A file in it.
 pub const FILE: &str = "precious";
 
-/// The directory in it in which each of the names is a directory.
+/// The directory of the canary in which each of the names is a directory.
 pub const DIRECTORIES: &str = "directories";
 
-/// The directory in it in which each of the names is a file.
+/// The directory of the canary in which each of the names is a file.
 pub const FILES: &str = "files";
 
 /// A directory tree under watch.
@@ -68,7 +68,7 @@ impl Canary {
         (!quiet).then(|| format!("events {events:?}, there now {changed:?}, no longer {gone:?}"))
     }
 
-    /// As [`complaint`](Self::complaint), but only about changes: opening and reading are allowed.
+    /// [`complaint`](Self::complaint) about changes only: opening and reading are allowed.
     pub fn change(&self) -> Option<String> {
         self.events();
         let now = facts(&self.dir);

@@ -1,4 +1,4 @@
-//! containerd and ctr from the host's packages, with our shim ahead of theirs in PATH.
+//! containerd and ctr from the host's packages, with windlass-shim before their shim in PATH.
 
 use super::machine::text;
 use super::ran::Ran;
@@ -51,7 +51,7 @@ fn installed(program: &str) -> Verdict {
 }
 
 impl<'t> Engine<'t> {
-    /// Starts containerd with our shim under the name of containerd's own.
+    /// Starts containerd with windlass-shim under the name of containerd's own shim.
     pub fn start(t: &'t T) -> Verdict<Engine<'t>> {
         let engine = Engine::prepare(t, "ours")?;
         symlink(&t.shim, engine.bin.join("containerd-shim-runc-v2")).context("the shim's name")?;
@@ -79,7 +79,7 @@ impl<'t> Engine<'t> {
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(&bin).context("a directory")?;
         super::criu::link_into(&bin)?;
-        // Tasks alone: the rest of containerd takes longer to start than a case lasts.
+        // Tasks alone: the rest of containerd takes longer to start than a case.
         let config = "version = 2\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\", \"io.containerd.cri.v1.runtime\", \
                       \"io.containerd.cri.v1.images\", \"io.containerd.internal.v1.opt\"]\n";
         fs::write(dir.join("config.toml"), config)?;
@@ -207,7 +207,7 @@ impl<'t> Engine<'t> {
         forwarded.filter_map(topic).collect()
     }
 
-    /// Waits until containerd has taken exactly these events, and a little longer for one too many.
+    /// Waits until containerd has taken exactly these events, and a little longer for a surplus one.
     pub fn expect_events(&self, expected: &[&str]) -> Verdict {
         let _ = eventually("the events", || (self.events().len() >= expected.len()).then_some(()));
         std::thread::sleep(Duration::from_millis(100));
@@ -267,7 +267,7 @@ impl<'t> Engine<'t> {
     }
 }
 
-/// Overlays where the kernel has them, else copies with bind mounts.
+/// Overlays if the kernel has them, otherwise copies with bind mounts.
 fn snapshotter() -> &'static str {
     if text("/proc/filesystems").contains("\toverlay") { "overlayfs" } else { "native" }
 }

@@ -19,13 +19,13 @@ pub fn program() -> Option<PathBuf> {
     named.or_else(|| fs::canonicalize(made).ok()).filter(|path| path.is_file())
 }
 
-/// Links it as `criu` into a directory, for programs that look for it in PATH.
+/// Links CRIU as `criu` into a directory, for programs that look for it in PATH.
 pub fn link_into(dir: &Path) -> Verdict {
     let Some(program) = program() else { return Ok(()) };
     std::os::unix::fs::symlink(program, dir.join("criu")).context("the name of CRIU")
 }
 
-/// Why checkpoints cannot be made here; `None` if they can.
+/// Why checkpoints are impossible here; `None` if they are possible.
 pub fn missing() -> Option<String> {
     // The file is there with CONFIG_CHECKPOINT_RESTORE.
     if !Path::new("/proc/sys/kernel/ns_last_pid").exists() {

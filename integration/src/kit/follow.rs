@@ -26,7 +26,7 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// A system call that looks paths up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lookup {
-    /// Which process of the command, from 0 in the order of their birth.
+    /// The number of the process, from 0 in the order of their creation.
     pub process: usize,
     /// Which lookup of that process, from 0.
     pub index: usize,
@@ -42,7 +42,7 @@ pub trait Watcher {
     fn before(&mut self, lookup: &Lookup);
     /// A lookup was made and has returned this value.
     fn after(&mut self, pid: Pid, lookup: &Lookup, value: i64);
-    /// A child has executed a program that is not the command's. From now on it is not followed.
+    /// A child has executed a program other than the command's. It is not followed any more.
     fn executed(&mut self, pid: Pid);
 }
 
@@ -204,7 +204,7 @@ impl Tracer<'_> {
 /// fchmodat2(2) has the same number on every processor. The crate libc lacks it for some.
 const FCHMODAT2: i64 = 452;
 
-/// Which arguments of the calls are paths that are looked up.
+/// The arguments of the calls that are paths to be looked up.
 const PATHS: &[(i64, &[usize])] = &[
     (libc::SYS_openat, &[1]),
     (libc::SYS_openat2, &[1]),

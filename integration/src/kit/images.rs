@@ -1,4 +1,4 @@
-//! Images in a directory, changed as an attacker would, or as another dump has them.
+//! Images in a directory, changed like an attacker's or like those of another dump.
 
 use crate::fake_criu::{bytes_field, number_field};
 use std::path::{Path, PathBuf};

@@ -49,8 +49,8 @@ pub fn count(command: Command) -> Verdict<Counted> {
 /// Runs `command`, and kills the process that makes system call number `at` (from 1);
 /// with `u32::MAX` it only counts. Returns when the command itself has ended.
 pub fn kill_at(command: Command, at: u32) -> Verdict<Injection> {
-    // The tracer is a thread of its own: when it ends, the kernel lets go of
-    // every tracee that is still alive, such as a container's init.
+    // The tracer is a separate thread: when it ends, the kernel detaches every tracee that is still alive, such as a
+    // container's init.
     let tracer = thread::spawn(move || trace(command, at));
     match tracer.join() {
         Ok(done) => done.map(|tracer| Injection { calls: tracer.calls, killed: tracer.killed }),
@@ -73,7 +73,7 @@ fn trace(command: Command, at: u32) -> Verdict<Tracer> {
     let child = stopped(&command).spawn().context("traced command")?;
     let main = Pid::from_raw(child.id().cast_signed());
     waitpid(main, Some(WaitPidFlag::WUNTRACED)).context("waiting for the stopped shell")?;
-    // The counters of a process are read in the stop at its end. A killed process has only to be gone.
+    // Without a kill, the counters of a process are read in the stop at its end.
     let last_look = if at == u32::MAX { Options::PTRACE_O_TRACEEXIT } else { Options::empty() };
     let options = last_look
         | Options::PTRACE_O_TRACESYSGOOD
@@ -134,7 +134,7 @@ struct Tracer {
 }
 
 impl Tracer {
-    /// Handles one stop; true when the command itself has ended.
+    /// Handles one stop. Returns true when the command itself has ended.
     fn take(&mut self, status: WaitStatus) -> bool {
         match status {
             WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, _, _) => {

@@ -8,13 +8,13 @@ pub fn text(path: impl AsRef<Path>) -> String {
     fs::read_to_string(path).map(|text| text.trim_end().to_owned()).unwrap_or_default()
 }
 
-/// The mount that keeps the namespace of windlass's exit pins. The first container makes it and nothing removes it.
+/// The mount that keeps the namespace of windlass's exit pins. The first container makes it, and nothing removes it.
 pub const EXIT_NAMESPACE: &str = "/run/windlass/@exits/ns";
 
 /// The directory of that mount.
 pub const EXIT_DIRECTORY: &str = "/run/windlass/@exits";
 
-/// `/proc/self/mountinfo` without [`EXIT_NAMESPACE`] and its directory, which is a mount where others follow `/run`.
+/// `/proc/self/mountinfo` without [`EXIT_NAMESPACE`] and its directory, which is a mount if others follow `/run`.
 pub fn mounts() -> String {
     mounts_of("self")
 }

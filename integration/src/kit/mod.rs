@@ -62,13 +62,13 @@ pub enum Need {
     SeLinux,
     /// The cgroup namespace is the first, from which alone a mount sets the options of cgroup2.
     FirstCgroupNamespace,
-    /// The harness has a kernel of its own, because the case changes settings of the whole kernel.
+    /// The harness has its own kernel, because the case changes settings of the whole kernel.
     OwnKernel,
-    /// The runtime is windlass: the case is about something only it has.
+    /// The runtime is windlass, because the case is about a feature that only it has.
     Windlass,
     /// CRIU, and a kernel that it supports.
     Criu,
-    /// The case lasts longer than a second or two: it gets a longer limit.
+    /// The case takes longer than a second or two, and gets a longer limit.
     Slow,
 }
 

@@ -27,7 +27,7 @@ pub fn receive(socket: &FdSocket) -> Verdict<Listener> {
 }
 
 impl Listener {
-    /// Answers the next notification with this errno; the call's number.
+    /// Answers the next notification with this errno. Returns the number of the call.
     pub fn refuse_next(&self, errno: i32) -> Verdict<i32> {
         super::console::wait_readable(&self.fd, std::time::Duration::from_secs(60))?;
         let notification = sys::seccomp_receive(&self.fd).context("SECCOMP_IOCTL_NOTIF_RECV")?;

@@ -141,7 +141,7 @@ impl Block {
     }
 }
 
-/// Puts the programs, a root file system and files where a block finds them.
+/// Puts the programs, a root file system and files where a block expects them.
 fn prepare(t: &T, dir: &Path, user: bool, files: &[(&str, &str)]) -> Verdict {
     let home = dir.join("home");
     fs::create_dir_all(dir.join("bin")).context("bin")?;

@@ -55,7 +55,7 @@ pub fn duration(t: &T) -> Duration {
     Duration::from_secs(if t.long { 60 } else { 4 })
 }
 
-/// Calls `round` until the time is up; the number of rounds.
+/// Calls `round` until the time is up. Returns the number of rounds.
 pub fn rounds<E>(limit: Duration, mut round: impl FnMut() -> Result<(), E>) -> Result<u64, E> {
     let start = Instant::now();
     let mut count = 0;

@@ -1,5 +1,4 @@
-//! An independent reader of cgroup v2: the cgroups-rs crate, which shares no
-//! code with any runtime here.
+//! An independent reader of cgroup v2: the crate cgroups-rs, which shares no code with any runtime here.
 
 use super::stop::Verdict;
 use std::path::Path;

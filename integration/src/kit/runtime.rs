@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 /// Seconds after which a command counts as hung.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// Which program a runtime is; peers differ in known ways.
+/// The program of a runtime. Peers differ in known ways.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RuntimeKind {
     /// Ours.
@@ -53,8 +53,8 @@ impl RuntimeKind {
 /// Numbers the capture files of one process.
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
-/// Where the output of a command goes. Files, not pipes: a container that
-/// outlives the command holds them open, and a pipe would never end.
+/// The files for the output of a command. A container that outlives the command holds them open, and a pipe would never
+/// end.
 #[derive(Clone, Debug)]
 pub struct Capture {
     /// Standard output.

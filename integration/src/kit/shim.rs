@@ -1,4 +1,4 @@
-//! A container below `windlass-shim`, and its protocol as an engine in any language would speak it.
+//! A container below `windlass-shim`, and the shim's protocol as any engine would speak it.
 
 use super::machine::text;
 use super::ran::Ran;
@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-/// A container of the shim's, deleted when the case lets go of it.
+/// A container of the shim, deleted on drop.
 pub struct Shimmed<'t> {
     t: &'t T,
     pub id: String,
@@ -175,7 +175,7 @@ impl Connection {
         Ok(serde_json::from_str(&line)?)
     }
 
-    /// A request and its answer, which must be none of refusal.
+    /// Sends a request. The answer must not be a refusal.
     pub fn call(&mut self, op: &str, members: Value) -> Verdict<Value> {
         let seq = self.ask(op, members)?;
         loop {

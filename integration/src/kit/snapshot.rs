@@ -1,4 +1,4 @@
-//! A directory tree as text, to see whether it was changed.
+//! A directory tree as text, to detect changes.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;

@@ -50,7 +50,7 @@ impl T {
         self.run(&self.bundle()?.sh(script))
     }
 
-    /// `create`, which may fail; the container cleans up after itself.
+    /// Runs `create`, which may fail. The container is deleted on drop.
     pub fn try_create(&self, bundle: &Bundle, options: &[&str]) -> Verdict<(Ran, Container<'_>)> {
         bundle.write()?;
         let id = self.id();

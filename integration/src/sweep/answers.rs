@@ -9,7 +9,7 @@ const TEXT: &str = include_str!("../../sweep/answers");
 /// The rows of the file.
 pub struct Answers(Vec<Answer>);
 
-/// An injection by which a verb learns something, and goes another way.
+/// An injection from which a verb learns a fact, and continues in another way.
 struct Answer {
     /// The row without its reason, with single spaces.
     row: String,

@@ -71,7 +71,7 @@ impl Around {
         Ok(around)
     }
 
-    /// Starts the process whose namespaces are joined, if the kind has one.
+    /// Starts the process whose namespaces are joined, if the kind of bundle has one.
     pub fn hold(&mut self, kind: &str) -> Verdict {
         let flags: &[&str] = match kind {
             "joined" | "cri" => &["--net", "--ipc", "--uts"],
@@ -86,7 +86,7 @@ impl Around {
         let pid = child.id().to_string();
         self.holder = Some(child);
         crate::kit::wait::eventually("the namespaces to join", || {
-            // A census knows it by its command line, which a process has some time after the name of its program.
+            // A census identifies it by its command line, which a process has some time after the name of its program.
             let line = crate::kit::machine::text(format!("/proc/{pid}/cmdline"));
             (link(&pid) != link("self") && line.starts_with("sleep\0")).then_some(())
         })
@@ -231,7 +231,7 @@ fn cri(around: &Around) -> Value {
     config
 }
 
-/// Changes the owner of a root filesystem to the user of this kind.
+/// Gives a root filesystem to the user of this kind of bundle.
 pub fn give(rootfs: &Path, kind: &str) -> Verdict {
     let owner = match kind {
         "userns" => FIRST_ID,

@@ -1,4 +1,4 @@
-//! The names of system calls. Those that multiplex have their request in the name.
+//! The names of system calls. For a multiplexing call, the request is part of the name.
 
 macro_rules! names {
     ($($name:ident $number:ident),* $(,)?) => {

@@ -66,7 +66,7 @@ impl Subject {
         }
     }
 
-    /// Why others cannot be compared with this run without an injection; `None` if they can.
+    /// Why this run without an injection cannot be the reference; `None` if it can.
     pub fn is_wrong(self, seen: &Seen) -> Option<String> {
         let is_right = match self {
             Subject::Verb(_) => [Some(0), Some(42)].contains(&seen.code),

@@ -15,7 +15,7 @@ pub struct Census(BTreeMap<String, u32>);
 /// After this long without a change, the count is taken as final.
 const STILL: Duration = Duration::from_secs(1);
 
-/// Where to look besides the mounts, cgroups and processes of the whole machine.
+/// The places to look at besides the mounts, cgroups and processes of the whole machine.
 pub struct Places {
     /// State roots: everything below them counts.
     pub roots: Vec<PathBuf>,

@@ -46,7 +46,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use worker::Order;
 
-/// Harnesses at a time. They mostly wait for something to end, or to see that nothing changes.
+/// Number of harnesses at once. They mostly wait for an end, or to see that nothing changes.
 const WORKERS: usize = 6;
 
 /// The kinds of sweeps, by name.
@@ -71,7 +71,7 @@ pub fn main(args: &Args) -> ExitCode {
             false
         }
     };
-    // Each has harnesses of its own, and most of the time the workers of the one wait.
+    // Each sweep has its own harnesses, whose workers mostly wait.
     let is_good = if extent.calls || extent.kills {
         thread::scope(|scope| {
             let others = scope.spawn(others);
@@ -138,7 +138,7 @@ fn sweep(args: &Args, extent: Extent) -> Result<Report, String> {
     Ok(report)
 }
 
-/// Opens the file of results. One of the same programs is continued; another is begun anew.
+/// Opens the file of results. Results of the same programs are continued; others are begun anew.
 fn begin(progress: &Path, args: &Args) -> Result<Report, String> {
     let text = fs::read_to_string(progress).unwrap_or_default();
     let stamp = |path: &Path| fs::metadata(path).map(|meta| format!("{} {}", meta.len(), meta.mtime()));

@@ -53,13 +53,13 @@ pub enum Outcome {
     Tolerated,
     /// The run has taken another way, as this row of `answers` says.
     Answered(String),
-    /// The verb has failed and reported it. The flag says whether it named the call.
+    /// The verb has failed and reported it. The flag is whether it named the call.
     Failed(bool),
     /// The command was killed, and everything could be removed.
     Killed,
     /// The call was not made in this run.
     Unreached,
-    /// Something is wrong: the kind of fault, and the details.
+    /// A fault: its kind, and the details.
     Fault(&'static str, String),
 }
 
@@ -106,7 +106,7 @@ pub fn judge(base: &Seen, seen: &Seen, call: &str, action: Action, main_killed: 
             None => Outcome::Tolerated,
         };
     }
-    // Init was killed, and the exit code says so as a shell's does.
+    // Init was killed, and the exit code reports that as a shell's would.
     let as_killed = action == Action::Kill && code == 128 + libc::SIGKILL;
     if seen.error.trim().is_empty() && !as_killed {
         return fault("fails without a word", format!("exit code {code}"));

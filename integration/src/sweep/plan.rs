@@ -36,7 +36,7 @@ pub fn plan(trace: &Trace, table: &Table, extent: Extent) -> Result<Plan, String
         if !extent.calls {
             continue;
         }
-        // To inject the error that it returns anyway would change nothing.
+        // Injecting the error that the call returns anyway would change nothing.
         let other = |errno: &&Errno| call.error != Some(**errno as i32);
         let errors = errors.iter().filter(other).take(if extent.short { 1 } else { usize::MAX });
         plan.injections.extend(errors.map(|errno| (call.point.clone(), Action::Fail(*errno))));

@@ -5,10 +5,10 @@ use nix::errno::Errno;
 use std::fmt::{self, Display};
 use std::str::FromStr;
 
-/// A system call of a process of a command, described so that it is found again in another run.
+/// A system call of a process of a command, described so that it is found in another run.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Point {
-    /// The process: `main`, and `main.n` for its n-th child. A process that existed before has the name it was given.
+    /// The process: `main`, and `main.n` for its n-th child. A process that existed before has its given name.
     pub process: String,
     /// The name of the call.
     pub call: String,

@@ -61,7 +61,7 @@ const SLOW: (u64, usize) = (1000, 20);
 /// The percentage of points that must be reached.
 const REACHED: u64 = 99;
 
-/// Prefixes of scenario names for which the share that was reached is reported: all, some verbs, the shim.
+/// Prefixes of scenario names for which the reached share is reported: all, some verbs, the shim.
 const GROUPS: &[&str] = &["", "run/", "exec", "delete", "shim-"];
 
 impl Report {

@@ -61,7 +61,7 @@ const KNOWN: &[Known] = &[
     },
 ];
 
-/// The injection that reveals all of them: the runtime, a child of the script, cannot read the state or the bundle.
+/// The injection that reveals all faults: the runtime, a child of the script, cannot read the state or the bundle.
 const AT: &str = "main.1/openat#2 EMFILE";
 
 /// The runtime under test with a fault added.

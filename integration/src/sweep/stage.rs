@@ -1,4 +1,4 @@
-//! The directories, the state root and the user with which one verb is swept on one bundle.
+//! The directories, the state root and the user of a sweep of one verb on one bundle.
 
 use super::bundles::{self, Around, USER};
 use super::census::{Census, Places};
@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 /// A command that takes longer hangs. A traced command takes a tenth of a second, and a busy machine makes it a hundred
-/// times slower, not a thousand.
+/// times slower, but not a thousand times.
 pub const LIMIT: Duration = Duration::from_secs(120);
 
 /// Which program a container runs.
@@ -36,7 +36,7 @@ pub struct Stage {
     pub dir: PathBuf,
     /// The runtime that is executed.
     pub runtime: PathBuf,
-    /// Device and inode of each program under test; empty if that is the runtime alone.
+    /// Device and inode of each program under test; empty if only the runtime is.
     pub tested: Vec<(u64, u64)>,
     /// The shim that is executed.
     pub shim: PathBuf,

@@ -52,7 +52,7 @@ impl Stdio {
         Ok(Stdio { out, err, terminal, witness })
     }
 
-    /// The output. On a terminal, `END` may arrive late and is waited for.
+    /// The output. On a terminal, `END` may arrive late, so this waits for it.
     pub fn output(&self) -> String {
         match &self.terminal {
             Some(drain) => drain.until("END", Duration::from_secs(10)),
@@ -95,7 +95,7 @@ impl Drain {
         Drain(seen)
     }
 
-    /// The bytes up to `end`, or those that have arrived at the time limit.
+    /// The bytes up to `end`, or the bytes so far at the time limit.
     pub fn until(&self, end: &str, limit: Duration) -> String {
         let begun = Instant::now();
         loop {

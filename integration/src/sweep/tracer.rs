@@ -47,7 +47,7 @@ pub struct Trace {
 pub struct Request {
     /// The command, with its stdio.
     pub command: Command,
-    /// A process that already exists and takes part, with its name.
+    /// An existing process that takes part, with its name.
     pub partner: Option<(Pid, &'static str)>,
     /// Device and inode of each program under test.
     pub programs: Vec<(u64, u64)>,
@@ -114,7 +114,7 @@ impl Session {
         thread.join().unwrap_or_else(|_| fail("the tracer panicked"))
     }
 
-    /// Reaps a command that has not ended, after all processes were killed.
+    /// Reaps a command that was still running, after all processes were killed.
     pub fn collect(&self) {
         let _ = waitpid(self.main, Some(WaitPidFlag::__WALL));
     }
@@ -210,7 +210,7 @@ impl Tracer {
         self.tracees.insert(pid, Tracee { name, children: 0, pending: None, counts: BTreeMap::new() });
     }
 
-    /// A process need not stop at its calls before it executes a program, or once everything is done.
+    /// A process need not stop at its calls before it executes a program, or after the action.
     fn resume(&self, pid: Pid, signal: Option<Signal>) {
         let _ = if self.seen.reached || (pid == self.main && !self.started) {
             ptrace::cont(pid, signal)
@@ -295,7 +295,7 @@ impl Tracer {
         self.resume(pid, None);
     }
 
-    /// Records a call, or acts at it. True if the process has ended.
+    /// Records a call, or acts at it. Returns true if the process has ended.
     fn enters(&mut self, pid: Pid, call: String) -> bool {
         let Some(tracee) = self.tracees.get_mut(&pid) else {
             return false;
@@ -338,7 +338,7 @@ impl Tracer {
     }
 }
 
-/// The name of a call, with the type of the file for read(2) and write(2): it decides which errors are possible.
+/// The name of a call, for read(2) and write(2) with the type of the file, which determines the possible errors.
 fn named(pid: Pid, number: i64, arguments: &[u64; 6]) -> String {
     let name = calls::name(number, arguments);
     if name != "read" && name != "write" {

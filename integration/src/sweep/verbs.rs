@@ -45,7 +45,7 @@ pub struct Verb {
     pub speaks: bool,
     /// Whether the container's init takes part.
     pub partner: bool,
-    /// Whether the container that a success leaves ends by itself.
+    /// Whether the container of a successful run ends by itself.
     pub ends: bool,
     /// The statuses that the container may have after a failure.
     pub failed: &'static [&'static str],
@@ -53,7 +53,7 @@ pub struct Verb {
     output: fn(&str) -> String,
     /// The effect, after a success.
     effect: fn(&Scene) -> Verdict<Vec<Fact>>,
-    /// The kinds of bundles that it is swept on; an empty list means all.
+    /// The kinds of bundles for this verb; an empty list means all.
     kinds: &'static [&'static str],
 }
 
@@ -128,7 +128,7 @@ impl<'s> Scene<'s> {
         words
     }
 
-    /// Runs `create`, with its output to the file that takes the payload's.
+    /// Runs `create`, with its output to the file for the payload's output.
     fn run_into_file(&self, words: &[&str]) -> Verdict {
         let mut command = self.stage.command(words);
         let errors = self.stage.dir.join("create.err");
@@ -445,7 +445,7 @@ pub const VERBS: &[Verb] = &[
         name: "resume",
         before: Before::Paused,
         words: |scene| words(&["resume", &scene.id]),
-        // The container was thawed and was not seen to run. Freezing it again would help nobody.
+        // The container was thawed and may have run, so freezing it again would not help.
         failed: &["paused", "running"],
         ..BASE
     },

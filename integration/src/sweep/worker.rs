@@ -127,7 +127,7 @@ fn sweep(order: &Order) -> Verdict {
     Ok(())
 }
 
-/// Mounts a new /tmp, unless a program is in it. Whatever is left there or in /run is then noticed.
+/// Mounts a new /tmp, unless a program is in it. Files that are left there or in /run are then noticed.
 fn own_tmp(order: &Order) -> Verdict<Vec<PathBuf>> {
     if [&order.runtime, &order.shim, &order.progress].iter().any(|path| path.starts_with("/tmp")) {
         return Ok(vec!["/run".into()]);

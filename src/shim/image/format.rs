@@ -123,7 +123,7 @@ impl Kinds {
 pub(crate) struct Encoder {
     out: Vec<u8>,
     descriptors: Vec<u32>,
-    /// The kinds of the fields that are being written, each in the one before.
+    /// The kinds of the fields that are being written, from the outermost inwards.
     within: Vec<u64>,
     kinds: Kinds,
     /// Every descriptor is written as the same number, so that the images of two processes can be compared.

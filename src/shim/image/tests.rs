@@ -466,7 +466,7 @@ fn an_image_that_was_cut_or_changed_is_refused_and_never_half_believed() {
     }
 }
 
-/// A message as an earlier version has it, and as a later one.
+/// A message in an earlier and in a later version.
 #[derive(Debug, Default, PartialEq)]
 struct Earlier {
     kept: u32,

@@ -1,4 +1,4 @@
-//! Checkpoints, by a real CRIU that is first in the engine's PATH.
+//! Checkpoints, by a real CRIU that comes first in the engine's PATH.
 
 use crate::case::chapter;
 use crate::engine::{Engine, start_dockerd};
@@ -31,7 +31,7 @@ pub fn counting(s: &Session) -> Verdict<String> {
     Ok(name)
 }
 
-/// Does something while CRIU is first in the engine's PATH.
+/// Does `work` while CRIU comes first in the engine's PATH.
 pub fn with_criu(s: &Session, work: impl FnOnce() -> Verdict) -> Verdict {
     if let Some(missing) = criu::missing() {
         return skip(missing);

@@ -79,7 +79,7 @@ fn a_checkpoint_follows_one_of_memory_alone(s: &Session) -> Verdict {
         let before = s.scratch()?.join("before.tar.gz");
         let before = before.display();
         let first = s.run(&format!("container checkpoint --pre-checkpoint --export {before} {name}"))?;
-        // In the words of the runtime, and of podman, which asks CRIU itself.
+        // The words of the runtime, or of podman, which asks CRIU itself.
         if ["missing features: [MemTrack]", "memory tracking"].iter().any(|why| first.stderr.contains(why)) {
             s.ok(&format!("rm -f {name}"))?;
             return skip(format!("the kernel does not track memory: {}", first.stderr.trim()));

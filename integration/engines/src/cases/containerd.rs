@@ -31,7 +31,7 @@ chapter! { [Containerd] "tasks":
 
 /// `ctr run` with the runtime under test.
 fn run(s: &Session, options: &str, id: &str, words: &str) -> String {
-    // ctr asks for the default weight of the CPU, which a kernel without that controller cannot give.
+    // ctr sets the default weight of the CPU, which a kernel without that controller refuses.
     let shares = if Need::Controller("cpu").missing().is_some() { "--cpu-shares 0" } else { "" };
     format!("run {shares} --runc-binary {} {options} {NAME} {id} {words}", s.below.runtime.display())
 }
@@ -91,7 +91,7 @@ fn a_task_is_listed_paused_resumed_and_killed(s: &Session) -> Verdict {
     removed(s, &id, 137)
 }
 
-/// Removes an ended task, which must have ended with this code: `ctr` prints it as a warning.
+/// Removes an ended task, which must have this exit code: `ctr` prints it as a warning.
 fn removed(s: &Session, id: &str, code: i32) -> Verdict {
     s.run(&format!("tasks rm {id}"))?.ok()?.stderr_has(&format!("exit code {code}")).map(drop)
 }
@@ -131,7 +131,7 @@ fn metrics_are_there(s: &Session) -> Verdict {
 
 fn events(s: &Session) -> Verdict<Background> {
     let follow = s.background(s.command("events"))?;
-    // Until an event comes through nobody knows that the subscription is there.
+    // Only an event shows that the subscription exists.
     until("the subscription", || {
         s.ok(&format!("namespaces create {}", s.name()))?;
         Ok(follow.stdout().contains("/namespaces/create").then_some(()))

@@ -1,5 +1,5 @@
-//! Pods and containers as a kubelet asks for them. A container of the plugin always has limits,
-//! so that all of it needs the controllers.
+//! Pods and containers as a kubelet requests them. A container of the plugin always has limits, so that every case
+//! needs the controllers.
 
 use crate::case::chapter;
 use crate::cri::stream::{INPUT, SIZE, Stream};
@@ -112,7 +112,7 @@ fn exec_sync_output_is_capped(s: &Session) -> Verdict {
     ensure_eq!(bytes(MIB).context("ExecSync")?.stdout.len(), MIB, "what is below the cap");
     match bytes(20 * MIB) {
         Ok(done) => ensure_eq!((done.stdout.len(), done.exit_code), (16 * MIB, 0), "bytes and code"),
-        // containerd 1.6 cuts the output at 16 MiB, and then may not send an answer of that size.
+        // containerd 1.6 truncates the output at 16 MiB, and then may not send an answer of that size.
         Err(status) => ensure_eq!(status.code(), Code::ResourceExhausted, "{status}"),
     }
     ensure_eq!(client.sh(&id, "echo alive")?, "alive", "exec afterwards");
@@ -159,7 +159,7 @@ fn namespaces_of_the_host_are_used_when_told(s: &Session) -> Verdict {
     let security = LinuxSandboxSecurityContext { namespace_options: Some(options.clone()), ..Default::default() };
     let (client, pod) = pod(s, |config| {
         config.linux.get_or_insert_default().security_context = Some(security);
-        // As a kubelet does: without it the name would be the host's.
+        // A kubelet clears the name, which would otherwise be the host's.
         config.hostname.clear();
     })?;
     let id = client.container(&pod, "main", WAIT, |config| {

@@ -79,7 +79,7 @@ fn a_volume_of_a_pod_with_a_user_namespace_keeps_its_owners(s: &Session) -> Verd
     Ok(())
 }
 
-/// A directory with another mount in it; the mount of it that `change` makes special.
+/// Makes a directory with another mount in it, and returns a mount of it, which `change` edits.
 fn nested(s: &Session, change: impl FnOnce(&mut Mount)) -> Verdict<Mount> {
     let dir = s.scratch()?;
     fs::create_dir(dir.join("inner"))?;
@@ -157,7 +157,7 @@ fn a_container_is_resized_in_place(s: &Session) -> Verdict {
             ..Default::default()
         };
     })?;
-    // Up and down, alone and together, as a kubelet does after a change of the pod.
+    // Larger and smaller limits, alone and together, as a kubelet sets them after a change of the pod.
     let steps = [
         (128_i64, 0_i64, 0_i64, "134217728\n50000 100000"),
         (0, 80_000, 1024, "134217728\n80000 100000"),

@@ -49,7 +49,7 @@ fn a_sysctl_of_a_namespace_is_set(s: &Session) -> Verdict {
 
 fn a_sysctl_of_the_whole_host_is_refused_with_a_reason(s: &Session) -> Verdict {
     let before = text("/proc/sys/vm/max_map_count");
-    // The clients refuse these names themselves. A program that speaks to dockerd's socket reaches the runtime.
+    // The clients refuse these names themselves. A program that uses dockerd's socket reaches the runtime.
     s.run(&format!("run --rm --sysctl vm.max_map_count=262144 {NAME} true"))?
         .fails()?
         .stderr_has("vm.max_map_count")?;
@@ -68,7 +68,7 @@ fn a_sysctl_of_the_whole_host_is_refused_with_a_reason(s: &Session) -> Verdict {
 }
 
 fn ulimits_are_set(s: &Session) -> Verdict {
-    // podman raises the limit of processes where nothing is said of it, which not every root may.
+    // podman raises the limit of processes by default, which not every root may.
     let seen = s.inside(
         "--ulimit nofile=100:200 --ulimit core=0 --ulimit nproc=1000:1000",
         "ulimit -Sn; ulimit -Hn; ulimit -c",
@@ -255,7 +255,7 @@ fn a_health_check_turns_healthy_and_unhealthy(s: &Session) -> Verdict {
     wait_running(s, &name)?;
     let becomes = |word: &str| {
         until(&format!("the container to be {word}"), || {
-            // podman leaves the timing to systemd timers, which are not here: the check is asked for.
+            // podman leaves the timing to systemd timers, which do not run here, so the case runs the check.
             if s.engine == Engine::Podman {
                 s.run(&format!("healthcheck run {name}"))?;
             }

@@ -35,13 +35,13 @@ const PAGE: &str = include_str!("../../../../docs/kubernetes.md");
 const MANIFESTS: &str = "/etc/kubernetes/manifests";
 const IMAGE: &str = "docker.io/library/busybox:latest";
 
-/// How the page's table of runc for containerd 1.x begins.
+/// The beginning of the page's table of runc for containerd 1.x.
 const RUNC: &str = "[plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.runc]\n";
 
 /// The ids of a pod with a user namespace.
 const IDS: IdMapping = IdMapping { host_id: 300_000, container_id: 0, length: 65_536 };
 
-/// A kubelet's part: the pods of the manifests in a directory are there, and no others.
+/// Plays a kubelet: exactly the pods of the manifests in a directory run.
 struct Kubelet {
     client: Client,
     manifests: PathBuf,
@@ -125,7 +125,7 @@ fn ours(s: &Session) -> Verdict {
     if s.below.kind == RuntimeKind::Windlass { Ok(()) } else { skip("another runtime's page") }
 }
 
-/// Runs the commands of the page, and does a kubelet's part after each of its blocks.
+/// Runs the commands of the page, and plays the kubelet after each of its blocks.
 fn the_static_pod_of_the_page_does_what_it_says(s: &Session) -> Verdict {
     ours(s)?;
     since(s, 2, 0)?;

@@ -41,7 +41,7 @@ chapter! { [Docker, Podman] "life":
     a_configuration_that_cannot_be_had_is_told_about,
 }
 
-/// Prints the size of the terminal whenever it is another, and ends at 12 by 34.
+/// Prints the size of the terminal whenever it changes, and ends at 12 by 34.
 pub const WATCH_SIZE: &str = "while :; do now=$(stty size 2>/dev/null); [ \"$now\" = \"$old\" ] || echo $now; old=$now
     [ \"$now\" != '12 34' ] || exit 7; sleep 0.05; done";
 
@@ -77,7 +77,7 @@ fn run_of_a_file_that_is_no_program_exits_with_126(s: &Session) -> Verdict {
 fn run_of_a_killed_program_exits_with_137_and_of_a_terminated_one_with_143(s: &Session) -> Verdict {
     for (signal, code) in [("KILL", 137), ("TERM", 143)] {
         let name = s.name();
-        // The first process of a pid namespace is deaf to signals that it does not handle; one in the host's is not.
+        // The first process of a PID namespace ignores signals that it does not handle; one in the host's does not.
         let mut running = s.background(s.command(&format!("run --rm --name {name} --pid host {NAME} sleep 1000")))?;
         wait_running(s, &name)?;
         s.ok(&format!("kill -s {signal} {name}"))?;
@@ -191,7 +191,7 @@ fn attach_shows_the_output_and_passes_signals_on(s: &Session) -> Verdict {
     let mut attached = s.background(s.command(&format!("attach {name}")))?;
     attached.until("here")?;
     attached.signal(Signal::SIGTERM)?;
-    // podman's attach ends with 0, whatever the container ends with.
+    // podman's attach ends with 0, whatever the exit code of the container is.
     let code = if s.engine == Engine::Docker { 9 } else { 0 };
     ensure_eq!(attached.wait()?, code, "exit code of attach");
     ensure_eq!(s.ok(&format!("wait {name}"))?, "9", "exit code of the container");
@@ -280,7 +280,7 @@ fn events_tell_the_life_in_order(s: &Session) -> Verdict {
     s.run_with(&format!("run --name {name} {NAME} sh -c"), "exit 4")?.code_is(4)?;
     s.ok(&format!("rm {name}"))?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs() + 1;
-    // podman may stop to read at that time before it has begun.
+    // podman may stop reading at that time before it has begun.
     let end = if s.engine == Engine::Docker { format!("--until {now}") } else { "--stream=false".to_owned() };
     let words = format!("events --since 1m {end} --filter container={name} --format");
     let seen = s.ok_with(&words, "{{.Status}}")?;

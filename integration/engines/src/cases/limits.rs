@@ -65,7 +65,7 @@ fn cpu_is_limited_and_weighed(s: &Session) -> Verdict {
     ensure_eq!(cgroup(s, "--cpus 0.5 --cpu-shares 512", "cpu.max")?, "50000 100000", "cpu.max");
     let weight = cgroup(s, "--cpu-shares 512", "cpu.weight")?;
     let weight: u32 = weight.parse().unwrap_or(0);
-    // Two conversions are about: runc's first one gives 20, the newer one 59.
+    // Two conversions exist: runc's first one gives 20, the newer one 59.
     ensure!([20, 59].contains(&weight), "cpu.weight for 512 shares: {weight}");
     Ok(())
 }

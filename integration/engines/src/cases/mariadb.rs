@@ -20,7 +20,7 @@ chapter! { [Docker] "database":
 const TREE: &str = "/var/cache/windlass-engines/mariadb.tar";
 const IMAGE: &str = "localhost/mariadb:latest";
 
-/// Starts as the images of databases do, which first make the tables of an empty volume.
+/// Starts like the images of databases, which first make the tables of an empty volume.
 const SERVE: &str = "mkdir -p /run/mysqld; chown mysql /run/mysqld
     [ -d /var/lib/mysql/mysql ] || mariadb-install-db --user=mysql --skip-test-db > /dev/null
     exec mariadbd --user=mysql --bind-address=0.0.0.0 --skip-name-resolve --init-file=/init.sql";

@@ -1,5 +1,4 @@
-//! The cases, one file a chapter. Those for docker and podman are the same code: the two
-//! have one command line.
+//! The cases, one file a chapter. docker and podman share their cases, because they have one command line.
 
 use crate::case::Case;
 use crate::engine::Engine;

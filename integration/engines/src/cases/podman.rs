@@ -65,7 +65,7 @@ fn a_checkpoint_is_refused_with_a_reason(s: &Session) -> Verdict {
     let name = s.sleeper("")?;
     let ran = s.run(&format!("container checkpoint {name}"))?;
     if s.below.kind == RuntimeKind::Windlass {
-        // The newer one looks for criu before it asks the runtime.
+        // A newer podman looks for criu before it asks the runtime.
         ran.fails()?.stderr_has_any(&["checkpoint", "criu"])?;
         ensure_eq!(s.inspect(&name, "{{.State.Status}}")?, "running", "the container afterwards");
     }

@@ -1,4 +1,4 @@
-//! podman as an ordinary user: the runtime is in a user namespace that is not its own.
+//! podman as an ordinary user: the runtime is in a user namespace that podman has made.
 
 use super::network::answers;
 use crate::case::chapter;
@@ -171,7 +171,7 @@ fn way_out(s: &Session) -> Verdict {
     s.host_sh(script)?.ok().map(drop)
 }
 
-/// A server on a network of this kind answers at a port of the host, and reaches nothing it should not.
+/// A server on a network of this kind answers at a port of the host, and reaches nothing else of the host.
 fn publishes(s: &Session, network: &str, port: u16) -> Verdict {
     let (user, name) = (User::new(s)?, s.name());
     let run = format!("run -d --network {network} -p {port}:80 --name {name} {NAME} sh -c");

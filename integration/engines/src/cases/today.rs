@@ -29,7 +29,7 @@ fn plugin(s: &Session, name: &str) -> Verdict {
     }
 }
 
-/// Starts the daemon anew with more in its configuration; `work`, and the usual daemon again.
+/// Restarts the daemon with more configuration, does `work`, and starts the usual daemon again.
 fn with_configuration(s: &Session, more: Value, options: &[&str], work: impl FnOnce() -> Verdict) -> Verdict {
     let mut file: Value = serde_json::from_str(&docker_configuration(s)).context("daemon.json")?;
     file.as_object_mut().into_iter().for_each(|file| file.extend(more.as_object().cloned().unwrap_or_default()));
@@ -155,10 +155,10 @@ fn buildx_builds_with_the_runtime_that_is_called_runc(s: &Session) -> Verdict {
     fs::remove_file(s.path("bin/runc")).context("runc")
 }
 
-/// Where engines look for descriptions of devices. In the harness it is a tmpfs.
+/// The directory in which engines look for descriptions of devices. In the harness it is a tmpfs.
 const CDI: &str = "/run/cdi";
 
-/// Describes the device `example.com/device=one`; the file that its hook makes on the host.
+/// Describes the device `example.com/device=one`. Returns the file that its hook makes on the host.
 pub fn describe_device(s: &Session) -> Verdict<std::path::PathBuf> {
     let (shared, seen) = (s.scratch()?, s.path(&s.name()));
     fs::write(shared.join("driver"), "of the host\n")?;

@@ -77,7 +77,7 @@ impl Client {
         Ok(Pod { id: made.pod_sandbox_id, config })
     }
 
-    /// Starts a shell script in a pod, in a container that `change` makes special; its id.
+    /// Starts a shell script in a pod, in a container that `change` edits. Returns its id.
     pub fn container(
         &self,
         pod: &Pod,
@@ -112,7 +112,7 @@ impl Client {
         self.call(async |mut service| service.exec_sync(request).await)
     }
 
-    /// The standard output of a shell script in a container, which must succeed, trimmed.
+    /// Runs a shell script in a container, which must succeed. Returns its trimmed standard output.
     pub fn sh(&self, id: &str, script: &str) -> Verdict<String> {
         let done = self.exec(id, script, 60).context("ExecSync")?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();

@@ -63,7 +63,7 @@ pub fn load(session: &Session) -> Verdict {
 /// Removes pods, containers and volumes.
 pub fn clean(session: &Session) -> Verdict {
     session.ok("pod rm --all --force --time 0")?;
-    // The first attempt stops at a container on which another depends that is removed after it.
+    // The first attempt stops at a container on which a later one depends.
     let remove = "rm --all --force --volumes --time 0";
     if session.run(remove)?.code != 0 {
         session.ok(remove)?;

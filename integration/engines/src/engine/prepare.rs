@@ -21,15 +21,14 @@ pub fn bind_over(session: &Session, file: &str, text: &str) -> Verdict {
     if known { Ok(()) } else { mount(Some(&ours), file, None::<&str>, MsFlags::MS_BIND, None::<&str>).context(file) }
 }
 
-/// Puts a program among the first of the session's `PATH` under this name.
+/// Links a program into the first directory of the session's `PATH`, under this name.
 pub(super) fn link(session: &Session, target: &std::path::Path, name: &str) -> Verdict {
     let link = session.path("bin").join(name);
     let _ = fs::remove_file(&link);
     symlink(target, &link).context(link.display())
 }
 
-/// Whether this kernel is User-Mode Linux, whose nftables cannot do NAT and whose modules are in a
-/// directory of their own.
+/// Whether this kernel is User-Mode Linux, whose nftables cannot do NAT and whose modules are in their own directory.
 pub(super) fn user_mode_linux() -> bool {
     fs::read_to_string("/proc/cpuinfo").is_ok_and(|text| text.contains("User Mode Linux"))
 }

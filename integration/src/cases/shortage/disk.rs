@@ -85,7 +85,7 @@ impl Drop for Disk<'_> {
     }
 }
 
-/// Verbs that make a container, on a state root with ever more room.
+/// Verbs that make a container, on a state root with a growing amount of room.
 pub fn growing_state_root(t: &T) -> Verdict {
     let subject = ShortageSubject::new(t, |bundle| bundle)?;
     for lack in LACKS {
@@ -151,7 +151,7 @@ pub fn beside(t: &T) -> Verdict {
     Ok(())
 }
 
-/// A volume in which mount points, devices and the working directory are to be made has no room.
+/// A volume without room, in which mount points, devices and the working directory are to be made.
 pub fn volume(t: &T) -> Verdict {
     let at = t.path("small");
     let below = |bundle: crate::kit::Bundle| bundle.bind(&at, "/volume", &["rbind", "rw"]);

@@ -9,7 +9,7 @@ use crate::kit::{T, Verdict};
 use std::fs;
 use std::path::Path;
 
-/// Verbs that make something, executed by a script that makes a resource short.
+/// Verbs that create a resource, executed by a script that makes it scarce.
 fn below(t: &T, before: &[StatusBefore], amounts: &[u64], missing: Missing, script: &dyn Fn(u64) -> String) -> Verdict {
     let subject = ShortageSubject::new(t, |bundle| bundle)?;
     let makes =
@@ -79,10 +79,10 @@ fn with_setting(file: &str, value: u64, tried: impl FnOnce() -> Verdict) -> Verd
     done
 }
 
-/// More mounts or keys than the machine has: the limit at all other times.
+/// More mounts or keys than the machine has: the limit outside of attempts.
 const ENOUGH: u64 = 100_000;
 
-/// Sets a kernel parameter for one command. Containers are prepared and removed without the limit.
+/// Sets a kernel parameter for one command alone. Containers are prepared and removed without the limit.
 fn meanwhile(file: &str, amount: u64) -> String {
     format!("echo {amount} >{file}; \"$@\"; code=$?; echo {ENOUGH} >{file}; exit $code")
 }

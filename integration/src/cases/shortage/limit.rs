@@ -1,4 +1,4 @@
-//! Which resource is short, and how it is limited for a command.
+//! The scarce resource, and how it is limited for a command.
 
 use std::process::{Command, Stdio};
 
@@ -51,7 +51,7 @@ impl Limit {
     }
 }
 
-/// Arguments, directory and environment of a command, for another program.
+/// Another program with the arguments, directory and environment of a command.
 fn again(command: &Command, mut other: Command) -> Command {
     other.args(command.get_args()).stdin(Stdio::null());
     if let Some(dir) = command.get_current_dir() {

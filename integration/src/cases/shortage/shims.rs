@@ -18,7 +18,7 @@ use std::time::Duration;
 
 const TIME: Duration = Duration::from_secs(60);
 
-/// `run` of a container that ends with 7 once it gets a line. Returns whether it was started and its end recorded.
+/// Runs a container that ends with 7 after it gets a line. Returns whether it was started and its end recorded.
 fn begins(t: &T, bundle: &Bundle, limit: Limit) -> Verdict<bool> {
     let id = t.id();
     let mut command = shim::run_command(t, bundle, &id)?;
@@ -72,7 +72,7 @@ pub fn descriptors(t: &T) -> Verdict {
     crate::kit::stop::fail("windlass-shim run never succeeds")
 }
 
-/// The shim's directory is on a file system with ever more room.
+/// The shim's directory is on a file system with a growing amount of room.
 pub fn room(t: &T) -> Verdict {
     let bundle = waiting(t)?;
     for lack in LACKS {

@@ -125,7 +125,7 @@ impl<'t> ShortageSubject<'t> {
     /// Runs a verb while a resource is short, and judges it. Returns whether it has succeeded.
     pub fn attempt(&self, words: &[&str], id: &str, limit: Limit) -> Verdict<bool> {
         let ran = match self.limited(words, id, limit) {
-            // Rather than kill it, the kernel may read a program's pages again and again. Then the test kills it.
+            // The kernel may read a program's pages repeatedly rather than kill it. Then the test kills it.
             Err(_) if matches!(limit, Limit::World(Missing::Memory)) => return Ok(false),
             ran => ran?,
         };
@@ -137,7 +137,7 @@ impl<'t> ShortageSubject<'t> {
         Ok(ran.code == 0)
     }
 
-    /// Removes the container once nothing is short any more. Nothing of it may be left.
+    /// Removes the container without any shortage. Nothing of it may be left.
     pub fn clean(&self, id: &str) -> Verdict {
         self.must(&["delete", "--force", "ID"], id).context("delete --force afterwards")?;
         gone(self.t, id)

@@ -40,7 +40,7 @@ const COVER_FILE: &str = "/etc/group";
 /// A copy of busybox over which nothing is mounted.
 pub const BUSYBOX: &str = "/busybox";
 
-/// All of them. Some do not exist until the runtime makes them.
+/// All targets. Some do not exist until the runtime makes them.
 pub const TARGETS: &[Target] = &[
     Target { path: "rootfs/race", aliases: &["link"], is_source: false },
     target("rootfs/link"),
@@ -150,7 +150,7 @@ pub enum Form {
 pub struct Exchange {
     at: PathBuf,
     with: PathBuf,
-    /// A process of the container in whose mount namespace something is mounted at the entry instead.
+    /// A process of the container in whose mount namespace the entry is mounted over instead.
     mounted_by: Option<Pid>,
     /// While the exchange is in place: whether the entry existed before.
     stands: Option<bool>,

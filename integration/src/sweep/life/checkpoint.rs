@@ -1,4 +1,4 @@
-//! Lives in which a container is written to disk, and made again, by the shim's own protocol and a CRIU that is played.
+//! Lives in which a container is dumped and restored, by the shim's own protocol and a played CRIU.
 
 use super::super::stage::{Payload, Stage};
 use super::super::stdio::Stdio;

@@ -83,7 +83,7 @@ impl Sync {
     /// The next answer. If none comes, `hangs` while conmon lives and `closed` once it has ended.
     fn next(&mut self, conmon: &Path) -> Result<Value, String> {
         let line = until(LIMIT, || {
-            // Asked before the pipe is read: after conmon's end, the pipe has all that it wrote.
+            // Asked before the pipe is read, because after conmon's end the pipe has all its output.
             let is_gone = is_gone(conmon);
             let mut buffer = [0; 4096];
             if let Some(Ok(count)) = self.pipe.as_mut().map(|pipe| pipe.read(&mut buffer)) {

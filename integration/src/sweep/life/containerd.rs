@@ -61,7 +61,7 @@ pub fn prepare(stage: &Stage, id: &str) -> Verdict<Command> {
     Ok(command)
 }
 
-/// Reads an output as containerd does, at once: a shim waits for a reader that is slow.
+/// Reads an output at once, as containerd does: a shim waits for a slow reader.
 struct Reader {
     is_over: Arc<AtomicBool>,
     thread: JoinHandle<Vec<u8>>,

@@ -128,7 +128,7 @@ fn is_unknown(value: &str) -> bool {
 
 /// The exit of a container that ran, if nothing reports it.
 fn lost(seen: &Seen) -> Option<String> {
-    // Every process that was asked for. conmon's first process ends before the container is created; its answer counts.
+    // Every requested process. conmon's first process ends before the container is created; its answer counts.
     let answers = ["run", "sync", "create", "start"].map(|name| seen.fact(name));
     let has_run = !answers[0].is_empty() && answers.iter().all(|answer| answer.is_empty() || answer.starts_with("ok"));
     let is_told = ["wait", "record"].iter().any(|name| seen.fact(name).starts_with("ok"));

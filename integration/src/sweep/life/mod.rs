@@ -37,7 +37,7 @@ pub struct Life {
     delete: fn(&Stage, &str) -> Option<String>,
 }
 
-/// The name of an operation, and how it ended: `ok …`, `error …`, `closed` or `hangs`.
+/// The name of an operation, and its outcome: `ok …`, `error …`, `closed` or `hangs`.
 pub type Fact = (String, String);
 
 /// All lives.

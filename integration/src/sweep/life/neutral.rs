@@ -1,4 +1,4 @@
-//! The life of a shim that is used through its own protocol.
+//! The life of a shim that serves its own protocol.
 
 use super::super::stage::{Payload, Stage};
 use super::super::stdio::Stdio;
@@ -145,7 +145,7 @@ pub(super) fn told_events(client: Result<Client, String>) -> String {
     }
 }
 
-/// `delete --force` of the shim, then of the runtime, as an engine does that has lost its shim.
+/// Deletes by the shim's `delete --force`, then by the runtime's, as an engine does whose shim is lost.
 pub fn delete(stage: &Stage, id: &str) -> Option<String> {
     let mut command = Command::new(&stage.shim);
     command.args(["delete", "--force", "--state-dir"]).arg(stage.root().join("shims")).arg(id);

@@ -1,5 +1,4 @@
-//! Known differences from peers, each with its conditions, its reason, and the line of the documentation that tells
-//! users.
+//! Known differences from peers, each with its conditions, its reason, and the line of the documentation for users.
 
 use super::observe::Observation;
 use crate::kit::runtime::RuntimeKind;
@@ -20,7 +19,7 @@ pub struct Difference {
     pub theirs: String,
 }
 
-/// The fields in which they differ. If either has refused the sample, that is the only field.
+/// The fields in which they differ. If either has refused the sample, the refusal is the only field.
 pub fn differences(ours: &Observation, theirs: &Observation) -> Vec<Difference> {
     let accepted = |seen: &Observation| seen.fields.get("accepted").cloned().unwrap_or_default();
     let only = accepted(ours) != "yes" || accepted(theirs) != "yes";

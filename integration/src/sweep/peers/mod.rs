@@ -159,7 +159,7 @@ impl Sweep {
         for peer in &self.peers {
             let theirs = observe(&self.world, peer, sample)?;
             if theirs.hangs() {
-                // There is nothing to compare with, and no fault of ours.
+                // There is nothing to compare, and the fault is not ours.
                 self.hung += 1;
                 continue;
             }

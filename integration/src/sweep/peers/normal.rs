@@ -1,5 +1,5 @@
-//! The report of a payload, in a form that is equal if runtimes have done the same. Numbers that the kernel assigns to
-//! each container anew are removed.
+//! The report of a payload, in a form that is equal if runtimes have done the same. Numbers that the kernel assigns
+//! anew to each container are removed.
 
 use crate::kit::machine;
 use serde_json::{Map, Value};

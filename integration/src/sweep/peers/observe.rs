@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-/// The time limit of a run, which holds on a busy machine, too.
+/// The time limit of a run, even on a busy machine.
 const LIMIT: Duration = Duration::from_secs(20);
 
 /// The id of all containers: there is one at a time.
@@ -101,7 +101,7 @@ fn complete(world: &World, spec: &mut Value) {
     spec["process"]["args"] = json!(["/helper", "@payload", "world", request.to_string()]);
 }
 
-/// The calls of a profile, with arguments around those that it compares, and one call that is not in it.
+/// The calls of a profile, with arguments around those that it compares, and one call that it does not have.
 fn calls(profile: &Value) -> Value {
     let rules: Vec<&Value> = profile["syscalls"].as_array().into_iter().flatten().collect();
     let mut calls = vec![json!([libc::SYS_getppid])];
@@ -142,7 +142,7 @@ fn command(world: &World, runtime: &Runtime, state: &Path, caller: &Value) -> Ve
     command.arg("--bundle").arg(&world.bundle).arg(ID).current_dir(&world.dir).stdin(File::open(&input)?);
     command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("OF_THE_CALLER", "1");
     if !crate::kit::machine::bounding_capabilities().iter().any(|name| name == "CAP_SYS_RESOURCE") {
-        // All runtimes run under it, so that the number of filters is comparable.
+        // All runtimes run under this filter, so that the number of filters is comparable.
         sys::pretend_memlock(&mut command);
     }
     Ok(command)

@@ -135,7 +135,7 @@ fn attributes(report: &mut Map<String, Value>) {
     }
 }
 
-/// Makes each of these calls, `[NUMBER, ARG...]`, in a child of its own, because the call may kill it.
+/// Makes each of these calls, `[NUMBER, ARG...]`, in its own child, because the call may kill it.
 fn calls(report: &mut Map<String, Value>, calls: &Value) {
     for call in calls.as_array().into_iter().flatten() {
         let words: Vec<u64> = call.as_array().into_iter().flatten().filter_map(Value::as_u64).collect();

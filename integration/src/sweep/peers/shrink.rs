@@ -1,4 +1,4 @@
-//! Removes from a sample whatever is not needed to show a difference.
+//! Removes from a sample the elements that are not needed to show a difference.
 
 use serde_json::Value;
 

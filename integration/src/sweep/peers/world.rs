@@ -20,7 +20,7 @@ pub struct World {
 }
 
 impl World {
-    /// Makes all of it in `dir`, on a tmpfs. `dir` must not exist.
+    /// Makes the directories in `dir`, on a tmpfs. `dir` must not exist.
     pub fn new(dir: &Path) -> Verdict<World> {
         let (bundle, sources) = (dir.join("bundle"), dir.join("sources"));
         fs::create_dir_all(&sources).context(sources.display())?;

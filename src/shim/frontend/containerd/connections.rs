@@ -80,7 +80,7 @@ impl Connections {
         self.flush(caller.connection, poll);
     }
 
-    /// Puts the answer to a call where [`Connections::flush`] sends it from.
+    /// Queues the answer to a call, for [`Connections::flush`].
     pub(super) fn put(&mut self, caller: Caller, outcome: Outcome) {
         let response = match outcome {
             Ok(Answer::Later) => return,

@@ -49,7 +49,7 @@ pub(super) fn serve(mut core: Supervisor, mut front: Controlled<ContainerdFront>
 pub(crate) struct ContainerdFront {
     pub(super) server: Server,
     pub(super) listener: Listener,
-    /// The bundle that the shim was started for, where its log is.
+    /// The bundle for which the shim was started, where its log is.
     pub(super) bundle: PathBuf,
     /// The path of the listener's socket, and the file that was made there.
     pub(super) socket: Option<(PathBuf, CreatedName)>,

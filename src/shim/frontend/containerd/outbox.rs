@@ -121,7 +121,7 @@ impl Queue {
     }
 }
 
-/// The events that are not acknowledged, and the connection that they go over.
+/// The events that are not acknowledged, and the connection for them.
 #[derive(Debug)]
 pub(super) struct Outbox {
     pub(super) address: PathBuf,

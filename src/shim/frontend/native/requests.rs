@@ -52,7 +52,7 @@ impl Server {
         if ready.hangup {
             return self.drop_client(key);
         }
-        // epoll reports data in the socket again, but not lines that were received already.
+        // epoll reports data in the socket again, but not lines that were already received.
         if self.connection(key).is_some_and(|connection| connection.has_line()) && !self.unserved.contains(&key) {
             self.unserved.push(key);
         }

@@ -89,7 +89,7 @@ fn all(state: &Path) -> Result<Vec<Shim>, Failure> {
     Ok(shims)
 }
 
-/// Proportional memory of a process in kB (proc_pid_smaps(5)); null where that cannot be read.
+/// Proportional memory of a process in kB (proc_pid_smaps(5)); null if it cannot be read.
 fn memory(pid: &Value) -> Value {
     let text = fd::document(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);

@@ -1,4 +1,4 @@
-//! How the runtime is called: what it inherits, and its flags.
+//! The call of the runtime: inherited properties, and flags.
 
 use super::super::rng::Rng;
 use super::CALLER;

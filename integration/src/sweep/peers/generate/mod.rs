@@ -17,7 +17,7 @@ use crate::kit::machine;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
-/// The member that says how the runtime is called. It is removed before the configuration is written.
+/// The member that describes the caller. It is removed before the configuration is written.
 pub const CALLER: &str = "@caller";
 
 /// The features of this machine.
@@ -33,7 +33,7 @@ pub struct Ground {
 }
 
 impl Ground {
-    /// Looks at this machine; sources of mounts are in this directory.
+    /// Examines this machine. The sources of mounts are in this directory.
     pub fn here(sources: PathBuf) -> Ground {
         let controllers = machine::text("/sys/fs/cgroup/cgroup.controllers");
         Ground {

@@ -1,4 +1,4 @@
-//! Mounts: those that every container has, in variations, and others at random places.
+//! Mounts: the usual ones of containers, in variations, and others at random places.
 
 use super::super::rng::Rng;
 use super::{Ground, is_new};
@@ -37,7 +37,7 @@ fn usual(rng: &mut Rng, spec: &Value) -> Vec<Value> {
                 "options": ["nosuid", "noexec", "nodev"]}));
         }
     }
-    // A user namespace may not mount the sysfs of a network namespace that is not its own.
+    // A user namespace may not mount the sysfs of a network namespace that it does not own.
     if (!is_new(spec, "user") || is_new(spec, "network")) && rng.chance(80) {
         let mut options = vec!["nosuid", "noexec", "nodev"];
         options.extend(rng.chance(70).then_some("ro"));

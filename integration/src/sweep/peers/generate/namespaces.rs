@@ -1,4 +1,4 @@
-//! Namespaces: which are new, which are joined, and the mappings of a user namespace.
+//! Namespaces: new ones, joined ones, and the mappings of a user namespace.
 
 use super::super::rng::Rng;
 use super::{Ground, is_new};

@@ -72,7 +72,7 @@ fn capabilities(rng: &mut Rng, spec: &mut Value, ground: &Ground) {
         let absent = rng.pick(&["bounding", "permitted", "effective"]);
         if let Some(map) = sets.as_object_mut() {
             map.remove(absent);
-            // The inheritable and the ambient set need it, so they go too.
+            // The inheritable and the ambient set need the removed set, so they go too.
             map.remove("inheritable");
             map.remove("ambient");
             if absent == "permitted" {

@@ -3,7 +3,7 @@
 use super::super::rng::Rng;
 use serde_json::{Value, json};
 
-/// Calls that no runtime needs and that change nothing when they are allowed: they fail or only read.
+/// Calls that no runtime needs and that change nothing if they are allowed: they fail or only read.
 pub const CALLS: &[(&str, i64)] = &[
     ("sched_get_priority_min", libc::SYS_sched_get_priority_min),
     ("timerfd_gettime", libc::SYS_timerfd_gettime),
@@ -17,13 +17,13 @@ pub const CALLS: &[(&str, i64)] = &[
     ("io_uring_enter", libc::SYS_io_uring_enter),
 ];
 
-/// Arguments at the boundaries where comparisons go wrong.
+/// Arguments at the boundaries of comparisons.
 pub const ARGUMENTS: &[u64] =
     &[0, 1, 2, 3, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff, 1 << 32, (1 << 32) + 1, i64::MAX as u64];
 
 /// Adds `linux.seccomp`.
 pub fn add(rng: &mut Rng, spec: &mut Value) {
-    // Each name has one action, because which of two matching rules counts is not specified.
+    // Each name has one action, because the specification does not define which of two matching rules counts.
     let mut names: Vec<&str> = CALLS.iter().map(|(name, _)| *name).collect();
     let mut rules = Vec::new();
     for _ in 0..=rng.below(4) {

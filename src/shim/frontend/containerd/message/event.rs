@@ -89,7 +89,7 @@ pub struct TaskEvent {
     pub message: Any,
 }
 
-/// The kinds of events. Each has an end of the topic and a message.
+/// The kinds of events. Each has a topic and a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Topic {
     /// [`TaskCreate`].
