@@ -270,8 +270,16 @@ mod tests {
         ] {
             assert_eq!(fault(times.0, times.1, times.2).map(|fault| fault.0), Some(field.into()), "{times:?}");
         }
-        for times in [(1024, 1024, 0), (10_000, 20_000, 20_000)] {
+        const MOST: u64 = i64::MAX as u64;
+        for times in [(1024, 1024, 0), (10_000, 20_000, 20_000), (1024, MOST, 0), (MOST, MOST, MOST)] {
             assert_eq!(fault(times.0, times.1, times.2), None, "{times:?}");
         }
+    }
+
+    #[test]
+    fn each_flag_that_is_named_is_set() {
+        let flags = ["SCHED_FLAG_RESET_ON_FORK", "SCHED_FLAG_KEEP_POLICY"].map(String::from).to_vec();
+        let wanted = Scheduler { policy: "SCHED_BATCH".into(), flags, ..Scheduler::default() };
+        assert_eq!(scheduler(&wanted).map(|attributes| attributes.flags), Ok(0x09));
     }
 }

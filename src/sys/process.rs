@@ -501,6 +501,22 @@ pub fn exit_of_other(pidfd: BorrowedFd<'_>) -> Result<Option<Exit>> {
 mod tests {
     use super::*;
 
+    /// wait(2): the code in the second byte, the signal in seven bits of the first, whose eighth tells of a core dump.
+    #[test]
+    fn a_wait_status_has_the_whole_code_or_the_signal() {
+        for (status, exit) in [
+            (0, Exit::Code(0)),
+            (0x0100, Exit::Code(1)),
+            (0x8000, Exit::Code(128)),
+            (0xff00, Exit::Code(255)),
+            (9, Exit::Signal(9)),
+            (0x8b, Exit::Signal(11)),
+            (64, Exit::Signal(64)),
+        ] {
+            assert_eq!(Exit::of_status(status), exit, "{status:#x}");
+        }
+    }
+
     #[test]
     fn nothing_is_opened_by_the_number_of_a_process_that_was_reaped() {
         let mut child = std::process::Command::new("/bin/sleep").arg("1000").spawn().expect("sleep");

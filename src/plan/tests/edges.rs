@@ -4,11 +4,12 @@
 use serde_json::{Value, json};
 
 use windlass_base::capability::CapabilitySet;
-use windlass_base::mount::MountAttributes;
+use windlass_base::mount::{MountAttributes, MsFlags};
 use windlass_base::spec::Spec;
 use windlass_plan::exec::Request;
 use windlass_plan::restore::required_of;
-use windlass_plan::{Action, Findings, Host, Mount, Options, Plan, Resolution, Source, check};
+use windlass_plan::unit::Unit;
+use windlass_plan::{Action, BOUND, Findings, Host, Mount, Node, Options, Plan, Resolution, Source, check};
 
 fn document() -> Value {
     json!({
@@ -260,4 +261,131 @@ fn an_exec_has_the_processors_of_its_process() {
 /// A configuration that names only the first processors.
 fn spec_with_initial() -> Spec {
     spec(|document| document["process"]["execCPUAffinity"] = json!({"initial": "0"}))
+}
+
+#[test]
+fn nanoseconds_are_less_than_a_second() {
+    let offset = |nanoseconds: u32| {
+        faults(|document| {
+            document["linux"]["namespaces"].as_array_mut().expect("a list").push(json!({"type": "time"}));
+            document["linux"]["timeOffsets"] = json!({"boottime": {"secs": 1, "nanosecs": nanoseconds}});
+        })
+    };
+    assert!(offset(999_999_999).is_empty());
+    assert_eq!(offset(1_000_000_000), ["/linux/timeOffsets/boottime/nanosecs"]);
+}
+
+#[test]
+fn an_option_takes_back_its_opposite_and_no_other() {
+    let flags =
+        |options: Value| mounted(&plan(|document| document["mounts"][1]["options"] = options), "/tmp").old_flags;
+    let iversion = MsFlags::MS_I_VERSION;
+    assert_eq!(flags(json!(["iversion", "silent", "loud"])), iversion);
+    assert_eq!(flags(json!(["loud", "iversion"])), iversion);
+    assert!(flags(json!(["iversion", "noiversion"])).is_empty());
+}
+
+#[test]
+fn the_properties_of_a_bound_device_are_those_of_its_node() {
+    let plan = plan(|document| {
+        with_user_namespace(document);
+        document["linux"]["devices"] = json!([
+            {"path": "/dev/fuse", "type": "c", "major": 10, "minor": 229}, {"path": "/dev/pipe", "type": "p"}
+        ]);
+    });
+    let node = |path: &str| -> Node {
+        let found = plan.init.iter().find_map(|step| match &step.action {
+            Action::Node(node) if node.path.is(path) => Some(node.clone()),
+            _ => None,
+        });
+        found.unwrap_or_else(|| panic!("no node {path}"))
+    };
+    for (path, pointer) in [("/dev/null", "/linux/devices"), ("/dev/fuse", "/linux/devices/0")] {
+        let source = plan.source(node(path).source.expect("it is bound")).expect("a source");
+        assert_eq!((source.path.as_str(), source.target.as_str(), source.pointer.as_str()), (path, path, pointer));
+        assert_eq!(source.set, BOUND);
+    }
+    assert_eq!(node("/dev/pipe").source, None, "anybody may make a fifo");
+}
+
+#[test]
+fn the_root_filesystem_is_copied_with_the_mounts_below_it() {
+    let plan = plan(|_| {});
+    let source = plan.init.iter().find_map(|step| match &step.action {
+        Action::Rootfs { source: Some(id), .. } => plan.source(*id),
+        _ => None,
+    });
+    assert!(source.expect("a copy").recursive);
+}
+
+/// Nothing that is mounted may appear among the mounts of the caller.
+#[test]
+fn whoever_mounts_in_the_callers_namespace_leaves_it_for_that() {
+    let leaves = |options: &Options, change: fn(&mut Value)| {
+        let spec = spec(|document| {
+            document["linux"]["namespaces"] = json!([{"type": "pid"}]);
+            document["mounts"] = json!([]);
+            change(document);
+        });
+        let plan = windlass_plan::create("box", &spec, options).expect("planned");
+        let count = |wanted: fn(&Action) -> bool| plan.init.iter().filter(|step| wanted(&step.action)).count();
+        let left = count(|action| matches!(action, Action::LeaveMounts));
+        assert_eq!(left, count(|action| matches!(action, Action::ReturnToMounts)), "it comes back");
+        left == 1
+    };
+    let plain = options();
+    assert!(!leaves(&plain, |_| {}));
+    let mounts: [fn(&mut Value); 5] = [
+        |it| it["mounts"] = json!([{"destination": "/tmp", "type": "tmpfs", "source": "tmpfs"}]),
+        |it| it["root"]["readonly"] = json!(true),
+        |it| it["process"]["terminal"] = json!(true),
+        |it| it["linux"]["maskedPaths"] = json!(["/proc/kcore"]),
+        |it| it["linux"]["readonlyPaths"] = json!(["/proc/sys"]),
+    ];
+    for (number, change) in mounts.into_iter().enumerate() {
+        assert!(leaves(&plain, change), "case {number}");
+    }
+    // The nodes of a nested container are mounts of those of the host.
+    let host = Host { nested: Some(Vec::new()), ..plain.host.clone() };
+    assert!(leaves(&Options { host, ..plain }, |_| {}));
+}
+
+/// A copy of a slave would be a slave (mount_namespaces(7)).
+#[test]
+fn a_shared_source_is_copied_before_all_mounts_become_slaves() {
+    let order = |propagation: &str, user: bool| -> Vec<&'static str> {
+        let bind = json!({"destination": "/data", "type": "bind", "source": "/srv", "options": ["bind", propagation]});
+        let plan = plan(|document| {
+            if user {
+                with_user_namespace(document);
+            }
+            document["mounts"].as_array_mut().expect("a list").push(bind);
+        });
+        let name = |action: &Action| match action {
+            Action::Copy(_) => Some("copy"),
+            Action::Propagation(_) => Some("slaves"),
+            _ => None,
+        };
+        plan.init.iter().filter_map(|step| name(&step.action)).collect()
+    };
+    assert_eq!(order("shared", false), ["copy", "slaves"]);
+    assert_eq!(order("slave", false), ["slaves"]);
+    assert_eq!(order("shared", true), ["slaves"], "there they are slaves from the beginning");
+}
+
+#[test]
+fn a_list_of_processors_has_no_character_that_the_kernel_has_no_use_for() {
+    let list = |text: &str| faults(|document| document["linux"]["resources"] = json!({"cpu": {"cpus": text}}));
+    assert!(list("0-3,5").is_empty() && list("0-31:2/4").is_empty() && list("all").is_empty());
+    for odd in ["0;1", "0_1", "0\n1"] {
+        assert_eq!(list(odd), ["/linux/resources/cpu/cpus"], "{odd:?}");
+    }
+}
+
+/// systemd.slice(5): each dash is a level.
+#[test]
+fn the_cgroup_of_a_scope_is_below_all_levels_of_its_slice() {
+    let unit = |slice: &str| Unit { name: "a.scope".into(), slice: slice.into(), user: false, properties: Vec::new() };
+    assert_eq!(unit("x-y.slice").path().trim_start_matches('/'), "x.slice/x-y.slice/a.scope");
+    assert_eq!(unit("system.slice").path().trim_start_matches('/'), "system.slice/a.scope");
 }

@@ -440,3 +440,73 @@ fn what_the_kernel_has_once_for_a_shared_namespace_is_the_hosts() {
     assert!(is_known(own(), mounted("/x", "cgroup2", "0:5", "/box/a", "rw")));
     assert!(!is_known(own(), mounted("/x", "cgroup2", "0:5", "/other", "rw")), "the cgroup of others");
 }
+
+#[test]
+fn the_cgroups_of_the_host_are_known_where_the_configuration_mounts_them() {
+    let sources = Sources { hosts: ["0:5".to_owned()].into(), cgroup: Some("/box".into()), ..Sources::default() };
+    let is_known = |kind: &str| {
+        let mut spec = spec();
+        let mount = json!({"destination": "/x", "type": kind, "source": kind});
+        spec.mounts.push(serde_json::from_value(mount).expect("valid"));
+        foreign_mounts(&plan(&spec), &sources, &[mounted("/x", "cgroup2", "0:5", "/other", "rw")]).is_empty()
+    };
+    assert!(is_known("cgroup2"), "without a namespace of its own it sees all");
+    assert!(!is_known("tmpfs"), "nothing mounts it");
+}
+
+#[test]
+fn a_view_has_the_flags_that_take_something_away() {
+    let mut spec = spec();
+    let mount = json!({"destination": "/x", "type": "tmpfs", "source": "x", "options": ["noatime", "nodev"]});
+    spec.mounts.push(serde_json::from_value(mount).expect("valid"));
+    let views = views(&plan(&spec));
+    let view = views.iter().find(|view| view.path.is("/x")).expect("a view");
+    assert_eq!((view.shows, view.external), (Shows::Flags(MountAttributes::NODEV), false));
+    assert_eq!(view.pointer, "/mounts/3");
+}
+
+#[test]
+fn a_read_only_root_says_nothing_of_other_mounts() {
+    let mut spec = spec();
+    spec.root.as_mut().expect("there").readonly = true;
+    let plan = plan(&spec);
+    let mut claims = claims(&plan);
+    let found = |claims: &Claims| -> Vec<String> {
+        let faults = contradictions(&plan, &spec, claims, &|_| true);
+        faults.into_iter().map(|fault| fault.pointer).collect()
+    };
+    assert_eq!(found(&claims), ["/root/readonly"]);
+    claims.mounts[0].flags = MountAttributes::RDONLY.bits();
+    assert!(found(&claims).is_empty(), "/proc may be written to");
+}
+
+#[test]
+fn the_terminal_of_the_container_covers_its_console() {
+    let found = |terminal: bool, point: &str| {
+        let mut spec = spec();
+        spec.process.as_mut().expect("there").terminal = terminal;
+        let plan = plan(&spec);
+        let mut claims = claims(&plan);
+        claims.mounts.push(mount(point, "devpts", 8, "/3", 0));
+        contradictions(&plan, &spec, &claims, &|_| true).len()
+    };
+    assert_eq!(found(true, "/dev/console"), 0);
+    assert_eq!(found(true, "/dev/tty1"), 1);
+    assert_eq!(found(false, "/dev/console"), 1);
+}
+
+#[test]
+fn a_device_of_the_host_is_one_that_the_configuration_has() {
+    let mut spec = spec();
+    let map = IdMapping { container_id: 0, host_id: 100_000, size: 65536 };
+    let linux = spec.linux.as_mut().expect("there");
+    linux.namespaces.push(windlass_base::spec::Namespace { kind: "user".into(), ..Default::default() });
+    (linux.uid_mappings, linux.gid_mappings) = (vec![map.clone()], vec![map]);
+    let plan = plan(&spec);
+    let device = |path: &str| ClaimedMount { external: Some(path.into()), ..mount(path, "devtmpfs", 9, "/x", 0) };
+    let claims = Claims { mounts: vec![device("/dev/zero"), device("/odd/sda")], ..Claims::default() };
+    let rows = provenance(&plan, &claims);
+    let from = |what: &str| rows.iter().find(|row| row.what.starts_with(what)).expect("a row").from.clone();
+    assert_eq!(from("mount /dev/zero"), "the host's /dev/zero");
+    assert_eq!(from("mount /odd/sda"), "nowhere: config.json has no such mount");
+}
