@@ -18,6 +18,8 @@ chapter! { "filesystems":
     words_for_access_times_add_up,
     paths_named_twice_are_restricted_once,
     tmpcopyup_keeps_extended_attributes,
+    tmpcopyup_keeps_the_capabilities_of_a_file_that_is_not_roots,
+    tmpcopyup_copies_nothing_of_mounts_below [Need::Windlass],
 }
 
 fn tmpfs(at: &str, options: &[&str]) -> Value {
@@ -158,6 +160,34 @@ fn tmpcopyup_keeps_extended_attributes(t: &T) -> Verdict {
         let path = format!("/proc/{}/root/mnt/{name}", container.pid()?);
         ensure_eq!(attribute(path.as_ref(), c"trusted.note", None)?, b"kept", "{name:?}");
     }
+    Ok(())
+}
+
+/// A change of the owner takes them away (capabilities(7)), so the owner comes first.
+fn tmpcopyup_keeps_the_capabilities_of_a_file_that_is_not_roots(t: &T) -> Verdict {
+    let bundle = t.bundle()?.mount(tmpfs("/mnt", &["tmpcopyup"])).args(&["/bin/sleep", "1000"]);
+    let file = bundle.rootfs().join("mnt/file");
+    fs::write(&file, "")?;
+    std::os::unix::fs::chown(&file, Some(3), Some(4))?;
+    // `struct vfs_cap_data` of revision 2, effective, with CAP_NET_BIND_SERVICE (linux/capability.h).
+    let mut capability = [0; 20];
+    (capability[0], capability[3], capability[5]) = (1, 2, 4);
+    attribute(&file, c"security.capability", Some(&capability))?;
+    let container = t.start(&bundle)?;
+    let copy = format!("/proc/{}/root/mnt/file", container.pid()?);
+    ensure_eq!(attribute(copy.as_ref(), c"security.capability", None)?, capability, "its capabilities");
+    Ok(())
+}
+
+/// What is mounted there is not the directory's, and may be without an end.
+fn tmpcopyup_copies_nothing_of_mounts_below(t: &T) -> Verdict {
+    let data = t.path("data");
+    fs::create_dir_all(data.join("deep"))?;
+    fs::write(data.join("deep/file"), "of the mount")?;
+    let bundle = t.bundle()?.bind(&data, "/mnt/bound", &["bind"]).mount(tmpfs("/mnt", &["tmpcopyup"]));
+    fs::create_dir_all(bundle.rootfs().join("mnt/own"))?;
+    fs::write(bundle.rootfs().join("mnt/own/file"), "own")?;
+    t.run(&bundle.sh("cd /mnt; find . | sort"))?.ok()?.stdout_is(".\n./bound\n./own\n./own/file\n")?;
     Ok(())
 }
 

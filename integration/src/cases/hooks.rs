@@ -33,6 +33,8 @@ chapter! { "hooks":
     poststop_hooks_run_after_a_failed_create,
     a_relative_hook_path_is_refused,
     hooks_see_the_pid_of_the_container,
+    hooks_have_no_descriptor_of_the_runtime [Need::Windlass],
+    hooks_have_the_umask_of_the_caller,
 }
 
 const KINDS: [&str; 6] = ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
@@ -302,5 +304,30 @@ fn hooks_see_the_pid_of_the_container(t: &T) -> Verdict {
     let container: Container = t.create(&with(t.bundle()?, "createRuntime", json!([hook(&script)])))?;
     let wanted = fs::read_link(format!("/proc/{}/ns/net", container.pid()?))?.display().to_string();
     ensure_eq!(recorded(t).trim(), wanted, "the network namespace that the hook saw");
+    Ok(())
+}
+
+/// One of them is the lock of the container: a daemon that a hook starts would hold it for ever.
+fn hooks_have_no_descriptor_of_the_runtime(t: &T) -> Verdict {
+    let kinds = ["prestart", "createRuntime", "poststart", "poststop"];
+    let list = || json!([hook(&format!("exec ls /proc/self/fd >>{}", record(t).display()))]);
+    let bundle = kinds.iter().fold(t.bundle()?.sh("true"), |bundle, kind| with(bundle, kind, list()));
+    t.run(&bundle)?.ok()?;
+    // With the directory, and what the caller of this suite has left open.
+    let expected = t.host("/bin/sh", &["-c", "exec ls /proc/self/fd"])?;
+    ensure_eq!(recorded(t), expected.repeat(kinds.len()), "what the hooks had open");
+    Ok(())
+}
+
+fn hooks_have_the_umask_of_the_caller(t: &T) -> Verdict {
+    let kinds = ["createRuntime", "poststart"];
+    let tell = || json!([hook(&format!("umask >>{}", record(t).display()))]);
+    let bundle = kinds.iter().fold(t.bundle()?.sh("true"), |bundle, kind| with(bundle, kind, tell()));
+    bundle.write()?;
+    let mut command = std::process::Command::new("/bin/sh");
+    command.args(["-c", "umask 0027; exec \"$@\"", "sh"]).arg(&t.runtime).arg("--root").arg(t.root());
+    command.arg("run").arg("--bundle").arg(&bundle.dir).arg(t.id()).stdin(std::process::Stdio::null());
+    t.finish(command)?.ok()?;
+    ensure_eq!(recorded(t), "0027\n0027\n", "what the hooks had");
     Ok(())
 }

@@ -5,6 +5,7 @@ use crate::kit::stop::Context;
 use crate::kit::wait::eventually;
 use crate::kit::{Container, Need, Ran, T, Verdict};
 use crate::{chapter, ensure, ensure_eq};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -27,6 +28,8 @@ chapter! { "lifecycle":
     a_failed_create_leaves_nothing,
     kill_reaches_the_payload,
     kill_of_a_created_container_ends_it,
+    a_start_whose_answer_is_lost_ends_the_program [Need::Windlass],
+    what_outlives_its_parent_is_reaped_while_run_waits [Need::Windlass],
     sigterm_ends_a_container_that_was_never_started,
     sigterm_ends_a_container_as_soon_as_it_is_created [Need::Windlass],
     sigkill_reaches_what_init_has_left_behind,
@@ -207,6 +210,41 @@ fn sigterm_ends_a_container_as_soon_as_it_is_created(t: &T) -> Verdict {
     container.verb("delete", &["--force"], &[])?.ok()?;
     strace.wait()?;
     done
+}
+
+/// Without a PID namespace of its own they become children of the runtime in the foreground.
+fn what_outlives_its_parent_is_reaped_while_run_waits(t: &T) -> Verdict {
+    let script = "(sleep 0.2 & echo $!); exec sleep 1000";
+    let bundle = t.bundle()?.namespace("pid", None).sh(script);
+    bundle.write()?;
+    let (id, output) = (t.id(), t.path("orphan"));
+    let mut run = t.command();
+    run.args(["run", "--bundle"]).arg(&bundle.dir).arg(&id).stdin(Stdio::null());
+    let mut run = run.stdout(std::fs::File::create(&output)?).spawn()?;
+    let orphan = eventually("its number", || text(&output).trim().parse::<i32>().ok())?;
+    let gone = eventually("it is reaped", || (!Path::new(&format!("/proc/{orphan}")).exists()).then_some(()));
+    t.runtime(&["delete", "--force", &id])?.ok()?;
+    run.wait()?;
+    gone
+}
+
+/// Whether the program runs is not known then. A container whose start has failed must not run.
+fn a_start_whose_answer_is_lost_ends_the_program(t: &T) -> Verdict {
+    if t.host("strace", &["-V"]).is_err() {
+        return crate::kit::stop::skip("strace is not installed");
+    }
+    for errno in ["ENOMEM", "ECONNRESET"] {
+        let container = t.create(&t.bundle()?.args(&["/bin/sleep", "1000"]))?;
+        let start = t.command();
+        let inject = format!("inject=recvmsg:error={errno}");
+        let mut strace = Command::new("strace");
+        strace.args(["-o", "/dev/null", "-e", "trace=recvmsg", "-e", &inject]);
+        strace.arg(start.get_program()).args(start.get_args()).args(["start", &container.id]);
+        t.finish(strace)?.code_is(1)?;
+        container.status_is("stopped").context(errno)?;
+        container.delete()?.ok()?;
+    }
+    Ok(())
 }
 
 fn sigterm_ends_a_container_that_was_never_started(t: &T) -> Verdict {

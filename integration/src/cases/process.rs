@@ -39,6 +39,7 @@ chapter! { "process":
     an_unknown_rlimit_is_refused,
     oom_score_adj_is_set,
     a_negative_oom_score_adj_is_set [Need::SysResource],
+    an_oom_score_adj_that_is_refused_names_its_member [Need::Windlass, Need::SysResource],
     personality_is_set,
     scheduler_batch_with_nice_is_set,
     scheduler_fifo_with_priority_is_set [Need::SysResource],
@@ -350,6 +351,23 @@ fn a_negative_oom_score_adj_is_set(t: &T) -> Verdict {
     t.run(&t.bundle()?.sh("cat /proc/self/oom_score_adj").set("/process/oomScoreAdj", json!(-321)))?
         .ok()?
         .stdout_is("-321\n")?;
+    Ok(())
+}
+
+fn an_oom_score_adj_that_is_refused_names_its_member(t: &T) -> Verdict {
+    let bundle = t.bundle()?.sh("true").set("/process/oomScoreAdj", json!(-321));
+    bundle.write()?;
+    let mut command = std::process::Command::new("setpriv");
+    command
+        .args(["--bounding-set=-sys_resource", "--inh-caps=-sys_resource"])
+        .arg(&t.runtime)
+        .arg("--root")
+        .arg(t.root());
+    command.arg("run").arg("--bundle").arg(&bundle.dir).arg(t.id()).stdin(std::process::Stdio::null());
+    t.finish(command)?
+        .code_is(1)?
+        .stderr_has("cannot set oom_score_adj to -321")?
+        .stderr_has("/process/oomScoreAdj")?;
     Ok(())
 }
 

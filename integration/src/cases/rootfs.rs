@@ -18,6 +18,7 @@ chapter! { "rootfs":
     no_pivot_works,
     no_pivot_works_beside_mount_points_of_any_name,
     no_pivot_leaves_no_procfs_of_the_host,
+    no_pivot_leaves_no_sysfs_of_the_host,
     propagation_is_applied,
     a_shared_propagation_lets_mounts_out,
     a_mount_keeps_its_propagation_below_another_root,
@@ -100,6 +101,21 @@ fn no_pivot_leaves_no_procfs_of_the_host(t: &T) -> Verdict {
     let script = "unshare -U -r -m -p -f mount -t proc proc /proc && echo mounted || echo refused";
     for options in [&[][..], &["--no-pivot"]] {
         t.run_with(&t.bundle()?.sh(script), options)?.ok()?.stdout_is("refused\n").context(options.concat())?;
+    }
+    Ok(())
+}
+
+/// The kernel lets a user namespace mount a sysfs if one is there that nothing covers. The container has none.
+fn no_pivot_leaves_no_sysfs_of_the_host(t: &T) -> Verdict {
+    let script =
+        "unshare -U -r -m -n mount -t sysfs -o ro,nosuid,nodev,noexec sysfs /sys && echo mounted || echo refused";
+    for options in [&[][..], &["--no-pivot"]] {
+        let bundle = t.bundle()?.sh(script).edit(|spec| {
+            let mounts = spec["mounts"].as_array_mut().expect("a list");
+            mounts.retain(|mount| !mount["destination"].as_str().unwrap_or_default().starts_with("/sys"));
+        });
+        fs::create_dir_all(bundle.rootfs().join("sys"))?;
+        t.run_with(&bundle, options)?.ok()?.stdout_is("refused\n").context(options.concat())?;
     }
     Ok(())
 }

@@ -23,6 +23,7 @@ chapter! { "shim_faults":
     a_stalled_client_stops_no_log,
     a_stopped_shim_catches_up [Need::Slow],
     a_stopped_shim_is_named_and_can_be_deleted [Need::Slow],
+    a_record_is_on_the_disk_before_it_has_its_name,
     a_record_that_comes_late_is_no_new_container_s,
     a_grandchild_that_holds_the_pipe_is_waited_for_but_not_for_ever,
 }
@@ -283,6 +284,27 @@ fn a_stopped_shim_is_named_and_can_be_deleted(t: &T) -> Verdict {
     ensure!(!c.file("").exists(), "its directory is there");
     ensure!(!Path::new(&format!("/proc/{}", c.made["pid"])).exists(), "its process runs");
     t.runtime(&["state", &c.id])?.fails()?;
+    Ok(())
+}
+
+/// A failure of power leaves the old file or the new one (fsync(2), "NOTES"), and the name that was reported.
+fn a_record_is_on_the_disk_before_it_has_its_name(t: &T) -> Verdict {
+    let c = shim::run(t, &t.bundle()?.args(&["/bin/sleep", "1000"]), &[])?;
+    let trace = t.path("trace");
+    let traced = Traced::start(c.pid(), &trace, &["-f", "-y", "-e", "trace=fsync,rename,renameat,renameat2"])?;
+    t.runtime(&["kill", &c.id, "KILL"])?.ok()?;
+    eventually("the record", || c.file("exit.json").exists().then_some(()))?;
+    drop(c.line("delete", &["--force"])?);
+    drop(traced);
+    let told = text(&trace);
+    let name = |line: &&str| line.contains("fsync(") || line.contains("exit.json\"");
+    let call = |line: &str| Some(line.split_whitespace().nth(1)?.split('(').next()?.to_owned());
+    let calls: Vec<String> = told.lines().filter(name).filter_map(call).collect();
+    let Some(at) = calls.iter().position(|call| call.starts_with("rename")) else {
+        return fail(format!("no rename in {told}"));
+    };
+    ensure!(at > 0 && calls[at - 1] == "fsync", "before the rename: {told}");
+    ensure!(calls.get(at + 1).is_some_and(|call| call == "fsync"), "after the rename: {told}");
     Ok(())
 }
 

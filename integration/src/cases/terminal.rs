@@ -24,6 +24,7 @@ chapter! { "terminal":
     exec_process_with_a_terminal_and_size,
     the_master_of_a_container_without_dev_pts_is_an_error_or_works,
     a_terminal_that_cannot_be_taken_over_leaves_nothing [Need::Windlass],
+    a_multiplexer_that_is_none_of_a_devpts_is_not_opened [Need::Windlass],
 }
 
 fn with_terminal<'t>(t: &'t T, bundle: &Bundle) -> Verdict<(Container<'t>, Terminal)> {
@@ -185,5 +186,26 @@ fn a_terminal_that_cannot_be_taken_over_leaves_nothing(t: &T) -> Verdict {
     refused(&["exec", "--tty", &container.id, "/bin/sleep", "1000"])?;
     let ran = container.exec(&["/bin/ps"])?;
     ensure!(ran.stdout.matches("sleep").count() <= 1, "left: {}", ran.stdout);
+    Ok(())
+}
+
+/// A root filesystem may have any device there, and the open of one may do something.
+fn a_multiplexer_that_is_none_of_a_devpts_is_not_opened(t: &T) -> Verdict {
+    let without_devpts = |spec: &mut serde_json::Value| {
+        let mounts = spec["mounts"].as_array_mut().expect("a list");
+        mounts.retain(|mount| !mount["destination"].as_str().unwrap_or_default().starts_with("/dev"));
+    };
+    for (number, node) in [&["c", "5", "2"][..], &["c", "1", "3"], &["p"]].into_iter().enumerate() {
+        let bundle = bundle(t, "true")?.edit(without_devpts);
+        let pts = bundle.rootfs().join("dev/pts");
+        std::fs::create_dir_all(&pts)?;
+        let path = pts.join("ptmx").display().to_string();
+        let _ = std::fs::remove_file(&path);
+        t.host("mknod", &[&[path.as_str()], node].concat())?;
+        let socket = FdSocket::new(t.path(&format!("console-{number}")))?;
+        let (ran, container) = t.try_create(&bundle, &["--console-socket", socket.arg()])?;
+        ran.fails()?.stderr_has("/dev/pts/ptmx is not the multiplexer of a devpts")?;
+        container.verb("delete", &["--force"], &[])?.ok()?;
+    }
     Ok(())
 }
