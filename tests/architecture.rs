@@ -20,7 +20,7 @@ const TABLES: &[&str] = &["seccomp/src/table/rows.rs"];
 
 const LONGEST_FILE: usize = 600;
 
-/// Types that are the same idea in sibling modules, by their crates.
+/// Types that are the same idea in sibling modules, by crate.
 const SAME_IDEA: &[(&str, &[&str])] = &[
     // One is compiled with the feature cgroup-v1 and the other without.
     ("src/cgroup", &["Limits"]),

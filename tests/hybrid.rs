@@ -261,7 +261,7 @@ fn an_update_may_bring_the_first_limit_of_version_1() {
     assert_eq!(bundle.v1("cpu", "cpu.shares").as_deref(), Some("512"));
 }
 
-/// Makes and reads 1:11, kmsg, which no container may read unless it is named, and 1:5, zero.
+/// Makes and reads 1:11, kmsg, which a container may read only if its rules name it, and 1:5, zero.
 const TRY: &str = "mknod /dev/kmsg c 1 11; dd if=/dev/kmsg of=/dev/null bs=9999 count=1 2>/dev/null && echo kmsg; \
     dd if=/dev/zero of=/dev/null bs=1 count=1 2>/dev/null && echo zero";
 

@@ -287,7 +287,7 @@ fn the_files_of_an_idmapped_image_are_the_users_of_the_pod() {
         let mut mount = containerd_shim_protos::types::mount::Mount { type_: kind.into(), ..Default::default() };
         mount.options = vec!["uidmap=0:300000:65536".into(), "gidmap=0:400000:65536".into()];
         if kind == "bind" {
-            // A mount of another owner below the mount that is bound.
+            // A mount with another owner below the bound mount.
             std::fs::create_dir(bundle.0.join("lower1/b")).expect("made");
             std::os::unix::fs::chown(at("lower2"), Some(7), Some(8)).expect("root may");
             bind(&at("lower2"), &at("lower1/b"));

@@ -34,7 +34,7 @@ const TURNS: usize = 8;
 /// Reads in a row after the process has ended: enough for all that a pipe can hold.
 const LAST_TURNS: usize = 64;
 
-/// How often a read that fails is tried before the source is given up, whose process would then die by SIGPIPE.
+/// Failed reads in a row before the source is given up. Its process then dies by SIGPIPE.
 const READ_ATTEMPTS: usize = 3;
 
 /// Less than this is copied. splice(2) moves the slots of a pipe as they are. A pipe has sixteen, and small
@@ -76,7 +76,7 @@ pub(super) struct Outlet {
     pub(super) dropped: u64,
     /// Why output was lost, until that is reported.
     pub(super) warning: Option<String>,
-    /// Bytes moved since the last pause, and by the last move.
+    /// Bytes that were moved since the last pause, and by the last move.
     pub(super) moved: usize,
     pub(super) last: usize,
 }

@@ -1,8 +1,7 @@
 //! The pause of a listening socket after accept(2) has failed.
 //!
 //! If accept(2) fails for want of descriptors or memory (EMFILE, ENFILE, ENOBUFS, ENOMEM), the client stays in the
-//! queue and the socket stays readable. The socket is not watched for a while then, so that the loop does not turn
-//! without a pause.
+//! queue and the socket stays readable. The socket is then not watched for a while, so that the loop does not spin.
 
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};

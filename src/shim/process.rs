@@ -1,4 +1,4 @@
-//! Processes, as a front end describes them and as it sees them.
+//! Processes from the view of a front end: their descriptions and their states.
 
 use std::ffi::OsString;
 use std::path::PathBuf;

@@ -154,7 +154,7 @@ impl Processes {
         self.by_serial.values_mut().map(Box::as_mut)
     }
 
-    /// The serial numbers of the processes that `chosen` chooses.
+    /// The serial numbers of the processes for which `chosen` holds.
     pub(super) fn serials(&self, chosen: impl Fn(&ManagedProcess) -> bool) -> Vec<u32> {
         self.iter().filter(|managed| chosen(managed)).map(|managed| managed.serial).collect()
     }

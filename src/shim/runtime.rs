@@ -47,7 +47,7 @@ impl Runtime {
             .or_else(|| Runtime::lookup("runc".as_ref()))
     }
 
-    /// Finds a program as a shell does: a name with a slash is a path, any other is searched in PATH.
+    /// Finds a program as a shell does: a name with a slash is a path, any other is looked up in PATH.
     pub fn lookup(name: &Path) -> Option<PathBuf> {
         if name.as_os_str().as_encoded_bytes().contains(&b'/') {
             return Some(name.into());

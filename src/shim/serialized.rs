@@ -1,8 +1,7 @@
-//! How the state of processes is written down, where serde cannot do it by itself.
+//! The serialization of the state of processes, as far as serde needs help.
 //!
-//! A shim that replaces itself by a newer program, and a simulation of one, read the state back. A
-//! moment is written as nanoseconds of `CLOCK_MONOTONIC` (clock_gettime(2)), which goes on across
-//! execve(2).
+//! A new program of a shim, and the simulation, read the state back. A moment is written as nanoseconds of
+//! `CLOCK_MONOTONIC` (clock_gettime(2)), which goes on across execve(2).
 
 use std::rc::Rc;
 use std::sync::OnceLock;

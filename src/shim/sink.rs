@@ -1,4 +1,4 @@
-//! Where one stream of output goes, apart from logs and attached clients.
+//! The target of one stream of output, apart from logs and attached clients.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;

@@ -25,7 +25,7 @@ mod disk;
 const MEMORY: usize = 1024 * 1024;
 const HEADROOM: usize = 512 * 1024;
 
-/// The least that is dropped at once from the memory alone.
+/// Fewest bytes that are dropped at once if there is only memory.
 const PIECE: usize = 64 * 1024;
 
 /// After how many failed reads the content of the file counts as lost, and the pause between two reads. A child that
@@ -437,7 +437,7 @@ mod tests {
         let mut sink = Sink::open(Output::Fifo(fifo)).expect("a sink");
         let mut spool = Spool::new(Spooling { max: 10, ..Spooling::default() }, 1);
         (spool.file, spool.end) = (Some(std::fs::File::open(&path).expect("a file").into()), 4);
-        // Nothing is given up for want of a process, however often.
+        // The content is never given up for want of a process.
         for _ in 0..2 * TRIES {
             spool.again = None;
             assert_eq!(spool.deliver(&mut sink, &poll), Progress::Waits);

@@ -88,8 +88,8 @@ impl OutputPipes {
 }
 
 impl Streams {
-    /// Opens everything but the terminal, which the runtime sends.
-    /// `stdin_closed`: the process gets no more input than what was sent before.
+    /// Opens everything but the terminal, which the runtime sends. `stdin_closed`: the process gets only the input that
+    /// was sent before.
     pub(super) fn open(stdio: Stdio, stdin_closed: bool, serial: u32, poll: &Poll) -> Result<(Streams, ChildEnds)> {
         let logs = stdio.logs.iter().map(Logger::open).collect::<Result<Vec<_>>>()?;
         let mut streams = Streams {

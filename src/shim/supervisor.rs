@@ -33,16 +33,15 @@ use windlass_sys::process::{self, Exit};
 pub struct Supervisor {
     /// The epoll instance of the loop, for the descriptors of the front end too.
     pub poll: Poll,
-    /// Written to the `oom_score_adj` of every runtime: the value that the shim had before it protected
-    /// itself.
+    /// The `oom_score_adj` of every runtime: the shim's own value before it protected itself.
     pub oom_score_adj: Option<String>,
     /// Whether `LISTEN_PID` is set to the process id of the runtime.
     pub listen_pid: bool,
     /// Whether an attached client that is the only reader of a process may read at any speed, as the reader of a pipe
     /// may.
     pub wait_for_only_reader: bool,
-    /// Descriptors that are held open as long as a process runs, for example ports that are reserved for
-    /// it. They are closed when the first process has ended, before that is recorded.
+    /// Descriptors that stay open as long as a process runs, for example reserved ports. They are closed when the first
+    /// process has ended, before its end is recorded.
     pub reserved_descriptors: Vec<OwnedFd>,
     /// For recording an end.
     pub(super) spare: Spare,
@@ -60,16 +59,16 @@ pub struct Supervisor {
     pub(super) directory: Option<Watch>,
     /// The descriptors of the core that were ready when the front end had its turn.
     pub(super) deferred: Vec<(u64, Ready)>,
-    /// The last serial number and the last token that were given.
+    /// The last serial number and the last token.
     pub(super) serial: u32,
     pub(super) token: u64,
-    /// How often a program was replaced by another in this process.
+    /// Number of upgrades in this process.
     pub(super) upgrades: u64,
     /// The upgrade that was requested.
     pub(super) upgrade: Option<Box<Upgrade>>,
     /// How long the loop stood still for the last upgrade.
     pub(super) upgrade_pause: Duration,
-    /// When something last happened. `None`: memory was given back since.
+    /// When an event last happened. `None`: memory was freed since.
     pub(super) last_activity: Option<Instant>,
 }
 
@@ -81,7 +80,7 @@ impl Supervisor {
     /// limit.
     pub fn new() -> windlass_sys::Result<Supervisor> {
         let (poll, reaper) = (Poll::new()?, Reaper::new()?);
-        // A process takes seven, and there may be hundreds of execs at once.
+        // A process needs seven descriptors, and there may be hundreds of execs at once.
         windlass_sys::spawn::raise_descriptor_limit();
         poll.watch(reaper.fd(), key(Kind::Signals, 0, 0), Interest::Read)?;
         let mut spare = Spare::default();
@@ -204,15 +203,14 @@ impl Supervisor {
         self.processes.find(process).ok().map(|managed| managed.state())
     }
 
-    /// The processes of a container that are known: init first, then the execs in the order in which they were
-    /// added.
+    /// The known processes of a container: init first, then the execs in the order of their addition.
     pub fn processes(&self, container: &str) -> Vec<ProcessId> {
         let mut ids: Vec<ProcessId> = self.processes.of(container).map(|managed| managed.process.id.clone()).collect();
         ids.sort_by_key(|id| id.exec.is_some());
         ids
     }
 
-    /// The ids of all processes in the cgroup of a container, with the exec that each is the first of.
+    /// The ids of all processes in the cgroup of a container. The first process of an exec has the exec's id too.
     pub fn pids(&self, container: &str) -> Result<Vec<NamedPid>> {
         let cgroup = self.containers.find(container)?.cgroup.as_deref();
         let mut pids = cgroup.map(windlass_cgroup::membership::members).unwrap_or_default();
@@ -254,23 +252,23 @@ impl Supervisor {
         self.processes.of(container).filter_map(|managed| managed.streams.as_ref()).map(Streams::attached).sum()
     }
 
-    /// Sends a signal at once and past the runtime: to the process itself, with `group` to its whole process
-    /// group; or to the runtime while that is making it.
+    /// Sends a signal at once and without the runtime: to the process, with `group` to its process group, or to the
+    /// runtime while that makes the process.
     pub fn signal(&self, id: &ProcessId, signal: i32, group: bool) -> Result<()> {
         let managed = self.processes.find(id)?;
         let Some(pidfd) = &managed.pidfd else {
             let call = self.calls.of(id).ok_or_else(|| Refusal::new(Code::NotFound, "no such process"))?;
             return Ok(process::send_signal(call.child.pidfd.as_fd(), signal)?);
         };
-        // The process is not reaped, so its id is its own. `group_of` excludes the shim's own group.
+        // The process is not reaped, so its id is still its own. `group_of` excludes the shim's own group.
         match group.then(|| process::group_of(managed.process.pid())).flatten() {
             Some(group) => Ok(process::signal_group(group, signal)?),
             None => Ok(process::send_signal(pidfd.as_fd(), signal)?),
         }
     }
 
-    /// From now on the end of a process is reported as this, however it ends: the front end ends it for a
-    /// reason of its own.
+    /// Has the end of a process reported as `exit`, whatever the real one is, because the front end ends it for its own
+    /// reason.
     pub fn report_as(&mut self, id: &ProcessId, exit: Exit) {
         if let Ok(managed) = self.processes.find_mut(id) {
             managed.process.report_as(exit);

@@ -1,4 +1,4 @@
-//! The upgrade that was requested, and how far it has come.
+//! A requested upgrade, and its progress.
 
 use std::os::fd::OwnedFd;
 use std::time::Instant;

@@ -183,7 +183,7 @@ fn nothing_is_lost_or_doubled_by_many_upgrades_under_load() {
     let mut programs = [conmon.path("another"), env!("CARGO_BIN_EXE_windlass-shim").into()];
     let mut parts = vec![];
     for round in 0..many() {
-        // A request that is half sent, and a log that is another file after it.
+        // A half sent request, and a log that is then replaced by another file.
         endpoint.write_all(b"2 0").expect("written");
         if round % 10 == 9 {
             parts.push(conmon.path(&format!("log.{round}")));

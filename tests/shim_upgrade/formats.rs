@@ -64,7 +64,7 @@ pub fn image_of(pid: i32, mut client: Client) -> Vec<u8> {
 #[test]
 fn images_of_all_modes_are_what_the_test_data_has() {
     let world = World::new("images", FOREVER);
-    // An image names the runtime, and the test data no path of a checkout.
+    // An image names the runtime, and the test data must not name the path of a checkout.
     let runtime = world.path("runtime");
     std::os::unix::fs::symlink(RUNTIME, &runtime).expect("linked");
     let log = format!("json:{}", world.path("log").display());

@@ -112,7 +112,8 @@ fn own_release() -> String {
     code_name(&text("/etc/os-release"), &text("/etc/debian_version"))
 }
 
-/// The code name of the release. Without one, nothing is known about the engines of a system.
+/// The code name of the release, by os-release(5). On Debian's sid that is the next release's; debian_version shows it,
+/// as `forky/sid`. Without a code name, nothing is known about the engines of a system.
 fn code_name(os_release: &str, debian_version: &str) -> String {
     if os_release.lines().any(|line| line == "ID=debian") && debian_version.trim().ends_with("/sid") {
         return "sid".to_owned();

@@ -1,4 +1,4 @@
-//! The shim's sources have one module more in the simulation.
+//! `simulated` adds one module to the shim's sources.
 
 fn main() {
     println!("cargo::rustc-cfg=simulated");

@@ -19,7 +19,7 @@ const PATIENCE: u64 = 2 * SECOND;
 /// This many bytes determine the position in a stream.
 const TELLING: usize = 24;
 
-/// The streams of a process, and the position of the next byte of each. `None`: the client was attached somewhere.
+/// The streams of a process, and the position of the next byte of each. `None`: the position is not known yet.
 pub(super) type Attached = Vec<(Rc<Stream>, Option<u64>)>;
 
 #[derive(Debug)]
@@ -128,7 +128,7 @@ impl Client {
         *at += bytes.len() as u64;
     }
 
-    /// The shim has closed the connection: after the end of the process, or because this client stood still.
+    /// The shim has closed the connection: after the end of the process, or because this client has paused.
     fn ends(&mut self) {
         self.socket = None;
         if !self.steady && !self.told {

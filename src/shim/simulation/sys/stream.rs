@@ -1,4 +1,4 @@
-//! Moving bytes. A forked child that fills a pipe has done so as far as it can when the loop looks at it.
+//! Moving bytes. A child that fills a pipe has written all it can when the loop looks at the pipe.
 
 use std::os::fd::BorrowedFd;
 
