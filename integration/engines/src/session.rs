@@ -104,6 +104,14 @@ impl Session {
         self.finish(command)
     }
 
+    /// Runs a shell script of the host that may take as long as this; what it prints, trimmed.
+    pub fn host_sh_within(&self, limit: Duration, script: &str) -> Verdict<String> {
+        let mut command = self.host("sh");
+        command.args(["-c", script]);
+        let (ran, _) = runtime::run_within(limit, command, &self.dir)?;
+        Ok(ran.ok()?.stdout.trim().to_owned())
+    }
+
     /// The engine's client; arguments follow.
     pub fn client(&self) -> Command {
         let mut command = self.host(&self.client[0]);

@@ -10,7 +10,10 @@ use integration::kit::stop::skip;
 use integration::kit::{Need, Verdict};
 use integration::{ensure, ensure_eq};
 use nix::sys::signal::Signal;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread::sleep;
+use std::time::Duration;
 
 chapter! { [Containerd] "tasks":
     run_prints_and_passes_the_exit_code_on,
@@ -26,11 +29,12 @@ chapter! { [Containerd] "tasks":
     tasks_outlive_a_kill_of_the_daemon,
     an_exit_while_the_daemon_is_away_is_known_afterwards,
     a_task_goes_on_below_another_program_and_back,
+    a_task_goes_on_below_another_program_while_the_daemon_is_away,
     checkpoint_says_what_is_missing,
 }
 
 /// `ctr run` with the runtime under test.
-fn run(s: &Session, options: &str, id: &str, words: &str) -> String {
+pub(super) fn run(s: &Session, options: &str, id: &str, words: &str) -> String {
     // ctr sets the default weight of the CPU, which a kernel without that controller refuses.
     let shares = if Need::Controller("cpu").missing().is_some() { "--cpu-shares 0" } else { "" };
     format!("run {shares} --runc-binary {} {options} {NAME} {id} {words}", s.below.runtime.display())
@@ -43,7 +47,7 @@ fn sleeper(s: &Session, options: &str) -> Verdict<String> {
     Ok(id)
 }
 
-fn status(s: &Session, id: &str) -> Verdict<String> {
+pub(super) fn status(s: &Session, id: &str) -> Verdict<String> {
     let listed = s.ok("tasks ls")?;
     let line = listed.lines().find(|line| line.starts_with(&format!("{id} "))).unwrap_or_default();
     Ok(line.split_whitespace().nth(2).unwrap_or_default().to_owned())
@@ -180,11 +184,28 @@ fn an_exit_while_the_daemon_is_away_is_known_afterwards(s: &Session) -> Verdict 
     removed(s, &id, 42)
 }
 
-fn a_task_goes_on_below_another_program_and_back(s: &Session) -> Verdict {
-    let programs = programs(s)?;
+/// A task that writes a number a line to a file, and ends with 7 at SIGTERM: its id, and the file.
+fn counter(s: &Session) -> Verdict<(String, PathBuf)> {
     let (id, output) = (s.name(), s.path("counted"));
     let words = run(s, &format!("-d --log-uri file://{}", output.display()), &id, "sh -c");
     s.ok_with(&words, "trap 'exit 7' TERM; i=0; while :; do echo $i; i=$((i + 1)); sleep 0.01; done")?;
+    Ok((id, output))
+}
+
+/// Ends it, and checks that it has written each number once.
+fn is_whole(s: &Session, id: &str, output: &Path) -> Verdict {
+    s.ok(&format!("tasks kill {id}"))?;
+    until("the end", || Ok((status(s, id)? == "STOPPED").then_some(())))?;
+    let lines = std::fs::read_to_string(output)?;
+    std::fs::remove_file(output)?;
+    let whole = lines.lines().enumerate().all(|(n, line)| line == n.to_string());
+    ensure!(whole && lines.lines().count() > 100, "a line is lost or doubled: {lines}");
+    removed(s, id, 7)
+}
+
+fn a_task_goes_on_below_another_program_and_back(s: &Session) -> Verdict {
+    let programs = programs(s)?;
+    let (id, output) = counter(s)?;
     for round in 0..6 {
         let mut command = s.command(&exec(s, &id, "", "sh -c"));
         command.arg("sleep 1; exit 4");
@@ -193,12 +214,22 @@ fn a_task_goes_on_below_another_program_and_back(s: &Session) -> Verdict {
         ensure_eq!(s.ok(&exec(s, &id, "", "echo in"))?, "in", "an exec afterwards");
         ensure_eq!(long.wait()?, 4, "an exec from before");
     }
-    s.ok(&format!("tasks kill {id}"))?;
-    until("the end", || Ok((status(s, &id)? == "STOPPED").then_some(())))?;
-    let lines = std::fs::read_to_string(&output)?;
-    let whole = lines.lines().enumerate().all(|(n, line)| line == n.to_string());
-    ensure!(whole && lines.lines().count() > 100, "a line is lost or doubled: {lines}");
-    removed(s, &id, 7)
+    is_whole(s, &id, &output)
+}
+
+fn a_task_goes_on_below_another_program_while_the_daemon_is_away(s: &Session) -> Verdict {
+    let [another, shim] = programs(s)?;
+    let (id, output) = counter(s)?;
+    let listed = s.ok("tasks ls")?;
+    s.end_daemon(Signal::SIGKILL)?;
+    upgrade(s, &id, &another)?;
+    sleep(Duration::from_secs(1));
+    start_containerd(s)?;
+    ensure_eq!(s.ok("tasks ls")?, listed, "task, pid and status");
+    ensure_eq!(s.ok(&exec(s, &id, "", "echo in"))?, "in", "an exec afterwards");
+    upgrade(s, &id, &shim)?;
+    ensure_eq!(s.ok(&exec(s, &id, "", "echo back"))?, "back", "an exec below the first program again");
+    is_whole(s, &id, &output)
 }
 
 fn checkpoint_says_what_is_missing(s: &Session) -> Verdict {

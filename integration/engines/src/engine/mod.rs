@@ -10,10 +10,8 @@ mod podman;
 mod prepare;
 
 #[cfg(feature = "cri")]
-pub use containerd::SOCKET as CONTAINERD_SOCKET;
-pub use containerd::start_daemon as start_containerd;
-#[cfg(feature = "cri")]
 pub use containerd::version as containerd_version;
+pub use containerd::{SOCKET as CONTAINERD_SOCKET, start_daemon as start_containerd};
 #[cfg(feature = "cri")]
 pub use cri::{restart as restart_cri, shim_tables, tables as cri_tables};
 pub use docker::{SOCKET as DOCKER_SOCKET, configuration as docker_configuration, post, start_with as start_dockerd};
