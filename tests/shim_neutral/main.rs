@@ -433,6 +433,32 @@ fn a_kept_container_goes_on_and_is_adopted_without_a_gap_in_its_log() {
 }
 
 #[test]
+fn the_end_of_an_exec_below_a_dead_shim_is_not_told_of_a_later_one_of_its_name() {
+    let world = World::new("name", FOREVER);
+    world.run(&["--keep-on-shim-death"]);
+    let exec = |script: &str| {
+        let exec = world.exec("e", script);
+        world.client().call("exec", exec).expect("made");
+    };
+    exec("exit 4\n");
+    assert_eq!(world.line(&["wait", "c", "--exec", "e"])["code"], 4);
+    let file = world.state().join("c/execs/e.exit.json");
+    let record = fs::read(&file).expect("recorded");
+    world.kill_shim();
+    assert_eq!(world.line(&["wait", "c", "--exec", "e"])["code"], 4, "the record outlives the shim");
+    world.line(&["adopt", "c"]);
+    exec(FOREVER);
+    assert!(!file.exists(), "the record of another exec");
+    world.kill_shim();
+    // A child of the first shim that was slow.
+    fs::write(&file, record).expect("written");
+    let told = world.output(&["wait", "c", "--exec", "e"]);
+    let said = String::from_utf8_lossy(&told.stderr).into_owned();
+    assert!(!told.status.success() && said.contains("no record of exec"), "{said}");
+    world.line(&["delete", "c", "--force"]);
+}
+
+#[test]
 fn a_grandchild_that_holds_the_pipe_does_not_hold_up_the_exit() {
     let world = World::new("grandchild", "sleep 30 &\necho $! > pid\necho x\nexit 3\n");
     let begun = Instant::now();

@@ -5,6 +5,7 @@
 //! kills the container.
 
 use std::os::fd::OwnedFd;
+use std::path::Path;
 
 use serde_json::{Value, json};
 
@@ -69,7 +70,12 @@ fn end_or_state(dir: &ContainerDir, facts: &Facts) -> (Option<Record>, Option<Ru
 
 /// The process id of init, if it was started.
 fn pid(dir: &ContainerDir) -> Option<i32> {
-    let text = fd::document(dir.file("pid")).ok()?;
+    number(&dir.file("pid"))
+}
+
+/// The process id that the runtime has written there.
+fn number(file: &Path) -> Option<i32> {
+    let text = fd::document(file).ok()?;
     String::from_utf8(text).ok()?.trim().parse().ok()
 }
 
@@ -88,12 +94,22 @@ pub(super) fn exit(dir: &ContainerDir) -> Result<Value> {
 /// The answer to `wait` for an exec.
 pub(super) fn exit_of_exec(dir: &ContainerDir, exec: &str) -> Result<Value> {
     windlass_base::id::check_id(exec).map_err(|error| Refusal::new(Code::Invalid, error.to_string()))?;
-    match Record::read(&dir.exec_file(exec, "exit.json")) {
+    let record = Record::read(&dir.exec_file(exec, "exit.json")).filter(|record| is_of_last(dir, exec, record.pid));
+    match record {
         Some(record) => Ok(ended(&record)),
         None => {
             dir.facts()?;
             Err(Refusal::new(Code::NotFound, format!("the shim was lost, and has no record of exec {exec:?}")))
         }
+    }
+}
+
+/// Whether this is the process id of the last exec of this name. Below an adopted container, the shim of before may have
+/// recorded the end of an earlier one, and a child of it may do so late.
+fn is_of_last(dir: &ContainerDir, exec: &str, pid: i32) -> bool {
+    match number(&dir.exec_file(exec, "pid")) {
+        Some(last) => last == pid,
+        None => !dir.exec_file(exec, "process.json").exists(),
     }
 }
 

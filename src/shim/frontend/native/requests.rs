@@ -223,6 +223,11 @@ impl Server {
         let logs = line.log.iter().filter_map(|text| super::container_dir::log(text, &self.facts.id).transpose());
         let logs = logs.collect::<Result<Vec<_>>>()?;
         let process_file = self.dir.exec_path(&exec, "process.json");
+        let exit_file = self.dir.exec_file(&exec, "exit.json");
+        // The shim of before may have recorded the end of another exec of this name.
+        if self.adopted && core.state(&id).is_none() {
+            fd::unlink_if_exists(fd::CWD, &exit_file)?;
+        }
         core.request(Request::AddExec(NewProcess {
             id: id.clone(),
             stdio: self.stdio(line.tty, line.stdin, logs, &exec),
@@ -231,7 +236,7 @@ impl Server {
             verb: "exec",
             arguments: if line.tty { vec!["--tty".into()] } else { Vec::new() },
             preserve_fds: Vec::new(),
-            exit_files: vec![ExitFile::Record(self.dir.exec_file(&exec, "exit.json"))],
+            exit_files: vec![ExitFile::Record(exit_file)],
         }))?;
         let what = ClientRequest::Exec { exec: exec.clone(), attached: line.attach };
         let asked = PendingRequest::Client { key, seq: line.seq, what };
