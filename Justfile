@@ -203,6 +203,10 @@ bench peer="runc" *args: build suite
     # The shim's, beside containerd's own; without containerd they are skipped.
     {{integration}} --runtime {{windlass}} --shim {{shim}} shim_measures::
 
+# A hundred probes a second below the shim, for ten minutes: what they cost, and that nothing is left or lost; needs root
+probes seconds="600": build suite
+    WINDLASS_PROBE_SECONDS={{seconds}} {{integration}} --runtime {{windlass}} --shim {{shim}} shim_measures::a_hundred
+
 # How cost grows with mounts, containers, processes and the rest, beside another runtime; needs root
 growth peer="runc" *args: build suite
     {{integration}} --growth --runtime {{windlass}} --compare {{peer}} {{args}}

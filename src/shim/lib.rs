@@ -38,6 +38,7 @@ mod id;
 mod image;
 mod image_check;
 mod inotify;
+mod input;
 mod key;
 mod launch;
 mod life;

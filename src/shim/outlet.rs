@@ -99,6 +99,8 @@ pub(super) struct OutletContext<'a> {
     pub(super) scratch: &'a mut Scratch,
     /// Whether the process lives. If it does, a terminal that was hung up may be opened again.
     pub(super) alive: bool,
+    /// Whether epoll(7) has told of a hang-up and of nothing to read. Only read(2) tells whether that is the end.
+    pub(super) seems_ended: bool,
 }
 
 impl Outlet {
@@ -311,6 +313,7 @@ impl Outlet {
         if let (true, true, Some(source)) = (direct, nothing_waits, &self.source)
             && self.sink.pipe().is_some()
             && !self.sink.lacks_reader()
+            && !context.seems_ended
             && (self.last >= NARROW || stream::waiting(source.as_fd()) >= LITTLE)
         {
             match self.sink.splice(source.as_fd(), SPLICE, context.poll) {
@@ -562,7 +565,8 @@ mod tests {
         outlet.source = Some(windlass_sys::fd::open("/", nix::fcntl::OFlag::O_DIRECTORY).expect("a directory"));
         let (poll, mut scratch) = (Poll::new().expect("epoll"), Scratch::new().expect("memory"));
         let (logs, clients) = (&mut Vec::new(), &mut Vec::new());
-        let mut context = OutletContext { logs, clients, poll: &poll, scratch: &mut scratch, alive: true };
+        let mut context =
+            OutletContext { logs, clients, poll: &poll, scratch: &mut scratch, alive: true, seems_ended: false };
         assert!(matches!(outlet.move_some(READ, &mut context), MoveResult::End));
         assert!(outlet.dropped() > 0);
         assert!(outlet.take_warning().is_some_and(|why| why.contains("cannot be read")));

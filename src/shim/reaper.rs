@@ -36,13 +36,26 @@ impl Reaper {
     }
 }
 
-/// Reaps the ended children that are not `known`. Returns false if the kernel has named a known child, which hides
-/// others. The caller has to look again when that child was reaped.
-pub(crate) fn reap_orphans(known: impl Fn(i32) -> bool) -> bool {
+/// What is known of orphans.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Orphans {
+    /// There are none.
+    None,
+    /// There may be some.
+    Perhaps,
+    /// There may be some behind this child, which is known and has ended. The kernel names it first until it is reaped.
+    Behind(i32),
+}
+
+/// Reaps the ended children that are not `known`.
+pub(crate) fn reap_orphans(known: impl Fn(i32) -> bool) -> Orphans {
     while let Some(pid) = process::ended_child() {
-        if known(pid) || !process::reap(pid) {
-            return false;
+        if known(pid) {
+            return Orphans::Behind(pid);
+        }
+        if !process::reap(pid) {
+            return Orphans::Perhaps;
         }
     }
-    true
+    Orphans::None
 }

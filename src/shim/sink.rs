@@ -55,6 +55,8 @@ pub(super) struct Fifo {
     pub(super) without_reader: bool,
     /// Whether the fifo ever had a reader.
     pub(super) had_reader: bool,
+    /// Whether nothing was ever written to it.
+    pub(super) untouched: bool,
     pub(super) watch: Option<Watch>,
     pub(super) next_look: Option<Instant>,
     /// Bytes that the reader had not taken at the last look after the end of the process.
@@ -81,6 +83,7 @@ impl Sink {
                     end,
                     without_reader: false,
                     had_reader,
+                    untouched: true,
                     watch: None,
                     next_look: None,
                     left: 0,
@@ -134,7 +137,7 @@ impl Sink {
     fn taken(&mut self, result: std::result::Result<Moved, Errno>, poll: &Poll) -> Taken {
         match (result, self.fifo()) {
             (Ok(Moved::Bytes(n)), fifo) => {
-                fifo.into_iter().for_each(|fifo| fifo.had_reader = true);
+                fifo.into_iter().for_each(|fifo| (fifo.had_reader, fifo.untouched) = (true, false));
                 Taken::Bytes(n)
             }
             (Ok(Moved::Later | Moved::End), _) => Taken::Later,
@@ -229,7 +232,7 @@ impl Fifo {
             return false;
         }
         self.had_reader = true;
-        if stream::waiting(self.end.as_fd()) == 0 {
+        if self.untouched || stream::waiting(self.end.as_fd()) == 0 {
             return true;
         }
         self.watch(poll, Some(AGAIN));

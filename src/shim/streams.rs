@@ -7,6 +7,7 @@ use std::time::Instant;
 use nix::fcntl::OFlag;
 
 use super::client::{Client, FromClient};
+use super::input::{Input, copy, write_all};
 use super::key::{Kind, key};
 use super::log::{Logger, Stream};
 use super::outlet::{Outlet, OutletContext};
@@ -16,19 +17,6 @@ use super::scratch::Scratch;
 use super::stdio::{Framing, Output, Spooling, Stdin, Stdio};
 use windlass_sys::stream::{self, Moved};
 use windlass_sys::{Result, fd, pipe, terminal};
-
-/// Input on its way to the process.
-#[derive(Debug)]
-pub(super) struct Input {
-    /// The pipe or the terminal that the process reads.
-    pub(super) sink: OwnedFd,
-    pub(super) terminal: bool,
-    pub(super) fifo: Option<OwnedFd>,
-    pub(super) pending: Vec<u8>,
-    /// Whether the pipe is full. The shim then watches it until it has room.
-    pub(super) blocked: bool,
-    pub(super) close_when_empty: bool,
-}
 
 /// The stdio of one process.
 #[derive(Debug)]
@@ -215,7 +203,8 @@ impl Streams {
         alive: bool,
         mut act: impl FnMut(&mut Outlet, &mut OutletContext<'_>),
     ) {
-        let mut context = OutletContext { logs: &mut self.logs, clients: &mut self.clients, poll, scratch, alive };
+        let (logs, clients) = (&mut self.logs, &mut self.clients);
+        let mut context = OutletContext { logs, clients, poll, scratch, alive, seems_ended: false };
         self.outlets.iter_mut().for_each(|outlet| act(outlet, &mut context));
     }
 
@@ -233,8 +222,9 @@ impl Streams {
             Kind::Source | Kind::Sink | Kind::Spool => {
                 // The key names the stream, but a process may have only one outlet.
                 let index = usize::from(sub).min(self.outlets.len().saturating_sub(1));
-                let mut context =
-                    OutletContext { logs: &mut self.logs, clients: &mut self.clients, poll, scratch, alive };
+                let (logs, clients) = (&mut self.logs, &mut self.clients);
+                let seems_ended = kind == Kind::Source && !ready.read;
+                let mut context = OutletContext { logs, clients, poll, scratch, alive, seems_ended };
                 if let Some(outlet) = self.outlets.get_mut(index) {
                     outlet.pump(&mut context);
                 }
@@ -270,23 +260,37 @@ impl Streams {
         }
     }
 
+    /// Reads a fifo that is not watched, and watches it for more. Most writers have left by now: then this is the end.
+    fn listen_to_fifo(&mut self, poll: &Poll) {
+        if self.input.as_ref().is_some_and(|input| !input.blocked) {
+            self.copy_from_fifo(poll);
+        }
+        let Some(input) = self.input.as_mut().filter(|input| !input.blocked) else { return };
+        let key = key(Kind::InputFifo, self.serial, 0);
+        input.fifo = input.fifo.take().filter(|fifo| poll.watch(fifo, key, Interest::Read).is_ok());
+    }
+
     fn pump_fifo(&mut self, poll: &Poll) {
         let Some(input) = &mut self.input else { return };
         let Some(fifo) = &input.fifo else { return };
         let spliced =
             if input.terminal { Ok(Moved::Later) } else { stream::splice(fifo.as_fd(), input.sink.as_fd(), 64 * 1024) };
-        let moved = match spliced {
-            // The pipe may be full. Only read(2) distinguishes an empty fifo from its end.
-            Ok(Moved::Later) if input.terminal || stream::waiting(fifo.as_fd()) == 0 => {
-                copy(fifo, &input.sink, &mut input.pending)
-            }
-            other => other,
-        };
-        match moved {
-            Ok(Moved::Bytes(_)) if input.pending.is_empty() => {}
-            Ok(Moved::Bytes(_)) => self.block_input(poll),
-            Ok(Moved::Later) if !input.terminal && stream::waiting(fifo.as_fd()) > 0 => self.block_input(poll),
-            Ok(Moved::Later) => {}
+        match spliced {
+            // Only read(2) distinguishes an empty fifo from its end.
+            Ok(Moved::Later) if input.terminal || stream::waiting(fifo.as_fd()) == 0 => self.copy_from_fifo(poll),
+            // The pipe is full.
+            Ok(Moved::Later) => self.block_input(poll),
+            Ok(Moved::Bytes(_)) => {}
+            Ok(Moved::End) | Err(_) => self.end_input(poll),
+        }
+    }
+
+    fn copy_from_fifo(&mut self, poll: &Poll) {
+        let Some(input) = &mut self.input else { return };
+        let Some(fifo) = &input.fifo else { return };
+        match copy(fifo, &input.sink, &mut input.pending) {
+            Ok(Moved::Bytes(_)) if !input.pending.is_empty() => self.block_input(poll),
+            Ok(Moved::Bytes(_) | Moved::Later) => {}
             // A terminal stays open at the end of the input.
             Ok(Moved::End) if input.terminal => input.fifo = None,
             Ok(Moved::End) | Err(_) => self.end_input(poll),
@@ -407,12 +411,8 @@ impl Streams {
         let Some(input) = &mut self.input else { return };
         if let Some(fifo) = &input.fifo {
             // The shim keeps a read end only, so the end comes when the last writer has left.
-            let reader = fd::reopen(fifo.as_fd(), OFlag::O_RDONLY | OFlag::O_NONBLOCK);
-            let watched = reader.ok().filter(|reader| {
-                input.blocked || poll.watch(reader, key(Kind::InputFifo, self.serial, 0), Interest::Read).is_ok()
-            });
-            input.fifo = watched;
-            return;
+            input.fifo = fd::reopen(fifo.as_fd(), OFlag::O_RDONLY | OFlag::O_NONBLOCK).ok();
+            return self.listen_to_fifo(poll);
         }
         if input.pending.is_empty() && !input.terminal {
             self.end_input(poll);
@@ -573,27 +573,4 @@ fn give_to(pipe: &OwnedFd, owner: Option<(u32, u32)>) -> Result<()> {
     use windlass_sys::Called;
     let Some((uid, gid)) = owner.filter(|owner| *owner != (0, 0)) else { return Ok(()) };
     nix::unistd::fchown(pipe, Some(uid.into()), Some(gid.into())).called(|| format!("fchown({uid}, {gid})"))
-}
-
-/// Copies input to a terminal, because older kernels cannot splice to one.
-fn copy(fifo: &OwnedFd, sink: &OwnedFd, pending: &mut Vec<u8>) -> Result<Moved> {
-    let mut buffer = [0; 4096];
-    let moved = stream::read(fifo.as_fd(), &mut buffer)?;
-    if let Moved::Bytes(n) = moved {
-        pending.extend_from_slice(&buffer[..n]);
-        write_all(sink, pending)?;
-    }
-    Ok(moved)
-}
-
-/// Writes `pending`. Returns false if a part of it has to wait.
-fn write_all(sink: &OwnedFd, pending: &mut Vec<u8>) -> Result<bool> {
-    while !pending.is_empty() {
-        match stream::write(sink.as_fd(), pending)? {
-            Moved::Bytes(n) => drop(pending.drain(..n)),
-            Moved::Later | Moved::End => return Ok(false),
-        }
-    }
-    *pending = Vec::new();
-    Ok(true)
 }

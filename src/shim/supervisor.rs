@@ -17,7 +17,7 @@ use super::key::{Kind, key};
 use super::life::INIT_ENDED;
 use super::notifier::Watch;
 use super::processes::Processes;
-use super::reaper::Reaper;
+use super::reaper::{Orphans, Reaper};
 use super::refusal::{Refusal, Result};
 use super::scratch::Scratch;
 use super::spare::Spare;
@@ -54,8 +54,8 @@ pub struct Supervisor {
     pub(super) events: VecDeque<Event>,
     /// Children of the front end. Only the front end reaps them.
     pub(super) children: Vec<i32>,
-    /// Whether there may be orphans to reap.
-    pub(super) orphans: bool,
+    /// What is known of orphans that are to be reaped.
+    pub(super) orphans: Orphans,
     pub(super) directory: Option<Watch>,
     /// The descriptors of the core that were ready when the front end had its turn.
     pub(super) deferred: Vec<(u64, Ready)>,
@@ -99,7 +99,7 @@ impl Supervisor {
             calls: Calls::default(),
             events: VecDeque::new(),
             children: Vec::new(),
-            orphans: false,
+            orphans: Orphans::None,
             directory: None,
             deferred: Vec::new(),
             serial: 0,

@@ -6,7 +6,7 @@ use super::console::Console;
 use super::key::{self, Kind};
 use super::life::Life;
 use super::processes::ManagedProcess;
-use super::reaper::reap_orphans;
+use super::reaper::{Orphans, reap_orphans};
 use super::streams::Streams;
 use super::supervisor::Supervisor;
 use super::{Event, Ready};
@@ -79,7 +79,7 @@ impl Supervisor {
         if let Some(signal) = self.reaper.next_signal() {
             match signal {
                 libc::SIGCHLD => {
-                    self.orphans = true;
+                    self.orphans = Orphans::Perhaps;
                     self.calls.unwatched().into_iter().for_each(|serial| self.look_at_call(serial));
                 }
                 libc::SIGTERM | libc::SIGINT | libc::SIGQUIT | libc::SIGHUP | libc::SIGUSR1 => {
@@ -122,8 +122,13 @@ impl Supervisor {
         for serial in self.processes.serials(|managed| managed.process.deadline(now).is_some()) {
             self.process_due(serial, now);
         }
-        if self.orphans && !self.calls.is_making() {
-            self.orphans = !self.reap_orphans();
+        let hidden = match self.orphans {
+            Orphans::None => true,
+            Orphans::Perhaps => false,
+            Orphans::Behind(pid) => self.is_known(pid),
+        };
+        if !hidden && !self.calls.is_making() {
+            self.orphans = reap_orphans(|pid| self.is_known(pid));
         }
         if self.last_activity.is_some_and(|at| now >= at + IDLE) {
             self.last_activity = None;
@@ -167,11 +172,10 @@ impl Supervisor {
         }
     }
 
-    fn reap_orphans(&self) -> bool {
-        reap_orphans(|pid| {
-            self.children.contains(&pid)
-                || self.calls.has_child(pid)
-                || self.processes.iter().any(|managed| managed.has_child(pid))
-        })
+    /// Whether a child is reaped by the front end, or through its pidfd.
+    fn is_known(&self, pid: i32) -> bool {
+        self.children.contains(&pid)
+            || self.calls.has_child(pid)
+            || self.processes.iter().any(|managed| managed.has_child(pid))
     }
 }

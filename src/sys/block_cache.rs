@@ -1,8 +1,9 @@
-//! An allocator that keeps one free block of each middle size.
+//! An allocator that keeps two free blocks of each middle size.
 //!
 //! musl's allocator maps a page for the first block of a size beyond those that it has, and unmaps the page with that
 //! block. A server that needs such a block for each request would make two system calls for it each time: an exec
-//! below containerd took the shim 95 or 110 system calls, depending on the blocks in use, and takes 95 with this.
+//! below containerd took the shim 95 or 110 system calls, depending on the blocks in use, and takes 95 with one such block.
+//! With one, every other exec still mapped a page and unmapped it.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::ptr::null_mut;
@@ -15,15 +16,19 @@ const LARGEST: usize = SMALLEST << (KINDS - 1);
 /// Shorter blocks are left to the system's allocator, which has many in a page.
 const SHORT: usize = 128;
 
+/// How many blocks of each size are kept.
+const EACH: usize = 2;
+
 /// The blocks, by their sizes.
-static KEPT: [AtomicPtr<u8>; KINDS] = [const { AtomicPtr::new(null_mut()) }; KINDS];
+static KEPT: [[AtomicPtr<u8>; EACH]; KINDS] = [const { [const { AtomicPtr::new(null_mut()) }; EACH] }; KINDS];
 
 /// The allocator, for `#[global_allocator]`.
 pub struct BlockCache;
 
 /// Returns the kept blocks to the system's allocator.
 pub fn release() {
-    for (kind, kept) in KEPT.iter().enumerate() {
+    let kept = KEPT.iter().enumerate().flat_map(|(kind, kept)| kept.iter().map(move |kept| (kind, kept)));
+    for (kind, kept) in kept {
         let block = kept.swap(null_mut(), Ordering::Acquire);
         if !block.is_null() {
             // SAFETY: it came from the system's allocator with this layout, and belongs to nobody.
@@ -52,9 +57,9 @@ unsafe impl GlobalAlloc for BlockCache {
             // SAFETY: as the caller promises.
             return unsafe { System.alloc(layout) };
         };
-        let kept = KEPT[kind].swap(null_mut(), Ordering::Acquire);
-        if !kept.is_null() {
-            return kept;
+        let mut kept = KEPT[kind].iter().map(|kept| kept.swap(null_mut(), Ordering::Acquire));
+        if let Some(block) = kept.find(|block| !block.is_null()) {
+            return block;
         }
         // SAFETY: the size is not zero.
         unsafe { System.alloc(BlockCache::layout(kind)) }
@@ -65,7 +70,10 @@ unsafe impl GlobalAlloc for BlockCache {
             // SAFETY: as the caller promises.
             return unsafe { System.dealloc(block, layout) };
         };
-        if KEPT[kind].compare_exchange(null_mut(), block, Ordering::Release, Ordering::Relaxed).is_err() {
+        let keep = |kept: &AtomicPtr<u8>| {
+            kept.compare_exchange(null_mut(), block, Ordering::Release, Ordering::Relaxed).is_ok()
+        };
+        if !KEPT[kind].iter().any(keep) {
             // SAFETY: the block came from `alloc` with a layout of this kind.
             unsafe { System.dealloc(block, BlockCache::layout(kind)) };
         }
@@ -122,7 +130,7 @@ mod tests {
         dealloc(again, 100);
         dealloc(reused, 129);
         release();
-        assert!(KEPT.iter().all(|kept| kept.load(Ordering::Relaxed).is_null()));
+        assert!(KEPT.iter().flatten().all(|kept| kept.load(Ordering::Relaxed).is_null()));
     }
 
     #[test]

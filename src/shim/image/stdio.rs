@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use super::format::{Content, Encoder, Field, Fields, Value, choice, table};
 use crate::client::Client;
+use crate::input::Input;
 use crate::log::file::FileLog;
 use crate::log::journald::{Journald, SOCKET};
 use crate::log::json::JsonLog;
@@ -12,7 +13,7 @@ use crate::outlet::Outlet;
 use crate::sink::{Fifo, Sink};
 use crate::spool::{Feeder, Spool, Writer};
 use crate::stdio::{JournalFields, LogFile};
-use crate::streams::{Input, Streams};
+use crate::streams::Streams;
 use crate::{Framing, Interest, Log, Output, Spooling, Stdin, Stdio, WhenFull};
 
 table! {
@@ -34,7 +35,9 @@ table! {
     }
     Writer { 1 answer, 2 bytes, 3 taken }
     Feeder { 1 pipe, 2 until, 3 has_moved, 4 is_watched }
-    Fifo { 1 end, 2 without_reader, 3 had_reader, 4 watch, 5 next_look, 6 @hint left, 7 @hint since }
+    Fifo {
+        1 end, 2 without_reader, 3 had_reader, 4 watch, 5 next_look, 6 @hint left, 7 @hint since, 8 @hint untouched,
+    }
     Client {
         1 number, 2 key, 3 socket, 4 framing, 5 queue, 6 queued, 7 sent, 8 since, 9 reading, 10 unread, 11 watched,
         12 @hint ended,

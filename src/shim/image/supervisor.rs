@@ -5,6 +5,7 @@ use super::watching;
 use crate::Supervisor;
 use crate::containers::ManagedContainer;
 use crate::processes::ManagedProcess;
+use crate::reaper::Orphans;
 use windlass_sys::{Result, spawn};
 
 #[cfg(feature = "next-image")]
@@ -59,7 +60,7 @@ pub(crate) fn restore(core: &mut Supervisor, content: Content<'_>) {
     last::restore(core, &mut fields);
     fields.end();
     // Children that died meanwhile may have left orphans.
-    core.orphans = true;
+    core.orphans = Orphans::Perhaps;
 }
 
 /// Watches everything again that the previous program watched.

@@ -7,6 +7,7 @@ use crate::call::{Call, Operation, Planned};
 use crate::client::Client;
 use crate::console::Console;
 use crate::containers::ManagedContainer;
+use crate::input::Input;
 use crate::life::{End, Life, Parent, Process};
 use crate::log::{Logger, Stream};
 use crate::notifier::Watch;
@@ -16,7 +17,7 @@ use crate::processes::ManagedProcess;
 use crate::sink::{Fifo, Sink};
 use crate::spool::{Feeder, Spool, Writer};
 use crate::stdio::{JournalFields, LogFile};
-use crate::streams::{Input, Streams};
+use crate::streams::Streams;
 use crate::table::Table;
 use crate::{
     Container, ExitFile, ExitStatus, Framing, Interest, Log, NewProcess, Output, Phase, ProcessId, Runtime, Spooling,
@@ -219,6 +220,7 @@ impl Random {
                 end: self.fd(),
                 without_reader: self.yes(),
                 had_reader: self.yes(),
+                untouched: self.yes(),
                 watch: self.maybe(|_| Watch::ended()),
                 next_look: self.maybe(Random::moment),
                 left: self.next(),

@@ -7,12 +7,13 @@
 use crate::calls::Calls;
 use crate::client::Client;
 use crate::containers::ManagedContainer;
+use crate::input::Input;
 use crate::key::{Kind, key};
 use crate::life::{Life, Parent};
 use crate::outlet::Outlet;
 use crate::poll::{Interest, Poll};
 use crate::processes::ManagedProcess;
-use crate::streams::{Input, Streams};
+use crate::streams::Streams;
 use windlass_sys::Result;
 
 /// The counter of a container's OOM kills.
