@@ -287,7 +287,7 @@ pub const VERBS: &[Verb] = &[
         summary: "stop the shim of a stopped container",
         about: &[
             "Its records stay until delete. The shim of a container run with --keep-on-shim-death may be stopped at any \
-             time: adopt then starts one of the installed version.",
+             time: adopt then starts a shim of the installed version.",
         ],
         ..BASE
     },
