@@ -1,6 +1,7 @@
 //! The plan of `exec`: it joins the container's namespaces, and continues with the same steps as the plan of `create`.
 
 use windlass_base::abi::bits_of_list;
+use windlass_base::capability::CapabilitySet;
 use windlass_base::error::{Diagnostic, Error, Origin, Result};
 use windlass_base::namespaces::Namespaces;
 use windlass_base::spec::{Linux, Process, Spec};
@@ -54,7 +55,7 @@ pub struct ExecPlan {
     pub process: Process,
     /// Namespaces to join.
     pub namespaces: Namespaces,
-    /// RLIMIT_NPROC, which the runtime sets from outside, because the intermediate process would count as well.
+    /// RLIMIT_NPROC if the runtime sets it from outside. Set before the fork, it would count the intermediate process too.
     pub process_limit: Option<ProcessLimit>,
     /// The process's user id on the host, see [`crate::Topology::host_uid`].
     pub host_uid: Option<u32>,
@@ -129,7 +130,9 @@ pub fn exec(id: &str, spec: &Spec, request: &Request, process: Option<&[u8]>, op
     let mut process_limit = None;
     if namespaces.contains(Namespaces::PID) {
         let of_one_process = builder.steps.iter().any(|step| of_one_process(&step.action));
-        process_limit = place_fork(&mut builder.steps, namespaces.contains(Namespaces::USER) || of_one_process);
+        let early = namespaces.contains(Namespaces::USER) || of_one_process;
+        let outside = host.capabilities.contains(CapabilitySet::SYS_RESOURCE);
+        process_limit = place_fork(&mut builder.steps, early, outside);
     }
     let host_uid = topology.host_uid(process.user.uid);
     builder.build(|builder| ExecPlan {
@@ -194,22 +197,17 @@ fn name_flags(steps: &mut [Step], request: &Request, whole: bool) {
 /// its user namespace, so all namespaces are joined by one call. Otherwise a process of the container may have that
 /// capability, and could use the new process's powers as long as they are the host's. So the other namespaces are
 /// joined first, and the identity is taken before the fork. RLIMIT_NPROC would then count both processes, so the
-/// runtime sets it.
-fn place_fork(steps: &mut Vec<Step>, early: bool) -> Option<ProcessLimit> {
+/// runtime sets it (`outside`). Without CAP_SYS_RESOURCE it may not set limits of another user's process, and nobody may
+/// raise one: then the new process sets it by itself.
+fn place_fork(steps: &mut Vec<Step>, early: bool, outside: bool) -> Option<ProcessLimit> {
     let step =
         |action| Step { origin: Origin::Default("processes of the container are in its PID namespace".into()), action };
     if early {
         steps.insert(0, step(Action::Fork { terminal: false }));
         return None;
     }
-    let mut process_limit = None;
-    steps.retain(|step| match &step.action {
-        Action::Limit(limit) if limit.resource == RLIMIT_NPROC => {
-            process_limit = Some(ProcessLimit { soft: limit.soft, hard: limit.hard, origin: step.origin.clone() });
-            false
-        }
-        _ => true,
-    });
+    let of_processes = |step: &Step| matches!(&step.action, Action::Limit(limit) if limit.resource == RLIMIT_NPROC);
+    let limits: Vec<Step> = steps.extract_if(.., |step| of_processes(step)).collect();
     let mut terminal = false;
     for step in steps.iter_mut() {
         if let Action::Console { controlling, .. } = &mut step.action {
@@ -221,20 +219,30 @@ fn place_fork(steps: &mut Vec<Step>, early: bool) -> Option<ProcessLimit> {
         steps.insert(index, step(Action::JoinPid));
     }
     if let Some(index) = at(steps, |action| matches!(action, Action::FindExecutable)) {
-        let filter = filter_before_fork(&mut steps.split_off(index + 1), steps);
+        let own = !outside && !limits.is_empty();
+        let filter = filter_before_fork(&mut steps.split_off(index + 1), steps, own);
         steps.push(step(Action::Fork { terminal }));
+        if own {
+            steps.extend(limits);
+            steps.extend(filter);
+            return None;
+        }
         steps.extend(filter);
     }
-    process_limit
+    let given = |step: Step| match step.action {
+        Action::Limit(limit) => Some(ProcessLimit { soft: limit.soft, hard: limit.hard, origin: step.origin }),
+        _ => None,
+    };
+    limits.into_iter().next_back().and_then(given)
 }
 
 /// Moves the filter and the dropping of capabilities after it from `rest` to the steps before the fork; returns the
 /// remaining steps. A filter is moved only if its installation needs a capability, which the new process must not have,
-/// and only if the filter allows the fork.
-fn filter_before_fork(rest: &mut Vec<Step>, before: &mut Vec<Step>) -> Vec<Step> {
+/// and only if the filter allows the fork, and a `limit` after it.
+fn filter_before_fork(rest: &mut Vec<Step>, before: &mut Vec<Step>, limit: bool) -> Vec<Step> {
     let gives_up = |steps: &[Step]| steps.iter().any(|step| matches!(step.action, Action::Capabilities(_)));
     let harmless = |step: &Step| match &step.action {
-        Action::Seccomp(seccomp) => !seccomp.filter.needs_listener && allows_fork(&seccomp.filter),
+        Action::Seccomp(seccomp) => !seccomp.filter.needs_listener && allows_fork(&seccomp.filter, limit),
         _ => false,
     };
     if gives_up(rest) && rest.iter().any(harmless) {
@@ -246,8 +254,8 @@ fn filter_before_fork(rest: &mut Vec<Step>, before: &mut Vec<Step>) -> Vec<Step>
 }
 
 /// Whether the filter allows the calls from the fork to the execution, with the arguments by which profiles distinguish
-/// them.
-fn allows_fork(filter: &windlass_seccomp::Filter) -> bool {
+/// them. `limit`: a limit is set in between.
+fn allows_fork(filter: &windlass_seccomp::Filter, limit: bool) -> bool {
     const CLONE_PARENT_AND_PIDFD: u64 = 0x9000;
     const PR_SET_PDEATHSIG: u64 = 1;
     const PR_SET_DUMPABLE: u64 = 4;
@@ -278,7 +286,9 @@ fn allows_fork(filter: &windlass_seccomp::Filter) -> bool {
         "execve",
     ];
     let arch = windlass_seccomp::Arch::native();
-    calls.into_iter().chain(plain.map(|call| (call, [0; 6]))).all(|(call, args)| filter.allows(arch, call, args))
+    let limits = limit.then_some(("prlimit64", [0, u64::from(RLIMIT_NPROC), 0, 0, 0, 0]));
+    let plain = plain.map(|call| (call, [0; 6]));
+    calls.into_iter().chain(plain).chain(limits).all(|(call, args)| filter.allows(arch, call, args))
 }
 
 /// Whether a child does not inherit a setting, or the setting forbids children (sched(7)).

@@ -22,6 +22,7 @@ chapter! { "exec":
     no_new_privs_is_set,
     a_process_file_is_used_whole,
     a_process_file_with_limits_and_oom_score,
+    a_process_of_another_user_has_its_limits,
     a_bad_process_file_is_an_error,
     detach_returns_at_once_and_leaves_a_pid,
     standard_input_is_passed,
@@ -157,6 +158,23 @@ fn a_process_file_with_limits_and_oom_score(t: &T) -> Verdict {
         "env": ["PATH=/bin"], "rlimits": [{"type": "RLIMIT_NOFILE", "soft": 77, "hard": 88}], "oomScoreAdj": 99
     });
     container.exec_process(&process, &[])?.ok()?.stdout_is("77\n99\n")?;
+    Ok(())
+}
+
+fn a_process_of_another_user_has_its_limits(t: &T) -> Verdict {
+    let container = t.running()?;
+    let limits =
+        json!([{"type": "RLIMIT_NOFILE", "soft": 77, "hard": 88}, {"type": "RLIMIT_NPROC", "soft": 66, "hard": 99}]);
+    let process = json!({
+        "args": ["/bin/sh", "-c", "cat /proc/self/limits"], "cwd": "/", "user": {"uid": 12, "gid": 34},
+        "env": ["PATH=/bin"], "rlimits": limits
+    });
+    let shown = container.exec_process(&process, &[])?.ok()?.stdout;
+    for (name, soft, hard) in [("Max open files", "77", "88"), ("Max processes", "66", "99")] {
+        let row = shown.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+        let words: Vec<&str> = row.split_whitespace().collect();
+        ensure!(words.starts_with(&[soft, hard]), "{name}: {row:?}");
+    }
     Ok(())
 }
 

@@ -236,6 +236,26 @@ fn an_exec_has_an_intermediate_process_for_the_pid_namespace() {
 }
 
 #[test]
+fn an_exec_sets_its_limit_of_processes_by_itself_if_the_runtime_may_not() {
+    let spec = spec(|document| {
+        document["process"]["rlimits"] = json!([{"type": "RLIMIT_NPROC", "soft": 5, "hard": 10}]);
+    });
+    let request = Request { args: vec!["true".into()], ..Request::default() };
+    let plan = |capabilities| {
+        let mut options = options();
+        options.host.capabilities = capabilities;
+        let plan = windlass_plan::exec::exec("box", &spec, &request, None, &options).expect("planned");
+        let at = |wanted: fn(&Action) -> bool| plan.steps.iter().position(|step| wanted(&step.action));
+        let fork = at(|action| matches!(action, Action::Fork { .. })).expect("a PID namespace is joined");
+        // 6 is RLIMIT_NPROC.
+        let limit = at(|action| matches!(action, Action::Limit(limit) if limit.resource == 6 && limit.hard == 10));
+        (plan.process_limit.map(|limit| limit.hard), limit.map(|limit| fork < limit))
+    };
+    assert_eq!(plan(CapabilitySet::all()), (Some(10), None));
+    assert_eq!(plan(CapabilitySet::all() - CapabilitySet::SYS_RESOURCE), (None, Some(true)));
+}
+
+#[test]
 fn a_name_of_the_host_may_have_64_bytes() {
     let name = |length: usize| {
         faults(|document| {
