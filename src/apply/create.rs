@@ -21,7 +21,7 @@ use super::cgroup::{CgroupPlacement, NewCgroup, owner_of_cgroup};
 use super::context::{Barrier, ContainerHooks, Context};
 use super::init::{self, Watch};
 use super::launch::{Handler, Launch};
-use super::namespaces::{JoinedNamespaces, map_ids, open_joins};
+use super::namespaces::{JoinedNamespaces, leave_groups, map_ids, open_joins};
 use super::notify::{Notify, ServiceManager};
 use super::sources::{self, Idmaps, Sources};
 use super::sync::{InitSync, Question};
@@ -402,9 +402,11 @@ impl Drop for Poststop<'_> {
 
 /// The child's side of the clone: its steps, after a second clone if this is the intermediate process.
 fn run_child(plan: &Plan, watch: Watch, cx: Context<'_>, proof: &SingleThreaded) -> ! {
-    if plan.topology.intermediate
-        && let Err(error) = run_intermediate(plan, &cx, proof)
-    {
+    let joins_user = plan.topology.joined.iter().any(|join| join.kind == Namespaces::USER);
+    let left = if joins_user { leave_groups() } else { Ok(()) };
+    let ready =
+        left.and_then(|()| if plan.topology.intermediate { run_intermediate(plan, &cx, proof) } else { Ok(()) });
+    if let Err(error) = ready {
         init::fail(&cx.sync, &error);
     }
     init::run(&plan.init, &|step: &Step| plan.describe(&step.action), watch, cx)

@@ -21,6 +21,7 @@ use windlass_sys::{credentials, fd, mount, sched, start};
 use super::caller::{Caller, set_oom_score_adj};
 use super::context::{Barrier, Context, Parent, PidNamespace};
 use super::launch::{Handler, Launch};
+use super::namespaces::leave_groups;
 use super::sync::Question;
 use super::{init, listener};
 
@@ -349,6 +350,9 @@ fn enter<'a>(
         cx.procfs.refuse_callers();
     }
     windlass_sys::hide_fd_paths();
+    if namespaces.contains(Namespaces::USER) {
+        leave_groups()?;
+    }
     if !namespaces.is_empty() {
         process::setns(init.as_fd(), namespaces).with_context(|| "cannot join the container's namespaces")?;
     }
@@ -358,7 +362,8 @@ fn enter<'a>(
             .with_context(|| "cannot enter the container's root")?;
     }
     if namespaces.contains(Namespaces::USER) {
-        credentials::set_ids(0, 0).with_context(|| "cannot become root of the user namespace")?;
+        let (uid, gid) = plan.first_ids;
+        credentials::set_ids(uid, gid).with_context(|| "cannot become root of the user namespace")?;
     }
     if plan.process.terminal {
         let root = fd::open("/", OFlag::O_PATH | OFlag::O_DIRECTORY);

@@ -11,9 +11,8 @@ use windlass_base::namespaces::Namespaces;
 use windlass_base::spec::IdMapping;
 use windlass_plan::explain::kind_names;
 use windlass_plan::{Join, Joiner, Maps, Topology, map_text};
-use windlass_sys::fd;
 use windlass_sys::mount_view::MountView;
-use windlass_sys::process;
+use windlass_sys::{credentials, fd, process};
 
 use super::sources::{CONTAINERS_NAMESPACE, hold_view};
 
@@ -91,6 +90,12 @@ fn open_join(join: &Join) -> Result<OwnedFd> {
         }
         _ => Err(origin(Error::new(Kind::InvalidConfig, format!("{:?} is not a {kind} namespace", join.path)))),
     }
+}
+
+/// Leaves the caller's groups before a user namespace that somebody else has made: it may deny setgroups(2), which init
+/// can have brought about, and then they would stay. They are groups of the host.
+pub(crate) fn leave_groups() -> Result<()> {
+    credentials::leave_groups().with_context(|| "cannot leave the caller's supplementary groups")
 }
 
 /// The namespaces that the runtime has joined for the clone. Dropping this returns to its own.

@@ -59,6 +59,8 @@ pub struct ExecPlan {
     pub process_limit: Option<ProcessLimit>,
     /// The process's user id on the host, see [`crate::Topology::host_uid`].
     pub host_uid: Option<u32>,
+    /// The user and the group to become in the user namespace before the first step.
+    pub first_ids: (u32, u32),
     /// CPU affinity of the runtime while it works (`execCPUAffinity.initial`).
     pub initial_affinity: Vec<u64>,
     /// The steps of the new process, in order.
@@ -134,12 +136,13 @@ pub fn exec(id: &str, spec: &Spec, request: &Request, process: Option<&[u8]>, op
         let outside = host.capabilities.contains(CapabilitySet::SYS_RESOURCE);
         process_limit = place_fork(&mut builder.steps, early, outside);
     }
-    let host_uid = topology.host_uid(process.user.uid);
+    let (host_uid, first_ids) = (topology.host_uid(process.user.uid), topology.first_ids());
     builder.build(|builder| ExecPlan {
         process,
         namespaces,
         process_limit,
         host_uid,
+        first_ids,
         initial_affinity,
         steps: builder.steps,
         warnings: builder.warnings,

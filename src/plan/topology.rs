@@ -75,6 +75,13 @@ impl Topology {
         self.all().contains(kind)
     }
 
+    /// The user and the group that init becomes first in its user namespace: the lowest that a new one has, and 0 in one
+    /// that is joined.
+    pub fn first_ids(&self) -> (u32, u32) {
+        let first = |mappings: &[IdMapping]| mappings.iter().map(|m| m.container_id).min().unwrap_or(0);
+        (first(&self.uid_mappings), first(&self.gid_mappings))
+    }
+
     /// The host's id for a user id of the container. `None` if the container joins a user namespace, whose
     /// mapping is not known here.
     pub fn host_uid(&self, uid: u32) -> Option<u32> {
@@ -215,10 +222,9 @@ pub(crate) fn check_ranges(pointer: &str, mappings: &[IdMapping], builder: &mut 
 /// Adds the steps by which init enters its namespaces.
 pub(crate) fn enter(topology: &Topology, builder: &mut PlanBuilder) {
     if !topology.uid_mappings.is_empty() {
-        let first = |mappings: &[IdMapping]| mappings.iter().map(|m| m.container_id).min().unwrap_or(0);
-        let action = Action::BecomeRoot(first(&topology.uid_mappings), first(&topology.gid_mappings));
+        let (uid, gid) = topology.first_ids();
         builder.config("/linux/uidMappings", Action::MapIds);
-        builder.config("/linux/uidMappings", action);
+        builder.config("/linux/uidMappings", Action::BecomeRoot(uid, gid));
     }
     for (index, join) in topology.joined.iter().enumerate() {
         if join.joiner == Joiner::Init && !topology.intermediate {

@@ -15,6 +15,14 @@ pub fn set_groups(groups: &[u32]) -> Result<()> {
     check(returned, || format!("setgroups({groups:?})")).map(drop)
 }
 
+/// Leaves all supplementary groups. Without CAP_SETGID they stay.
+pub fn leave_groups() -> Result<()> {
+    match set_groups(&[]) {
+        Err(failed) if failed.errno == Errno::EPERM => Ok(()),
+        other => other,
+    }
+}
+
 /// setresgid(2) and then setresuid(2), on this thread: after the second, the first might no longer be allowed. These
 /// are the kernel's calls. The C library would first stop all other threads, and there are none.
 pub fn set_ids(uid: u32, gid: u32) -> Result<()> {

@@ -1,7 +1,9 @@
 //! config-linux.md, "Namespaces" and "User namespace mappings".
 
 use crate::kit::console::FdSocket;
+use crate::kit::machine::{field, text};
 use crate::kit::stop::Context;
+use crate::kit::wait::eventually;
 use crate::kit::{Bundle, Need, T, Verdict};
 use crate::{chapter, ensure, ensure_eq};
 use serde_json::json;
@@ -31,6 +33,7 @@ chapter! { "namespaces":
     bound_devices_are_for_nothing_else,
     exec_enters_the_user_namespace,
     setgroups_stays_allowed_for_root_made_namespaces,
+    the_callers_groups_stay_out_of_a_user_namespace_that_denies_setgroups [Need::Windlass],
     a_network_namespace_of_another_user_namespace_is_joined,
     time_offsets_apply [Need::TimeNamespace],
     time_offsets_apply_to_exec [Need::TimeNamespace],
@@ -267,11 +270,53 @@ fn exec_enters_the_user_namespace(t: &T) -> Verdict {
     let container = t.start(&user_namespace(t)?.args(&["/bin/sleep", "1000"]))?;
     container.exec_sh("id -u; awk '{print $2}' /proc/self/uid_map")?.stdout_is("0\n100000\n")?;
     container.try_exec(&["--user", "7:8"], &["/bin/sh", "-c", "id -u; id -g"])?.ok()?.stdout_is("7\n8\n")?;
+    // One without an id 0.
+    let mapping = json!([{"containerID": 1000, "hostID": 100_000, "size": 1}]);
+    let bundle = user_namespace(t)?.set("/linux/uidMappings", mapping.clone()).set("/linux/gidMappings", mapping);
+    let bundle = bundle.set("/process/user", json!({"uid": 1000, "gid": 1000})).args(&["/bin/sleep", "1000"]);
+    let container = t.start(&bundle)?;
+    container.exec_sh("id -u; id -g")?.stdout_is("1000\n1000\n")?;
     Ok(())
 }
 
 fn setgroups_stays_allowed_for_root_made_namespaces(t: &T) -> Verdict {
     t.run(&user_namespace(t)?.args(&["/bin/cat", "/proc/self/setgroups"]))?.ok()?.stdout_is("allow\n")?;
+    Ok(())
+}
+
+/// Init may enter a user namespace of its own making, and deny setgroups(2) in it.
+fn the_callers_groups_stay_out_of_a_user_namespace_that_denies_setgroups(t: &T) -> Verdict {
+    const NUMBERS: &str = "4,24,4242";
+    let bundle = user_namespace(t)?.set("/process/user", json!({"uid": 1000, "gid": 1000}));
+    let init = t.start(&bundle.args(&["/bin/unshare", "-r", "/bin/sleep", "1000"]))?;
+    let denies = || (text(format!("/proc/{}/setgroups", init.pid().ok()?)) == "deny").then_some(());
+    eventually("init has denied setgroups", denies)?;
+    let with_groups = |words: &[&std::ffi::OsStr]| {
+        let mut command = std::process::Command::new("setpriv");
+        command.args(["--groups", NUMBERS]).arg(&t.runtime).arg("--root").arg(t.root()).args(words);
+        command.stdin(std::process::Stdio::null());
+        t.finish(command)
+    };
+    let words = ["exec", "--user", "0:0", &init.id, "/bin/grep", "Groups", "/proc/self/status"];
+    let ran = with_groups(&words.map(std::ffi::OsStr::new))?.ok()?;
+    ensure_eq!(field(&ran.stdout, "Groups"), "", "the caller's groups are in the exec");
+    // As does a new container that joins such a namespace.
+    let mut other = std::process::Command::new("unshare").args(["-r", "sleep", "1000"]).spawn()?;
+    let denies = || (text(format!("/proc/{}/setgroups", other.id())) == "deny").then_some(());
+    let denied = eventually("the other has denied setgroups", denies);
+    let bundle = join(t.bundle()?, "user", &format!("/proc/{}/ns/user", other.id()));
+    // The group of its devpts is not mapped.
+    let bundle = bundle.edit(|spec| {
+        spec["mounts"].as_array_mut().into_iter().for_each(|mounts| mounts.retain(|m| m["destination"] != "/dev/pts"))
+    });
+    let bundle = bundle.args(&["/bin/grep", "Groups", "/proc/self/status"]);
+    bundle.write()?;
+    let id = t.id();
+    let ran = with_groups(&["run".as_ref(), "--bundle".as_ref(), bundle.dir.as_ref(), id.as_ref()]);
+    other.kill()?;
+    other.wait()?;
+    denied?;
+    ensure_eq!(field(&ran?.ok()?.stdout, "Groups"), "", "the caller's groups are in the container");
     Ok(())
 }
 

@@ -25,7 +25,8 @@ pub(super) fn assume(identity: &Identity, cx: &mut Context<'_>) -> Result<()> {
     }
     match credentials::set_groups(&identity.groups) {
         // The kernel denies setgroups(2) in user namespaces that ordinary users make, because membership in a group
-        // may take permissions away (user_namespaces(7)). The caller's groups stay.
+        // may take permissions away (user_namespaces(7)). The groups of a caller without CAP_SETGID stay; others were
+        // left before the namespace was entered.
         Err(failed) if failed.errno == Errno::EPERM && identity.groups.is_empty() && setgroups_denied() => {}
         other => other.with_context(|| "cannot set the supplementary groups")?,
     }
