@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::rc::Rc;
-use std::time::Duration;
 
 use nix::errno::Errno;
 
@@ -54,9 +53,6 @@ pub struct Container {
 
 /// From this size on, in bytes, the kernel needs a noticeable time to free configuration and annotations (30 us).
 const LARGE: usize = 256 << 10;
-
-/// The pause before a taken lock is tried again.
-const LOCK_AGAIN: Duration = Duration::from_millis(2);
 
 fn cannot_lock() -> &'static str {
     "cannot lock the container"
@@ -162,13 +158,11 @@ impl Container {
 
     /// Locks the container, and waits until `deadline` at most. Returns false if another command still holds the lock.
     pub fn lock_until(&mut self, deadline: Deadline) -> Result<bool> {
-        loop {
-            match lock::exclusive(self.file.as_fd(), false) {
-                Err(failed) if failed.errno == Errno::EWOULDBLOCK && deadline.has_passed() => return Ok(false),
-                Err(failed) if failed.errno == Errno::EWOULDBLOCK => std::thread::sleep(LOCK_AGAIN),
-                other => return other.with_context(cannot_lock).and_then(|()| self.has_locked()).map(|()| true),
-            }
+        let locked = lock::exclusive_until(self.file.as_fd(), deadline).with_context(cannot_lock)?;
+        if locked {
+            self.has_locked()?;
         }
+        Ok(locked)
     }
 
     fn has_locked(&mut self) -> Result<()> {
@@ -223,9 +217,10 @@ impl Container {
         if frozen? {
             return Ok(Status::Paused);
         }
-        // Until a held container is restored, its init has CRIU's name. Its start socket is removed before the
-        // processes run.
-        let is_init = self.state.held || init.name.as_bytes() == INIT_NAME.to_bytes();
+        // A program may take init's name, and a killed `start` may have left the socket; but no process can hide that it
+        // has executed a program. Until a held container is restored, its init has CRIU's name. Its start socket is
+        // removed before the processes run.
+        let is_init = self.state.held || (!init.has_executed && init.name.as_bytes() == INIT_NAME.to_bytes());
         Ok(if is_init && self.has_start_socket()? { Status::Created } else { Status::Running })
     }
 

@@ -69,7 +69,8 @@ impl Container {
 
     fn exit_record(&self, exit: Option<Exit>) -> ExitRecord {
         let (code, signal) = (exit.and_then(Exit::code), exit.and_then(Exit::signal));
-        let oom_killed = self.oom_kills().is_some_and(|n| n > 0);
+        // A later container may have been killed for want of memory in a cgroup at the same path.
+        let oom_killed = self.oom_kills().is_some_and(|n| n > 0) && !self.has_successor().unwrap_or(false);
         ExitRecord::new(code, signal, oom_killed, std::time::SystemTime::now())
     }
 }

@@ -186,9 +186,12 @@ impl Container {
     /// Whether `group`, the container's cgroup, now belongs to a later container in this state root: it was removed
     /// after the end of init, and another was made at its path. Only for a container whose init has ended.
     pub fn has_lost(&self, group: &AnyCgroup) -> Result<bool> {
-        if group.pids()?.is_empty() {
-            return Ok(false);
-        }
+        if group.pids()?.is_empty() { Ok(false) } else { self.has_successor() }
+    }
+
+    /// Whether a later container in this state root has its cgroup's path. That is refused as long as the cgroup is
+    /// there, so it was removed.
+    pub(super) fn has_successor(&self) -> Result<bool> {
         let store = Store { dir: Some(self.root.clone()), path: PathBuf::new() };
         let places: Vec<String> = self.state.cgroup.iter().chain(&self.state.cgroup_v1).cloned().collect();
         Ok(store.of_cgroup(&places, Some(&self.state))?.is_some())

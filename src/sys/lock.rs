@@ -1,7 +1,11 @@
 //! Locks of open files (flock(2)).
 
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::Duration;
 
+use nix::errno::Errno;
+
+use super::poll::Deadline;
 use super::{Result, check, fd_name};
 
 /// Takes the exclusive lock. Without `wait` a held lock is `EWOULDBLOCK`.
@@ -10,6 +14,20 @@ pub fn exclusive(fd: BorrowedFd<'_>, wait: bool) -> Result<()> {
     // SAFETY: flock takes no pointers; the descriptor is borrowed and so open.
     let returned = unsafe { libc::flock(fd.as_raw_fd(), operation) };
     check(returned.into(), || format!("flock({}, LOCK_EX)", fd_name(fd))).map(drop)
+}
+
+/// How often a lock that another holds is tried again.
+const AGAIN: Duration = Duration::from_millis(2);
+
+/// Takes the exclusive lock, and waits until `deadline` at most. Returns false if another still holds it.
+pub fn exclusive_until(fd: BorrowedFd<'_>, deadline: Deadline) -> Result<bool> {
+    loop {
+        match exclusive(fd, false) {
+            Err(failed) if failed.errno == Errno::EWOULDBLOCK && deadline.has_passed() => return Ok(false),
+            Err(failed) if failed.errno == Errno::EWOULDBLOCK => std::thread::sleep(AGAIN),
+            other => return other.map(|()| true),
+        }
+    }
 }
 
 /// Whether another open file description holds the lock. If this one holds it, the answer is wrong and the lock is

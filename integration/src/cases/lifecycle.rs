@@ -1,7 +1,7 @@
 //! runtime.md, "Lifecycle" and "Operations".
 
 use crate::kit::machine::text;
-use crate::kit::stop::Context;
+use crate::kit::stop::{Context, fail};
 use crate::kit::wait::eventually;
 use crate::kit::{Container, Need, Ran, T, Verdict};
 use crate::{chapter, ensure, ensure_eq};
@@ -17,6 +17,7 @@ chapter! { "lifecycle":
     start_of_a_running_container_is_refused,
     start_of_a_stopped_container_is_refused,
     start_of_an_unknown_container_is_refused,
+    a_program_cannot_seem_not_to_be_started [Need::Windlass],
     create_with_an_id_in_use_is_refused,
     create_without_an_id_is_refused,
     delete_of_a_running_container_is_refused,
@@ -100,6 +101,29 @@ fn start_of_a_stopped_container_is_refused(t: &T) -> Verdict {
     container.wait_for("stopped")?;
     container.verb("start", &[], &[])?.code_is(1)?.stderr_has("cannot start a container that has stopped")?;
     Ok(())
+}
+
+/// By init's name, when a `start` was killed before it had removed the socket.
+fn a_program_cannot_seem_not_to_be_started(t: &T) -> Verdict {
+    let script = "printf windlass:init >/proc/self/comm; echo named; while :; do sleep 1; done";
+    let container = t.create(&t.bundle()?.sh(script))?;
+    let names: Vec<std::path::PathBuf> = std::fs::read_dir(t.root())?.flatten().map(|entry| entry.path()).collect();
+    let Some(socket) = names.into_iter().find(|path| is_socket(path)) else { return fail("there is no start socket") };
+    let kept = t.path("socket");
+    std::fs::hard_link(&socket, &kept)?;
+    container.start()?;
+    container.wait_for_output("named")?;
+    std::fs::hard_link(&kept, &socket)?;
+    container.status_is("running")?;
+    container.verb("delete", &[], &[])?.code_is(1)?.stderr_has("not stopped: running")?;
+    container.verb("delete", &["--force"], &[])?.ok()?;
+    ensure!(!socket.exists(), "the socket is left");
+    Ok(())
+}
+
+fn is_socket(path: &std::path::Path) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    path.symlink_metadata().is_ok_and(|found| found.file_type().is_socket())
 }
 
 fn start_of_an_unknown_container_is_refused(t: &T) -> Verdict {

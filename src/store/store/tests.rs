@@ -28,6 +28,11 @@ impl Root {
         if annotations > 0 {
             state.annotations.insert("large".into(), "x".repeat(annotations));
         }
+        self.made(state);
+    }
+
+    fn made(&self, state: State) {
+        let id = &state.id.clone();
         let config = serde_json::json!({"ociVersion": "1.2.0", "annotations": state.annotations});
         let reservation = self.store().reserve(id).expect("free");
         reservation.record(&state, config.to_string().as_bytes(), false).expect("recorded");
@@ -187,4 +192,20 @@ fn a_cgroup_belongs_to_the_later_of_two_containers() {
     let found = |first: Option<&State>| store.of_cgroup(&paths, first).expect("a state root").is_some();
     assert!(found(None), "whenever it was created");
     assert!(!found(Some(&with("2026-01-01T00:00:05Z"))), "it was not created after that one");
+}
+
+#[test]
+fn an_oom_kill_is_not_that_of_the_container_which_had_the_cgroup_before() {
+    let (root, cgroup) = (Root::new("oom"), Root::new("oom-cgroup"));
+    std::fs::write(cgroup.0.join("memory.events"), "oom 1\noom_kill 1\n").expect("written");
+    let made = |id: &str, created: &str| {
+        let path = cgroup.0.to_str().expect("text").to_owned();
+        root.made(State { created: created.into(), ..State::of_cgroup(id, path) });
+    };
+    let killed =
+        |id: &str| root.store().load(id).expect("readable").exit().expect("known").is_some_and(|it| it.oom_killed);
+    made("a", "2026-01-01T00:00:05Z");
+    made("b", "2026-01-01T00:00:06Z");
+    assert!(!killed("a"), "the later one's");
+    assert!(killed("b"));
 }
