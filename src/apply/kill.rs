@@ -7,7 +7,7 @@ use nix::errno::Errno;
 
 use windlass_base::error::{Error, Kind, Result, WithContext};
 use windlass_base::namespaces::Namespaces;
-use windlass_cgroup::AnyCgroup;
+use windlass_cgroup::{AnyCgroup, signal_each};
 use windlass_store::Container;
 use windlass_sys::poll::{self, Deadline};
 use windlass_sys::{process, waiting};
@@ -54,34 +54,11 @@ pub fn kill(container: &Container, signal: i32, all: bool) -> Result<()> {
     Ok(())
 }
 
-/// How many pidfds are open at once, since descriptors are limited.
-const HANDLES: usize = 256;
-
 fn signal_all(group: &AnyCgroup, signal: i32) -> Result<()> {
-    if signal == libc::SIGKILL {
-        return group.kill();
+    match signal {
+        libc::SIGKILL => group.kill(),
+        _ => signal_each(&group.pids()?, signal, &|| group.pids()),
     }
-    for pids in group.pids()?.chunks(HANDLES) {
-        let mut handles = Vec::new();
-        for pid in pids {
-            match process::open_pid(*pid) {
-                Err(failed) if failed.errno == Errno::ESRCH => {}
-                other => handles.push((pid, other.with_context(|| format!("cannot send signal {signal} to {pid}"))?)),
-            }
-        }
-        // Between the list and the pidfd, the number may have been given to another process. So only processes that
-        // are still in the cgroup afterwards get the signal. The list is sorted.
-        let there = group.pids()?;
-        for (pid, pidfd) in handles.iter().filter(|(pid, _)| there.binary_search(pid).is_ok()) {
-            match process::send_signal(pidfd.as_fd(), signal) {
-                Err(failed) if failed.errno != Errno::ESRCH => {
-                    return Err(failed.context(format!("cannot send signal {signal} to {pid}")));
-                }
-                _ => {}
-            }
-        }
-    }
-    Ok(())
 }
 
 /// Kills all processes of the container and waits until init is gone. With `unlocked`, another container may have taken

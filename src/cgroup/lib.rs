@@ -46,6 +46,7 @@ pub use hierarchy::{Hierarchy, HierarchyV1, options_of_cgroup2};
 pub use manager::Manager;
 pub use oom::{OomWatch, WatchEvent};
 pub use pressure::{Pressure, Waiting};
+pub use processes::signal_each;
 pub use remove::{Kill, remove, remove_unused};
 pub use systemd::Systemd;
 pub use v2::Cgroup;

@@ -1,14 +1,13 @@
-//! Listing and killing the processes in a cgroup and below it.
+//! Listing the processes in a cgroup and below it, and sending them signals.
 
 use std::os::fd::AsFd;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 
 use super::directory::{Directory, if_there, to_end};
-use windlass_sys::{Called, Result, SyscallError, fd, status, tree};
+use windlass_base::error::{self, WithContext};
+use windlass_sys::{Result, SyscallError, fd, process, status, tree};
 
 /// The ids of the processes in a cgroup, and with `recursive` in its sub-cgroups: sorted, without duplicates. The tree
 /// may be of any depth. A process outside of this PID namespace has no id here and is left out.
@@ -66,13 +65,33 @@ fn list(dir: impl AsFd, file: &str, pids: &mut Vec<i32>) -> Result<()> {
     Ok(())
 }
 
-/// Sends SIGKILL to each of `pids`, except processes that have ended. Numbers below 1 are left out: for kill(2) they
-/// are process groups, and 0 is the caller's.
-pub(super) fn kill_each(pids: &[i32]) -> Result<()> {
-    for pid in pids.iter().filter(|pid| **pid > 0) {
-        match kill(Pid::from_raw(*pid), Signal::SIGKILL) {
-            Ok(()) | Err(Errno::ESRCH) => {}
-            result => result.called(|| format!("kill({pid}, SIGKILL)"))?,
+/// How many descriptors of processes are open at once, since descriptors are limited.
+const AT_ONCE: usize = 256;
+
+/// Sends a signal to those of `pids` that `listed` still has. That a process has ended is no error.
+///
+/// Between the list and its use, a number may have been given to another process. So the processes are opened first, and
+/// only those whose numbers are listed afterwards get the signal. Numbers below 1 are left out: to kill(2) they are
+/// process groups, 0 that of the caller.
+pub fn signal_each(pids: &[i32], signal: i32, listed: &dyn Fn() -> error::Result<Vec<i32>>) -> error::Result<()> {
+    for pids in pids.chunks(AT_ONCE) {
+        let mut opened = Vec::new();
+        for pid in pids.iter().filter(|pid| **pid > 0) {
+            match process::open_pid(*pid) {
+                // It has ended; or its number is that of a thread by now, which has two answers.
+                Err(SyscallError { errno: Errno::ESRCH | Errno::EINVAL | Errno::ENOENT, .. }) => {}
+                other => opened.push((pid, other.with_context(|| format!("cannot send signal {signal} to {pid}"))?)),
+            }
+        }
+        let mut listed = listed()?;
+        listed.sort_unstable();
+        for (pid, pidfd) in opened.iter().filter(|(pid, _)| listed.binary_search(pid).is_ok()) {
+            match process::send_signal(pidfd.as_fd(), signal) {
+                Err(failed) if failed.errno != Errno::ESRCH => {
+                    return Err(failed.context(format!("cannot send signal {signal} to {pid}")));
+                }
+                _ => {}
+            }
         }
     }
     Ok(())
@@ -82,6 +101,8 @@ pub(super) fn kill_each(pids: &[i32]) -> Result<()> {
 mod tests {
     use super::*;
     use std::path::PathBuf;
+
+    const SIGKILL: i32 = nix::sys::signal::Signal::SIGKILL as i32;
 
     /// A directory that looks like a cgroup.
     struct Fake(PathBuf);
@@ -124,6 +145,18 @@ mod tests {
     #[test]
     fn nothing_is_killed_by_a_number_that_names_no_process() {
         // 0 and -1 would end this test, and everything.
-        kill_each(&[0, -1, i32::MIN]).expect("left out");
+        let none = [0, -1, i32::MIN];
+        signal_each(&none, SIGKILL, &|| Ok(none.to_vec())).expect("left out");
+    }
+
+    #[test]
+    fn what_is_not_listed_any_more_is_not_killed() {
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().expect("a process");
+        let pid = child.id() as i32;
+        // As if the number had become another's.
+        signal_each(&[pid], SIGKILL, &|| Ok(Vec::new())).expect("left alone");
+        assert!(child.try_wait().expect("waited").is_none());
+        signal_each(&[i32::MAX, pid], SIGKILL, &|| Ok(vec![pid])).expect("killed");
+        assert!(!child.wait().expect("its end").success());
     }
 }

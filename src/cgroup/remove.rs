@@ -3,9 +3,10 @@
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::sys::signal::Signal;
 
 use super::directory::{Directory, if_there};
-use super::processes::kill_each;
+use super::processes::signal_each;
 use super::v2::Cgroup;
 use windlass_base::error::{Error, Kind, Result, WithContext};
 use windlass_sys::{SyscallError, fd, tree, waiting};
@@ -38,7 +39,8 @@ impl Cgroup {
     /// the list. A fatal signal reaches a frozen process.
     fn kill_listed(&self) -> Result<()> {
         let frozen = self.freeze();
-        kill_each(&self.pids(true)?).with_context(|| self.cannot("kill the processes of"))?;
+        signal_each(&self.pids(true)?, Signal::SIGKILL as i32, &|| self.pids(true))
+            .map_err(|error| error.prefixed(self.cannot("kill the processes of")))?;
         if frozen.is_ok() { self.thaw() } else { Ok(()) }
     }
 

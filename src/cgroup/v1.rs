@@ -22,12 +22,13 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use nix::sys::signal::Signal;
 
 use super::cgroups_path::from_cgroups_path;
 use super::directory::{Directory, if_there, number_after, read_file};
 use super::freezer::{TIMEOUT, not_frozen};
 use super::hierarchy::{Hierarchy, HierarchyV1};
-use super::processes::{kill_each, pids_of};
+use super::processes::{pids_of, signal_each};
 use super::remove::{self, Kill};
 use windlass_base::error::{Error, Kind, Result, WithContext};
 use windlass_plan::cgroup::{MemoryCheck, MemoryInForce};
@@ -166,7 +167,7 @@ impl Cgroups {
             if pids.is_empty() {
                 break;
             }
-            kill_each(&pids).with_context(|| "cannot kill")?;
+            signal_each(&pids, Signal::SIGKILL as i32, &|| self.pids())?;
             known.extend(pids);
             if frozen {
                 break;

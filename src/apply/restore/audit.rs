@@ -4,11 +4,8 @@
 //! At the last notification every task has its final ids, capabilities and filters, and is stopped by CRIU. From then
 //! on the container's cgroup is frozen, so the tasks do not run when CRIU detaches from them.
 
-use nix::sys::signal::Signal;
-use nix::unistd::Pid;
-
 use windlass_base::error::{Diagnostic, Error, Kind, Result};
-use windlass_cgroup::{Cgroup, Hierarchy};
+use windlass_cgroup::{Cgroup, Hierarchy, signal_each};
 use windlass_plan::Plan;
 
 use super::descendants::{has_ended, with_descendants};
@@ -23,9 +20,7 @@ pub(crate) fn hold(cgroup: &Cgroup, criu: i32, init: i32) -> Result<()> {
     let outside: Vec<i32> = with_descendants(init)?.into_iter().filter(outside).collect();
     if let Some(first) = outside.first() {
         let msg = format!("process {first} of the images is outside the container's cgroup");
-        for pid in outside {
-            let _ = nix::sys::signal::kill(Pid::from_raw(pid), Signal::SIGKILL);
-        }
+        let _ = signal_each(&outside, libc::SIGKILL, &|| with_descendants(init));
         return Err(refused(vec![Diagnostic { pointer: "/linux/cgroupsPath".into(), msg }]));
     }
     let own = Cgroup::of_process(&Hierarchy::find()?, std::process::id() as i32)?;
