@@ -1,16 +1,18 @@
 //! The way to a directory, which other users may have redirected.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, ResolveFlag};
 
+use windlass_base::abi::PROC_SUPER_MAGIC;
+
 use super::{Called, Result, SyscallError, fd};
 
-/// Opens a directory by its path. Fails with `EACCES` if a link on the way belongs to another user and is in a
-/// directory in which everybody may write. The kernel does the same for sticky directories, unless
+/// Opens a directory by its path. Fails with `EACCES` if a link on the way, or behind another link, belongs to another
+/// user and is in a directory in which everybody may write. The kernel does the same for sticky directories, unless
 /// fs.protected_symlinks is off (proc_sys_fs(5)).
 ///
 /// A path without links to a directory that exists takes one call.
@@ -18,48 +20,111 @@ pub fn open(path: &Path) -> Result<OwnedFd> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
     fd::openat2(fd::CWD, path, flags, 0, ResolveFlag::RESOLVE_NO_SYMLINKS).or_else(|_| {
         // The path has a link, or nothing exists there, or openat2(2) is not allowed here. The directory is opened
-        // first: a link that is examined afterwards cannot have been another user's a moment before, unless it was
-        // removed.
+        // first: if what is examined afterwards leads to the same directory, the way was not another user's before.
         let opened = fd::open(path, flags);
-        match check(path)? {
-            Way::Whole => opened,
-            Way::Missing if opened.is_ok() => {
-                let call = format!("open({path:?}), whose way was changed meanwhile");
-                Err(SyscallError { call: call.into(), errno: Errno::ESTALE })
+        let changed = || {
+            let call = format!("open({path:?}), whose way was changed meanwhile");
+            Err(SyscallError { call: call.into(), errno: Errno::ESTALE })
+        };
+        match walk(path, Refused::InCommon)? {
+            Way::Whole(device, inode) => {
+                let opened = opened?;
+                let found = fd::stat(opened.as_fd())?;
+                if (found.st_dev, found.st_ino) == (device, inode) { Ok(opened) } else { changed() }
             }
+            Way::Missing if opened.is_ok() => changed(),
             Way::Missing => opened,
+            Way::Refused { at, owner } => {
+                let call = format!("open({path:?}) by way of {at:?} of user {owner}");
+                Err(SyscallError { call: call.into(), errno: Errno::EACCES })
+            }
         }
     })
 }
 
-/// Whether a part of a path was missing.
-enum Way {
-    Whole,
-    Missing,
+/// What of other users, neither the caller nor root, is refused on a way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// Links in directories in which everybody may write, unless it is the directory's owner who has made them. Also
+    /// directories there, since one could have been a link a moment before.
+    InCommon,
+    /// All links.
+    Links,
 }
 
-/// Refuses directories of others as well, since such a directory could have been a link a moment before.
-fn check(path: &Path) -> Result<Way> {
+/// Where a path leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// To the file with this device and inode.
+    Whole(u64, u64),
+    /// To nothing: a part of it is missing.
+    Missing,
+    /// By what is refused.
+    Refused {
+        /// Its path, without links.
+        at: PathBuf,
+        /// The user to whom it belongs.
+        owner: u32,
+    },
+}
+
+/// Most links on the way, as for the kernel (path_resolution(7)); then it is `ELOOP`.
+const LINKS: usize = 40;
+
+/// Follows a path as the kernel does, and looks at each part of it, also of those that links lead to.
+pub fn walk(path: &Path, refused: Refused) -> Result<Way> {
+    let look = |path: &Path| path.symlink_metadata();
+    let words = |path: &Path| -> Vec<_> { path.components().rev().map(|word| word.as_os_str().to_owned()).collect() };
     let user = nix::unistd::geteuid().as_raw();
-    let mut parts: Vec<&Path> = path.ancestors().collect();
-    parts.reverse();
-    let mut above = (0, 0);
-    for part in parts {
-        let name = if part.as_os_str().is_empty() { Path::new(".") } else { part };
-        let call = || format!("lstat({name:?})");
-        let found = match name.symlink_metadata() {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Way::Missing),
-            found => found.called(call)?,
-        };
-        let (mode, owner) = above;
-        if mode & 0o002 != 0 && ![user, 0, owner].contains(&found.uid()) {
-            let call = format!("open({path:?}) by way of {name:?} of user {}", found.uid());
-            return Err(SyscallError { call: call.into(), errno: Errno::EACCES });
+    let mut left = words(path);
+    let mut at = if path.is_absolute() { "/".into() } else { std::env::current_dir().called(|| "getcwd()".into())? };
+    let (mut links, mut magic) = (0, false);
+    while let Some(word) = left.pop() {
+        magic = false;
+        match word.as_encoded_bytes() {
+            b"/" => at = "/".into(),
+            b"." => {}
+            b".." => drop(at.pop()),
+            _ => {
+                let next = at.join(&word);
+                let found = match look(&next) {
+                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Way::Missing),
+                    other => other.called(|| format!("lstat({next:?})"))?,
+                };
+                let above = at.metadata().called(|| format!("stat({at:?})"))?;
+                let foreign = ![user, 0].contains(&found.uid());
+                let is_refused = foreign
+                    && match refused {
+                        Refused::InCommon => above.mode() & 0o002 != 0 && above.uid() != found.uid(),
+                        Refused::Links => found.is_symlink(),
+                    };
+                if is_refused {
+                    return Ok(Way::Refused { at: next, owner: found.uid() });
+                }
+                if !found.is_symlink() {
+                    at = next;
+                    continue;
+                }
+                links += 1;
+                if links > LINKS {
+                    return Err(SyscallError { call: format!("open({path:?})").into(), errno: Errno::ELOOP });
+                }
+                // The text of a link to another process's file does not tell where that leads (proc_pid_fd(5)).
+                magic = is_procfs(&at)?;
+                match magic {
+                    true => at = next,
+                    false => left.extend(words(&next.read_link().called(|| format!("readlink({next:?})"))?)),
+                }
+            }
         }
-        let led = if found.is_symlink() { name.metadata().called(call)? } else { found };
-        above = (led.mode(), led.uid());
     }
-    Ok(Way::Whole)
+    let reached = if magic { at.metadata() } else { look(&at) };
+    reached.called(|| format!("stat({at:?})")).map(|reached| Way::Whole(reached.dev(), reached.ino()))
+}
+
+fn is_procfs(path: &Path) -> Result<bool> {
+    let opened = fd::open(path, OFlag::O_PATH | OFlag::O_DIRECTORY)?;
+    Ok(fd::filesystem(opened.as_fd())? == PROC_SUPER_MAGIC)
 }
 
 #[cfg(test)]
@@ -86,9 +151,38 @@ mod tests {
             let refused = open(&state).expect_err("another's link");
             assert_eq!(refused.errno, Errno::EACCES);
             assert!(refused.call.ends_with("/common/link\" of user 65534"), "{}", refused.call);
+            // Root's link leads through it.
+            let behind = base.join("behind");
+            symlink(Path::new("common/../common/link"), &behind).expect("a link");
+            assert_eq!(open(&behind.join("state")).expect_err("behind one's own").errno, Errno::EACCES);
+            assert_eq!(open(&behind.join("missing")).expect_err("nor to make one").errno, Errno::EACCES);
             std::fs::set_permissions(&common, PermissionsExt::from_mode(0o755)).expect("the mode");
             open(&state).expect("the directory's owner has allowed it");
+            open(&behind.join("state")).expect("here as well");
+            let found = walk(&behind, Refused::Links).expect("walked");
+            assert!(matches!(found, Way::Refused { at, owner: 65534 } if at.ends_with("common/link")));
         }
+        std::fs::remove_dir_all(base).expect("removed");
+    }
+    #[test]
+    fn a_way_leads_where_the_kernel_goes() {
+        let base = std::env::temp_dir().join(format!("windlass-walk-{}", std::process::id()));
+        std::fs::create_dir_all(base.join("a/b")).expect("a directory");
+        symlink("b/..", base.join("a/up")).expect("a link");
+        symlink("up/../a/up/b", base.join("a/far")).expect("a link");
+        symlink("round", base.join("round")).expect("a link");
+        let opened = fd::open(base.join("a"), OFlag::O_RDONLY | OFlag::O_DIRECTORY).expect("it is there");
+        let by_number = fd::proc_path(opened.as_fd());
+        let ways = ["a", "a/.", "a/up", "a/up/b", "a/far", "a/b/../far/", "a/far/.."].map(|way| base.join(way));
+        for way in
+            ways.into_iter().chain([by_number.clone(), by_number.join("b"), "/".into(), ".".into(), "../.".into()])
+        {
+            let found = way.metadata().expect("the kernel finds it");
+            assert_eq!(walk(&way, Refused::InCommon), Ok(Way::Whole(found.dev(), found.ino())), "{way:?}");
+            open(&way).expect("a directory");
+        }
+        assert_eq!(walk(&base.join("a/far/c"), Refused::Links), Ok(Way::Missing));
+        assert_eq!(walk(&base.join("round"), Refused::Links).expect_err("a circle").errno, Errno::ELOOP);
         std::fs::remove_dir_all(base).expect("removed");
     }
 }

@@ -1,7 +1,7 @@
 //! The directories of a dump: of the images and of the log.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
@@ -9,6 +9,7 @@ use nix::sys::stat::FileStat;
 
 use windlass_base::error::{Error, Kind, Origin, Result, WithContext};
 use windlass_sys::fd;
+use windlass_sys::way::{self, Refused, Way};
 
 /// The two directories, opened once.
 pub struct Directories {
@@ -90,41 +91,13 @@ fn open(path: &Path, flag: &'static str) -> Result<OwnedFd> {
     }
 }
 
-/// Most links on the way to a directory, as for the kernel (path_resolution(7)).
-const LINKS: usize = 40;
-
-/// Refuses another user's link on the way to a directory that was opened as `found`: it could lead anywhere.
+/// Refuses a link of another user on the way to a directory that was opened as `found`: they could have led us anywhere.
 fn check_links(path: &Path, found: &FileStat) -> Result<()> {
-    let refuse = |at: &Path, why: String| {
-        let msg = format!("the directory {path:?} is reached by {at:?}, which {why}");
-        Err(Error::new(Kind::PermissionDenied, msg).hint("name the directory itself, not a link of another user"))
+    let (at, why) = match way::walk(path, Refused::Links).with_context(|| format!("cannot look at {path:?}"))? {
+        Way::Whole(device, inode) if (device, inode) == (found.st_dev, found.st_ino) => return Ok(()),
+        Way::Refused { at, owner } => (at, format!("is a link that belongs to user {owner}")),
+        _ => (path.into(), "was exchanged meanwhile".into()),
     };
-    let user = nix::unistd::geteuid().as_raw();
-    let words = |path: &Path| -> Vec<_> { path.components().rev().map(|word| word.as_os_str().to_owned()).collect() };
-    let (mut at, mut left, mut links) = (PathBuf::from("/"), words(path), 0);
-    while let Some(word) = left.pop() {
-        if word == ".." {
-            at.pop();
-            continue;
-        }
-        // An absolute path begins again at the root.
-        let next = at.join(&word);
-        let seen = std::fs::symlink_metadata(&next).with_context(|| format!("cannot look at {next:?}"))?;
-        if !seen.is_symlink() {
-            at = next;
-            continue;
-        }
-        links += 1;
-        if seen.uid() != user && seen.uid() != 0 {
-            return refuse(&next, format!("is a link that belongs to user {}", seen.uid()));
-        } else if links > LINKS {
-            return refuse(&next, "is one of too many links".into());
-        }
-        left.extend(words(&std::fs::read_link(&next).with_context(|| format!("cannot read the link {next:?}"))?));
-    }
-    let reached = std::fs::symlink_metadata(&at).with_context(|| format!("cannot look at {at:?}"))?;
-    match (reached.dev(), reached.ino()) == (found.st_dev, found.st_ino) {
-        true => Ok(()),
-        false => refuse(&at, "was exchanged meanwhile".into()),
-    }
+    let msg = format!("the directory {path:?} is reached by {at:?}, which {why}");
+    Err(Error::new(Kind::PermissionDenied, msg).hint("name the directory itself, not a link of another user"))
 }
