@@ -213,11 +213,11 @@ fn what_is_not_an_image_is_refused(t: &T) -> Verdict {
         ("pstree.img in the images: file too large", |dir| fs::File::create(dir.join("pstree.img"))?.set_len(1 << 40)),
         ("windlass.json", |dir| fs::write(dir.join("windlass.json"), r#"{"version":1,"stdio":["socket:[1]","",""]}"#)),
         ("windlass.json", |dir| fs::write(dir.join("windlass.json"), vec![b' '; 1 << 20])),
-        ("windlass.json beside the images is not an ordinary file", |dir| {
+        ("the images are refused: windlass.json is not an ordinary file", |dir| {
             fs::remove_file(dir.join("windlass.json"))?;
             symlink("/dev/zero", dir.join("windlass.json"))
         }),
-        ("windlass.json beside the images is not an ordinary file", |dir| {
+        ("the images are refused: windlass.json is not an ordinary file", |dir| {
             fs::remove_file(dir.join("windlass.json"))?;
             zero(&dir.join("windlass.json"))
         }),

@@ -3,14 +3,13 @@
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 
-use nix::errno::Errno;
-use nix::fcntl::OFlag;
 use serde::{Deserialize, Serialize};
 
 use windlass_base::error::{Error, Kind, Result, WithContext};
 use windlass_sys::fd;
 
 use super::elements::Stream;
+use crate::restore::claims;
 
 /// The file with what only we need.
 const SIDECAR: &str = "windlass.json";
@@ -58,20 +57,7 @@ pub(crate) fn read(images: BorrowedFd<'_>) -> Result<[String; 3]> {
 }
 
 fn document<T: serde::de::DeserializeOwned>(images: BorrowedFd<'_>, name: &str) -> Result<Option<T>> {
-    // To open a device may be enough to start it.
-    match fd::stat_at(images, name) {
-        Err(failed) if failed.errno == Errno::ENOENT => return Ok(None),
-        Ok(stat) if stat.st_mode & libc::S_IFMT != libc::S_IFREG => {
-            return Err(refuse(name, "is not an ordinary file"));
-        }
-        other => other.with_context(|| format!("cannot look at {name} beside the images"))?,
-    };
-    let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
-    let file = match fd::openat(images, name, flags, 0) {
-        Err(failed) if failed.errno == Errno::ENOENT => return Ok(None),
-        other => other.with_context(|| format!("cannot read {name} beside the images"))?,
-    };
-    let text = fd::read_all(file, LONGEST).with_context(|| format!("cannot read {name} beside the images"))?;
+    let Some(text) = claims::bounded(images, name, LONGEST)? else { return Ok(None) };
     serde_json::from_slice(&text).map(Some).map_err(|error| refuse(name, &format!("is damaged: {error}")))
 }
 
@@ -93,6 +79,8 @@ fn is_file(key: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use std::os::fd::AsFd;
+
+    use nix::fcntl::OFlag;
 
     use super::*;
 

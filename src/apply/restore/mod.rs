@@ -8,7 +8,7 @@ mod audit;
 mod cgroups;
 mod chain;
 mod child;
-mod claims;
+pub(super) mod claims;
 mod conversation;
 mod descendants;
 mod hold;
