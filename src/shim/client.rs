@@ -17,8 +17,12 @@ use windlass_sys::socket;
 /// While this many bytes wait for a client, no more output is read from the process.
 const FULL: usize = 64 * 1024;
 
-/// How long a client may take nothing while others wait for it.
+/// The time in which a client must take [`ENOUGH`] while others wait for it.
 const STALL_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Bytes that a client must take in that time, as its socket counts them. A client that takes less would hold the
+/// process and the others back for ever, as one does that takes nothing.
+const ENOUGH: usize = PACKET;
 
 /// If the loop looks at a client this long after the client's time was over, the client is not dropped yet. Nobody
 /// waited for it before, or the whole machine was busy.
@@ -46,8 +50,8 @@ pub(super) struct Client {
     pub(super) queued: usize,
     /// Bytes of the first frame in the queue that are sent.
     pub(super) sent: usize,
-    /// When the client last took something, or got something into its empty queue, and how many bytes were in its
-    /// socket then.
+    /// When the time began in which the client has to take [`ENOUGH`], and how many bytes would be in its socket now if
+    /// it had taken none since.
     pub(super) since: (Instant, usize),
     pub(super) reading: bool,
     pub(super) unread: Vec<u8>,
@@ -133,7 +137,7 @@ impl Client {
                 Err(Errno::EAGAIN | Errno::EINTR | Errno::ENOBUFS) => self.sent = 0,
                 Err(_) => return false,
             }
-            self.takes();
+            self.begin(clock::now());
         }
         self.queued += frame.len();
         self.queue.push_back(frame.into());
@@ -155,7 +159,7 @@ impl Client {
 
     /// Sends the queue. Returns false if the client has left.
     pub(super) fn flush(&mut self, poll: &Poll) -> bool {
-        let before = (self.queue.len(), self.sent);
+        let before = self.unread_by_it();
         while let Some(frame) = self.queue.front() {
             match socket::send_now(self.socket.as_fd(), &frame[self.sent..]) {
                 Ok(n) if self.sent + n < frame.len() => self.sent += n,
@@ -168,15 +172,19 @@ impl Client {
                 Err(_) => return false,
             }
         }
-        if (self.queue.len(), self.sent) != before {
-            self.takes();
-        }
+        // What it takes while this runs does not count, which is little.
+        self.since.1 += self.unread_by_it().saturating_sub(before);
         self.watch(poll);
         true
     }
 
-    fn takes(&mut self) {
-        self.since = (clock::now(), socket::unread_by_peer(self.socket.as_fd()));
+    fn unread_by_it(&self) -> usize {
+        socket::unread_by_peer(self.socket.as_fd())
+    }
+
+    /// Its time begins.
+    fn begin(&mut self, now: Instant) {
+        self.since = (now, self.unread_by_it());
     }
 
     /// Whether the queue is empty.
@@ -195,14 +203,14 @@ impl Client {
         (self.is_full() || (at_end && !self.is_idle())).then(|| self.since.0 + STALL_TIMEOUT)
     }
 
-    /// Whether the client has to be dropped. It stays if its socket has become emptier, because a slow client may need
-    /// longer to empty it, and if its socket is empty.
+    /// Whether the client has to be dropped. It stays, and has its time again, if it has taken enough, or all that its
+    /// socket had.
     pub(super) fn is_stalled(&mut self, at_end: bool, now: Instant) -> bool {
         let Some(end) = self.stall_ends(at_end).filter(|end| *end <= now) else { return false };
-        let unread = socket::unread_by_peer(self.socket.as_fd());
-        let stays = unread < self.since.1 || unread == 0 || now > end + LATE;
+        let unread = self.unread_by_it();
+        let stays = unread == 0 || self.since.1.saturating_sub(unread) >= ENOUGH || now > end + LATE;
         if stays {
-            self.since = (now, unread);
+            self.begin(now);
         }
         !stays
     }
@@ -332,8 +340,32 @@ mod tests {
         // The client has read everything before the first look at its socket, and the loop has not sent more.
         let mut buffer = [0; 9000];
         while socket::receive_now(theirs.as_fd(), &mut buffer).is_ok() {}
-        client.takes();
+        client.begin(clock::now());
         assert!(!client.is_stalled(false, client.since.0 + STALL_TIMEOUT));
+    }
+
+    #[test]
+    fn a_client_is_judged_by_what_it_takes() {
+        // How many packets it takes each second, and whether it stays.
+        for (packets, stays) in [(0, false), (1, false), (20, true)] {
+            let (mut client, theirs, poll) = client(Framing::Packet);
+            let mut buffer = [0; 9000];
+            for second in 0..6 {
+                while !client.is_full() {
+                    assert!(client.give(Stream::Stdout, &[b'x'; 1024], &poll));
+                }
+                let now = client.since.0 + Duration::from_secs(second % 2) + STALL_TIMEOUT / 2;
+                if client.is_stalled(false, now) {
+                    assert!(!stays, "{packets} packets were enough");
+                    break;
+                }
+                assert!(second < 2 || stays, "{packets} packets were not enough");
+                for _ in 0..packets {
+                    let _ = socket::receive_now(theirs.as_fd(), &mut buffer);
+                }
+                assert!(client.flush(&poll));
+            }
+        }
     }
 
     #[test]
