@@ -5,13 +5,13 @@
 //! report of the end. The status is 137 only for a container that was alive and that this action has killed.
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use super::arguments::Arguments;
 use super::error::Error;
 use super::message::task::Deleted;
-use super::{bundle, io, mounts};
+use super::{bundle, io, mounts, start};
 use crate::command;
 use crate::exit::Record;
 use crate::frontend::control;
@@ -20,7 +20,7 @@ use crate::runtime_state::RuntimeState;
 use crate::{ExitStatus, Runtime};
 use windlass_base::protobuf::Message;
 use windlass_sys::poll::Deadline;
-use windlass_sys::{clock, fd, socket};
+use windlass_sys::{clock, fd};
 
 /// How long all calls of the runtime may take together. containerd waits for five seconds.
 const TIMEOUT: Duration = Duration::from_secs(4);
@@ -40,7 +40,7 @@ pub(super) fn main(arguments: &Arguments) -> Result<(), Error> {
     let deleted = bundle::remembered(&bundle, &arguments.namespace)
         .and_then(|runtime| delete(&runtime, &arguments.id, record.is_some(), until));
     let unmounted = mounts::unmount_all(&bundle::rootfs(&bundle));
-    remove_socket(&bundle);
+    remove_socket(&bundle, until);
     control::sweep_all();
     let found = deleted?;
     unmounted?;
@@ -113,13 +113,12 @@ fn pid(bundle: &Path) -> u32 {
     String::from_utf8_lossy(&text).trim().parse().unwrap_or_default()
 }
 
-/// Removes the shim's socket, unless a shim listens: the shim of a pod may live on.
-fn remove_socket(bundle: &Path) {
+/// Removes the shim's socket, unless a shim listens.
+fn remove_socket(bundle: &Path, until: Deadline) {
     let address = fd::document(bundle.join("address")).unwrap_or_default();
     let address = String::from_utf8_lossy(&address);
-    let Some(path) = address.trim().strip_prefix("unix://").map(PathBuf::from) else { return };
-    if socket::connect_now(&path).is_err_and(|failed| failed.errno == nix::errno::Errno::ECONNREFUSED) {
-        let _ = std::fs::remove_file(path);
+    if let Some(path) = address.trim().strip_prefix("unix://") {
+        start::remove_dead(Path::new(path), until);
     }
 }
 

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -21,12 +22,16 @@ use crate::exit;
 use windlass_base::protobuf::Message;
 use windlass_cgroup::membership;
 use windlass_sys::lock;
+use windlass_sys::poll::Deadline;
 use windlass_sys::process::Child;
 use windlass_sys::spawn::{self, Environment, Spawn};
 use windlass_sys::{fd, socket};
 
 /// The directory in which containerd's own shims have their sockets.
 const SOCKETS: &str = "/run/containerd/s";
+
+/// How long another start may hold the lock: as long as it takes to execute a shim.
+const LOCK: Duration = Duration::from_secs(4);
 
 /// Longest path of a socket that containerd accepts.
 const PATH_MAX: usize = 106;
@@ -63,7 +68,7 @@ pub(super) fn main(arguments: &Arguments) -> Result<(), Error> {
     printed.inspect_err(|_| {
         if let Some(shim) = shim {
             shim.end();
-            let _ = std::fs::remove_file(&path);
+            remove_dead(&path, Deadline::after(LOCK));
         }
     })
 }
@@ -89,7 +94,18 @@ fn hash(bytes: &[u8]) -> u128 {
     bytes.iter().fold(OFFSET, |hash, &byte| (hash ^ u128::from(byte)).wrapping_mul(PRIME))
 }
 
-/// The listener, and the lock under which it was made. `None`: a shim already listens there.
+/// Removes the socket at a path, unless a shim listens there: that of a pod may live on. A start that makes one there has
+/// the lock meanwhile, and would lose it.
+pub(super) fn remove_dead(path: &Path, until: Deadline) {
+    let parent = path.parent().filter(|parent| parent.is_absolute());
+    let Some(Ok(parent)) = parent.map(|parent| fd::open(parent, OFlag::O_RDONLY | OFlag::O_DIRECTORY)) else { return };
+    let is_dead = || socket::connect_now(path).is_err_and(|failed| failed.errno == Errno::ECONNREFUSED);
+    if lock::exclusive_until(parent.as_fd(), until).unwrap_or(false) && is_dead() {
+        let _ = std::fs::remove_file(path);
+    }
+}
+
+/// The listener, and the lock under which it was made. `None`: a shim listens there already.
 fn listen(path: &Path) -> Result<Option<(OwnedFd, OwnedFd)>, Error> {
     let (parent, name) = (path.parent().unwrap_or(path), path.file_name().unwrap_or_default().to_string_lossy());
     std::fs::DirBuilder::new()
@@ -202,6 +218,36 @@ mod tests {
     fn the_hash_is_the_published_one() {
         assert_eq!(hash(b""), 0x6c62272e07bb014262b821756295c58d);
         assert_eq!(hash(b"a"), 0xd228cb696f1a8caf78912b704e4a8964);
+    }
+
+    #[test]
+    fn the_socket_that_another_start_makes_is_not_removed() {
+        let path = std::env::temp_dir().join(format!("windlass-starts-{}/socket", std::process::id()));
+        drop(listen(&path).expect("listens"));
+        // A dead one is there. Another start has the lock and replaces it.
+        let (listener, lock) = listen(&path).expect("listens").expect("nobody else does");
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| remove_dead(&path, Deadline::after(LOCK)));
+            drop(listener);
+            std::thread::sleep(Duration::from_millis(100));
+            assert!(!waits.is_finished() && path.exists(), "removed beside a start");
+            std::fs::remove_file(&path).expect("removed");
+            let made = std::os::unix::net::UnixListener::bind(&path).expect("listens");
+            drop(lock);
+            waits.join().expect("ended");
+            assert!(path.exists(), "a living one was removed");
+            drop(made);
+        });
+        let (listener, lock) = listen(&path).expect("listens").expect("nobody else does");
+        remove_dead(&path, Deadline::after(Duration::ZERO));
+        assert!(path.exists(), "removed though a start had the lock");
+        drop(lock);
+        remove_dead(&path, Deadline::after(Duration::ZERO));
+        assert!(path.exists(), "it lives");
+        drop(listener);
+        remove_dead(&path, Deadline::after(Duration::ZERO));
+        assert!(!path.exists(), "it is dead");
+        std::fs::remove_dir_all(path.parent().expect("below")).expect("removed");
     }
 
     #[test]
