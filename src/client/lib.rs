@@ -9,7 +9,7 @@ pub mod fuzz;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -46,10 +46,20 @@ impl From<io::Error> for Error {
 #[derive(Debug)]
 pub struct Client {
     stream: BufReader<UnixStream>,
+    path: PathBuf,
+    /// See [`Client::set_patience`].
+    patience: Option<Duration>,
     seq: u64,
     /// Whether the shim sends a last frame at the end of the output.
     marked: bool,
 }
+
+/// How long a shim may leave a full queue of connections: it empties it at each turn of its loop.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// The first `hello` comes after this part of the time that it may take. Answers take milliseconds, unless the runtime has to
+/// be waited for.
+const FIRST: u32 = 4;
 
 /// A piece of an attached process's output.
 #[derive(Debug, PartialEq, Eq)]
@@ -66,31 +76,59 @@ impl Client {
         Client::open(&state.join(id).join("shim.sock"))
     }
 
-    /// Connects to the socket at a path: a container's, or the control socket of a shim of another protocol.
+    /// Connects to the socket at a path: that of a container, or the control socket of a shim of another protocol.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Lost`], of the kind [`io::ErrorKind::WouldBlock`] if thousands of connections wait for a shim that is
+    /// stopped or hangs.
     pub fn open(path: &Path) -> Result<Client, Error> {
         // This also works for a path that is too long for a socket address.
-        let stream =
-            socket::connect(path).map_err(|failed| Error::Lost(io::Error::from_raw_os_error(failed.errno as i32)))?;
-        Ok(Client { stream: BufReader::new(stream.into()), seq: 0, marked: false })
+        let stream = socket::connect_within(path, CONNECT)
+            .map_err(|failed| Error::Lost(io::Error::from_raw_os_error(failed.errno as i32)))?;
+        Ok(Client::over(stream.into(), path))
+    }
+
+    fn over(stream: UnixStream, path: &Path) -> Client {
+        Client { stream: BufReader::new(stream), path: path.into(), patience: None, seq: 0, marked: false }
     }
 
     /// Sets how long a call waits for an answer, at least a millisecond. Afterwards it fails with [`Error::Lost`] of the
     /// kind [`io::ErrorKind::WouldBlock`]. By default calls wait without a limit.
     pub fn set_timeout(&mut self, time: Duration) -> Result<(), Error> {
-        let stream = self.stream.get_ref();
-        stream.set_read_timeout(Some(time)).and_then(|()| stream.set_write_timeout(Some(time))).map_err(Error::from)
+        self.patience = None;
+        self.limit(Some(time))
     }
 
-    /// Fails with [`Error::Lost`] of the kind [`io::ErrorKind::WouldBlock`] if the shim does not answer within `time`,
-    /// at least a millisecond, because it is stopped or hangs. Afterwards calls wait without a limit.
-    pub fn check(&mut self, time: Duration) -> Result<(), Error> {
-        self.set_timeout(time)?;
-        // An answer of any kind shows that the shim is alive.
-        if let Err(Error::Lost(error)) = self.call("hello", json!({})) {
-            return Err(Error::Lost(error));
-        }
+    /// Calls wait as long as the shim lives: if an answer takes long, another connection says `hello` now and then. If
+    /// that has no answer within `time`, at least a few milliseconds, because the shim is stopped or hangs, the call fails
+    /// as in [`Client::set_timeout`].
+    pub fn set_patience(&mut self, time: Duration) -> Result<(), Error> {
+        self.patience = Some(time);
+        self.limit(Some(time))?;
+        Ok(self.stream.get_ref().set_read_timeout(Some(time / FIRST))?)
+    }
+
+    /// Waits without a limit again.
+    pub fn wait_for_ever(&mut self) -> Result<(), Error> {
+        self.patience = None;
+        self.limit(None)
+    }
+
+    fn limit(&self, time: Option<Duration>) -> Result<(), Error> {
         let stream = self.stream.get_ref();
-        stream.set_read_timeout(None).and_then(|()| stream.set_write_timeout(None)).map_err(Error::from)
+        stream.set_read_timeout(time).and_then(|()| stream.set_write_timeout(time)).map_err(Error::from)
+    }
+
+    /// Whether the shim answers another connection. One that is dead does not keep anybody waiting.
+    fn answers_another(&self, time: Duration) -> bool {
+        // It lived a moment ago, and is not asked as soon as the first time.
+        let _ = self.stream.get_ref().set_read_timeout(Some(time));
+        let asked = Client::open(&self.path).and_then(|mut other| {
+            other.set_timeout(time)?;
+            other.call("hello", json!({}))
+        });
+        !matches!(asked, Err(Error::Lost(error)) if error.kind() == io::ErrorKind::WouldBlock)
     }
 
     /// The process id of the shim, as of when it began to listen.
@@ -138,11 +176,17 @@ impl Client {
     }
 
     fn line(&mut self) -> Result<Value, Error> {
-        let mut line = String::new();
-        if self.stream.read_line(&mut line)? == 0 {
-            return Err(Error::Lost(io::ErrorKind::UnexpectedEof.into()));
+        let mut line = Vec::new();
+        loop {
+            match (self.stream.read_until(b'\n', &mut line), self.patience) {
+                // What has come of the line stays.
+                (Err(error), Some(time)) if error.kind() == io::ErrorKind::WouldBlock && self.answers_another(time) => {
+                }
+                (Err(error), _) => return Err(error.into()),
+                (Ok(_), _) if line.is_empty() => return Err(Error::Lost(io::ErrorKind::UnexpectedEof.into())),
+                (Ok(_), _) => return serde_json::from_slice(&line).map_err(|error| Error::Lost(error.into())),
+            }
         }
-        serde_json::from_str(&line).map_err(|error| Error::Lost(error.into()))
     }
 
     /// Subscribes to the events from number `from` on, or from the first that is not acknowledged.
@@ -222,5 +266,61 @@ impl Input {
     /// Detaches. The process continues, and its standard input stays open.
     pub fn detach(&mut self) -> io::Result<()> {
         self.0.shutdown(std::net::Shutdown::Both)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixListener;
+    use std::thread;
+
+    const SHORT: Duration = Duration::from_millis(100);
+
+    /// A shim that takes its time for the first request: `hello` of `others` further connections is answered before it.
+    fn shim(name: &str, others: usize) -> (PathBuf, thread::JoinHandle<()>) {
+        let path = std::env::temp_dir().join(format!("windlass-client-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_file(&path);
+        let listener = UnixListener::bind(&path).expect("listens");
+        let answer = |stream: &mut UnixStream| writeln!(stream, "{}", json!({"seq": 1, "ok": {"n": 7}}));
+        let serves = thread::spawn(move || {
+            let (mut first, _) = listener.accept().expect("a client");
+            // A part of the answer comes early.
+            first.write_all(b"{\"event\":").expect("sent");
+            for _ in 0..others {
+                let (mut other, _) = listener.accept().expect("a client");
+                let mut line = String::new();
+                BufReader::new(&mut other).read_line(&mut line).expect("a request");
+                assert!(line.contains("\"hello\""), "{line}");
+                answer(&mut other).expect("sent");
+            }
+            if others == 0 {
+                return thread::sleep(10 * SHORT);
+            }
+            first.write_all(b"1}\n").expect("sent");
+            answer(&mut first).expect("sent");
+        });
+        (path, serves)
+    }
+
+    #[test]
+    fn a_shim_that_lives_is_waited_for() {
+        let (path, serves) = shim("lives", 2);
+        let mut client = Client::open(&path).expect("connected");
+        client.set_patience(SHORT).expect("set");
+        assert_eq!(client.call("start", json!({})).expect("answered")["n"], 7);
+        serves.join().expect("ended");
+        std::fs::remove_file(path).expect("removed");
+    }
+
+    #[test]
+    fn a_shim_that_is_stopped_is_not() {
+        let (path, serves) = shim("stopped", 0);
+        let mut client = Client::open(&path).expect("connected");
+        client.set_patience(SHORT).expect("set");
+        let Err(Error::Lost(error)) = client.call("start", json!({})) else { panic!("answered") };
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+        serves.join().expect("ended");
+        std::fs::remove_file(path).expect("removed");
     }
 }

@@ -3,10 +3,12 @@
 use std::io::IoSlice;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, Backlog, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, sockopt};
 
+use super::poll::Deadline;
 use super::{Called, Result, SyscallError, check, fd_name};
 
 /// A connected pair that keeps message boundaries.
@@ -16,7 +18,11 @@ pub fn pair() -> Result<(OwnedFd, OwnedFd)> {
 }
 
 fn new(kind: SockType) -> Result<OwnedFd> {
-    nix::sys::socket::socket(AddressFamily::Unix, kind, SockFlag::SOCK_CLOEXEC, None)
+    new_with(kind, SockFlag::empty())
+}
+
+fn new_with(kind: SockType, flags: SockFlag) -> Result<OwnedFd> {
+    nix::sys::socket::socket(AddressFamily::Unix, kind, SockFlag::SOCK_CLOEXEC | flags, None)
         .called(|| format!("socket(AF_UNIX, {kind:?})"))
 }
 
@@ -33,10 +39,30 @@ pub fn connect(path: &Path) -> Result<OwnedFd> {
 
 /// Connects a non-blocking socket without waiting. A listener whose queue is full is `EAGAIN`.
 pub fn connect_now(path: &Path) -> Result<OwnedFd> {
-    let socket = new(SockType::Stream)?;
-    super::stream::never_block(socket.as_fd())?;
+    let socket = new_with(SockType::Stream, SockFlag::SOCK_NONBLOCK)?;
     connect_to(&socket, path)?;
     Ok(socket)
+}
+
+/// How often a listener whose queue is full is tried again.
+const AGAIN: Duration = Duration::from_millis(10);
+
+/// A stream socket connected to `path`. A listener whose queue stays full for so long, because its process is stopped
+/// or hangs, is `EAGAIN`.
+pub fn connect_within(path: &Path, time: Duration) -> Result<OwnedFd> {
+    let deadline = Deadline::after(time);
+    loop {
+        match connect_now(path) {
+            Err(failed) if failed.errno == Errno::EAGAIN && !deadline.has_passed() => std::thread::sleep(AGAIN),
+            Err(failed) => return Err(failed),
+            Ok(socket) => return block(socket.as_fd()).map(|()| socket),
+        }
+    }
+}
+
+fn block(socket: BorrowedFd<'_>) -> Result<()> {
+    let flags = nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::empty());
+    nix::fcntl::fcntl(socket, flags).called(|| "fcntl(F_SETFL)".into()).map(drop)
 }
 
 /// connect(2); a path too long for an address goes by `/proc/self/fd`.
@@ -272,8 +298,7 @@ pub fn accept_now(socket: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
 /// Makes the socket blocking, with a timeout for receiving; after that it is `EAGAIN`.
 pub fn set_receive_timeout(socket: BorrowedFd<'_>, milliseconds: i64) -> Result<()> {
     use nix::sys::time::TimeValLike;
-    nix::fcntl::fcntl(socket, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::empty()))
-        .called(|| "fcntl(F_SETFL)".into())?;
+    block(socket)?;
     let limit = nix::sys::time::TimeVal::milliseconds(milliseconds);
     nix::sys::socket::setsockopt(&socket, sockopt::ReceiveTimeout, &limit).called(|| "setsockopt(SO_RCVTIMEO)".into())
 }
@@ -377,6 +402,29 @@ mod tests {
             })
         };
         open.expect("read").iter().filter(|name| same(name)).count()
+    }
+
+    #[test]
+    fn a_listener_that_lets_nobody_in_is_not_waited_for() {
+        let path = std::env::temp_dir().join(format!("windlass-full-{}", std::process::id()));
+        let listener = new(SockType::Stream).expect("a socket");
+        nix::sys::socket::bind(listener.as_raw_fd(), &address(&path).expect("short")).expect("bound");
+        nix::sys::socket::listen(&listener, Backlog::new(0).expect("a number")).expect("listens");
+        let short = Duration::from_millis(50);
+        let _waits = connect_within(&path, short).expect("there is room for one");
+        let begun = std::time::Instant::now();
+        assert_eq!(connect_within(&path, short).expect_err("full").errno, Errno::EAGAIN);
+        assert!(begun.elapsed() >= short);
+        let first = accept(listener.as_fd()).expect("the first");
+        let second = connect_within(&path, short).expect("there is room again");
+        // It waits for what it receives.
+        let other =
+            std::thread::spawn(move || nix::sys::socket::recv(second.as_raw_fd(), &mut [0; 1], MsgFlags::empty()));
+        std::thread::sleep(short);
+        assert!(!other.is_finished());
+        drop((first, listener));
+        other.join().expect("ended").expect_err("nobody has taken it in");
+        std::fs::remove_file(path).expect("removed");
     }
 
     #[test]

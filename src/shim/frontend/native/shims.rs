@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::container_dir::{self, ContainerDir};
 use super::dead;
-use super::stalled::{ANSWER_TIME, is_stalled};
+use super::stalled::{self, ANSWER_TIME, is_stalled};
 use super::verbs::Failure;
 use crate::frontend::control;
 use crate::frontend::stderr::{NAME, print_error};
@@ -41,7 +41,7 @@ impl Shim {
             Shim::Other(socket) => Client::open(socket)?,
         };
         // A stopped shim must not hide the others.
-        client.set_timeout(ANSWER_TIME)?;
+        client.set_patience(ANSWER_TIME)?;
         Ok(client)
     }
 
@@ -53,6 +53,16 @@ impl Shim {
         }
         hello["id"] = hello["ids"][0].clone();
         Ok(hello)
+    }
+
+    /// What it says of itself, and the status of its container in the engine-neutral mode.
+    fn about(&self, client: &mut Client) -> Result<(Value, Value), Error> {
+        let hello = self.hello(client)?;
+        let status = match self {
+            Shim::Neutral(..) => client.call("status", json!({}))?,
+            Shim::Other(_) => json!({}),
+        };
+        Ok((hello, status))
     }
 
     fn name(&self) -> String {
@@ -110,17 +120,13 @@ pub(super) fn list(state: &Path) -> Result<i32, Failure> {
 }
 
 fn line(shim: &Shim) -> Result<Value, Failure> {
-    let asked = shim.connect().and_then(|mut client| {
-        let hello = shim.hello(&mut client)?;
-        let status = match shim {
-            Shim::Neutral(..) => client.call("status", json!({}))?,
-            Shim::Other(_) => json!({}),
-        };
-        Ok((hello, status))
-    });
+    let (asked, client) = match shim.connect() {
+        Ok(mut client) => (shim.about(&mut client), Some(client)),
+        Err(error) => (Err(error), None),
+    };
     let (hello, mut line) = match (asked, shim) {
         // The shim lives, so its records are incomplete.
-        (Err(error), _) if is_stalled(&error) => return Err(Failure("the shim does not answer".into())),
+        (Err(error), _) if is_stalled(&error) => return Err(Failure(stalled::describe(client.as_ref()))),
         (Err(_), Shim::Neutral(_, dir)) => (json!({"mode": "neutral"}), dead::status(dir)?),
         (asked, _) => asked?,
     };

@@ -25,10 +25,15 @@ pub(super) fn is_stalled(error: &Error) -> bool {
     matches!(error, Error::Lost(error) if error.kind() == io::ErrorKind::WouldBlock)
 }
 
-/// The message about the shim at the other end.
-pub(super) fn describe(client: &Client) -> String {
-    let process = client.shim().ok().and_then(waiting::describe);
+/// The message about the shim at the other end, or about one that lets nobody in.
+pub(super) fn describe(client: Option<&Client>) -> String {
+    let process = client.and_then(|client| waiting::describe(client.shim().ok()?));
     format!("the shim does not answer{}", process.map_or(String::new(), |process| format!(": {}", process.text)))
+}
+
+/// The message for a call that has failed.
+pub(super) fn explain(client: Option<&Client>, error: &Error) -> String {
+    if is_stalled(error) { describe(client) } else { error.to_string() }
 }
 
 /// Kills the shim at the other end, whose socket is at `socket`, and waits until it has ended.
@@ -48,6 +53,6 @@ pub(super) fn kill(client: &Client, socket: &Path) -> Result<(), Refusal> {
     }
     match poll::readable(pidfd.as_fd(), Deadline::after(END))? {
         true => Ok(()),
-        false => Err(Refusal::new(Code::TimedOut, format!("{} after SIGKILL", describe(client)))),
+        false => Err(Refusal::new(Code::TimedOut, format!("{} after SIGKILL", describe(Some(client))))),
     }
 }

@@ -72,10 +72,26 @@ impl Invocation<'_> {
         Ok(self.matches.text("exec")?)
     }
 
+    /// A connection to the shim. Calls wait as long as it lives.
     fn client(&self) -> Result<Client, Failure> {
-        let dir = self.dir()?;
-        dir.facts()?;
-        Ok(Client::connect(self.state, self.id()?)?)
+        self.dir()?.facts()?;
+        self.reach().map_err(|error| Failure(stalled::explain(None, &error)))
+    }
+
+    fn reach(&self) -> Result<Client, Error> {
+        let id = self.id().map_err(|Failure(message)| Error::Lost(io::Error::other(message)))?;
+        let mut client = Client::connect(self.state, id)?;
+        client.set_patience(ANSWER_TIME)?;
+        Ok(client)
+    }
+
+    /// A connection to the shim, `None` if it is dead.
+    fn living(&self) -> Result<Option<Client>, Failure> {
+        match self.reach() {
+            Ok(client) => Ok(Some(client)),
+            Err(error) if stalled::is_stalled(&error) => Err(Failure(stalled::describe(None))),
+            Err(_) => Ok(None),
+        }
     }
 
     /// The answer of a living shim, or of `dead` if there is none.
@@ -87,10 +103,12 @@ impl Invocation<'_> {
     ) -> Result<Value, Failure> {
         let dir = self.dir()?;
         dir.check()?;
-        let Ok(mut client) = Client::connect(self.state, self.id()?) else { return Ok(dead(&dir)?) };
+        let Some(mut client) = self.living()? else { return Ok(dead(&dir)?) };
         // `wait` takes as long as the process lives.
-        let answers = if op == "wait" { Ok(()) } else { client.check(ANSWER_TIME) };
-        match answers.and_then(|()| client.call(op, members)) {
+        if op == "wait" {
+            client.wait_for_ever()?;
+        }
+        match client.call(op, members) {
             Ok(value) => return Ok(value),
             Err(error) if stalled::is_stalled(&error) => self.end_stalled(op, &client, &dir)?,
             // The shim has ended meanwhile, so read the records.
@@ -102,26 +120,23 @@ impl Invocation<'_> {
 
     /// Handles a shim that does not answer. This is an error, unless `delete --force` of its container ends the shim.
     fn end_stalled(&self, op: &str, client: &Client, dir: &ContainerDir) -> Result<(), Failure> {
+        let said = stalled::describe(Some(client));
         if op == "delete" && self.exec()?.is_none() {
             if self.matches.switch("force") {
                 return Ok(stalled::kill(client, &dir.path("shim.sock"))?);
             }
-            return Err(Failure(format!("{}; `delete --force` ends it", stalled::describe(client))));
+            return Err(Failure(format!("{said}; `delete --force` ends it")));
         }
-        Err(Failure(stalled::describe(client)))
+        Err(Failure(said))
     }
 
-    /// A connection to a shim that answers.
-    fn answering(&self) -> Result<Client, Failure> {
-        let mut client = self.client()?;
-        match client.check(ANSWER_TIME) {
-            Err(error) if stalled::is_stalled(&error) => Err(Failure(stalled::describe(&client))),
-            other => Ok(other.map(|()| client)?),
-        }
+    /// The answer of a shim that lives.
+    fn call(&self, client: &mut Client, op: &str, members: Value) -> Result<Value, Failure> {
+        client.call(op, members).map_err(|error| Failure(stalled::explain(Some(client), &error)))
     }
 
     fn ask_living(&self, op: &str, members: Value) -> Result<i32, Failure> {
-        let value = self.answering()?.call(op, members)?;
+        let value = self.call(&mut self.client()?, op, members)?;
         if value.as_object().is_some_and(|members| !members.is_empty()) {
             writeln!(io::stdout(), "{value}")?;
         }
@@ -197,7 +212,7 @@ impl Invocation<'_> {
         let (follow, ack) = (self.matches.switch("follow"), self.matches.switch("ack"));
         let dir = self.dir()?;
         dir.facts()?;
-        let Ok(mut client) = Client::connect(self.state, self.id()?) else {
+        let Some(mut client) = self.living()? else {
             let journal = dead::journal(&dir)?;
             let mut cursor = journal.cursor(from);
             loop {
@@ -212,9 +227,10 @@ impl Invocation<'_> {
             }
             return Ok(0);
         };
-        let mut acknowledging = self.answering()?;
-        let last = client.call("subscribe", json!({"from": from}))?["last"].as_u64().unwrap_or(0);
-        let status = acknowledging.call("status", json!({}))?;
+        let mut acknowledging = self.client()?;
+        let last = self.call(&mut client, "subscribe", json!({"from": from}))?["last"].as_u64().unwrap_or(0);
+        client.wait_for_ever()?;
+        let status = self.call(&mut acknowledging, "status", json!({}))?;
         let first = from.unwrap_or(status["acknowledged"].as_u64().unwrap_or(0) + 1);
         let mut wanted = first <= last;
         while follow || wanted {
@@ -256,10 +272,10 @@ impl Invocation<'_> {
 
     fn attach(&self) -> Result<i32, Failure> {
         let exec = self.exec()?;
-        let status = self.answering()?.call("status", json!({}))?;
+        let status = self.call(&mut self.client()?, "status", json!({}))?;
         let tty = exec.is_some() || status["tty"] == true;
         let mut client = self.client()?;
-        client.attach(exec.as_deref())?;
+        client.attach(exec.as_deref()).map_err(|error| Failure(stalled::explain(Some(&client), &error)))?;
         let stdin = !self.matches.switch("no-stdin");
         self.relay(client, exec.as_deref(), tty, stdin)
     }
@@ -271,7 +287,9 @@ impl Invocation<'_> {
             return Ok(0);
         }
         // A process that could not be executed has no end, and the answer is the reason.
-        let exit = self.client()?.call("wait", json!({"exec": exec}))?;
+        let mut waiting = self.client()?;
+        waiting.wait_for_ever()?;
+        let exit = waiting.call("wait", json!({"exec": exec}))?;
         all?;
         Ok(exit["status"].as_i64().unwrap_or(255) as i32)
     }
@@ -281,7 +299,7 @@ impl Invocation<'_> {
         let dir = self.dir()?;
         let (tty, stdin, detach) = (matches.switch("tty"), matches.switch("stdin"), matches.switch("detach"));
         let process = self.process(&dir, tty)?;
-        let mut client = self.answering()?;
+        let mut client = self.client()?;
         let members = json!({
             "exec": matches.text("exec-id")?,
             "process": process,
@@ -291,7 +309,7 @@ impl Invocation<'_> {
             "end": true,
             "log": matches.texts("log")?,
         });
-        let answer = client.call("exec", members)?;
+        let answer = self.call(&mut client, "exec", members)?;
         if detach {
             return self.print(answer);
         }
