@@ -15,6 +15,7 @@ use windlass_store::process_stat;
 use windlass_sys::{attributes, directory, fd, mount as mounts};
 
 use super::super::elements;
+use super::apart::Reporter;
 use super::judge::{self, CheckpointObstacle, Descriptor, Sockets, finding};
 use super::settings::document;
 use crate::resolve;
@@ -87,24 +88,35 @@ pub(crate) fn has_queue(init: i32, mount: &Mounted) -> bool {
 }
 
 /// Looks at all files of a process.
-pub(crate) fn look(pid: i32, known: &Known, sockets: &Sockets, flags: &Flags, findings: &mut Vec<CheckpointObstacle>) {
+pub(crate) fn look(
+    pid: i32,
+    known: &Known,
+    sockets: &Sockets,
+    flags: &Flags,
+    reporter: &Reporter,
+    findings: &mut Vec<CheckpointObstacle>,
+) {
     let root = known.root(pid);
     let hidden = |link: &Path, found: &Metadata, same_device: bool| {
         root.as_ref().and_then(|root| is_hidden(root, link, found, same_device)).unwrap_or(false)
     };
     for (name, what) in [("cwd", "current"), ("root", "root")] {
         let own = format!("/proc/{pid}/{name}");
+        let whose = format!("the {what} directory of {}", named(pid));
+        reporter.at(&whose);
         let (Ok(link), Ok(found)) = (std::fs::read_link(&own), std::fs::metadata(&own)) else { continue };
         let directory = Descriptor { hidden: hidden(&link, &found, true), ..seen(&link, &found) };
-        let whose = format!("the {what} directory of {}", named(pid));
         findings.extend(judge::descriptor(&whose, &directory, sockets, flags));
     }
+    reporter.at(&format!("the memory of {}", named(pid)));
     of_memory(pid, &hidden, flags, findings);
     for entry in std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten() {
+        let number = entry.file_name().to_string_lossy().into_owned();
+        let whose = format!("descriptor {number} of {}", named(pid));
+        reporter.at(&whose);
         let (Ok(link), Ok(found)) = (std::fs::read_link(entry.path()), std::fs::metadata(entry.path())) else {
             continue;
         };
-        let number = entry.file_name().to_string_lossy().into_owned();
         let info = fd::read_small(fd::CWD, format!("/proc/{pid}/fdinfo/{number}")).unwrap_or_default();
         let mount = mounts::id_in(&info);
         let key = mount.map(|mount| elements::file_key(mount, found.ino()));
@@ -124,7 +136,6 @@ pub(crate) fn look(pid: i32, known: &Known, sockets: &Sockets, flags: &Flags, fi
             info: String::from_utf8_lossy(&info).into_owned(),
             ..seen(&link, &found)
         };
-        let whose = format!("descriptor {number} of {}", named(pid));
         findings.extend(judge::descriptor(&whose, &file, sockets, flags));
     }
 }

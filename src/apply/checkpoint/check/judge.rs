@@ -1,24 +1,27 @@
 //! Judges what of a container cannot be dumped or is lost, by what was seen of its processes.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
 
 use windlass_criu::flags::Flags;
 
 /// Something that a dump cannot store, or cannot store unchanged.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CheckpointObstacle {
     /// The description, which names the process.
     pub what: String,
     /// The consequence.
     pub loss: Loss,
     /// The remedy.
-    pub help: &'static str,
+    pub help: Cow<'static, str>,
     /// JSON Pointer of what asks for it, if it comes from the configuration.
     pub pointer: String,
 }
 
 /// The consequence of something that a dump cannot store unchanged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Loss {
     /// The dump fails.
     Dump,
@@ -97,7 +100,7 @@ const GHOST: u64 = 1 << 20;
 
 /// A finding that makes a dump fail.
 pub(crate) fn finding(what: String, help: &'static str) -> CheckpointObstacle {
-    CheckpointObstacle { what, loss: Loss::Dump, help, pointer: String::new() }
+    CheckpointObstacle { what, loss: Loss::Dump, help: help.into(), pointer: String::new() }
 }
 
 fn fails(what: String, help: &'static str) -> Option<CheckpointObstacle> {

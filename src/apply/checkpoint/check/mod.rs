@@ -1,6 +1,7 @@
 //! Finds what a dump of a container could not store, by looking at its processes. Nothing is changed or stopped, so
 //! changes meanwhile may be missed; if the dump itself fails, CRIU's log tells why.
 
+mod apart;
 mod files;
 mod judge;
 mod settings;
@@ -23,6 +24,7 @@ use super::elements::{self, Elements};
 use super::{THAW_INNER, group_of, lost};
 use crate::namespaces::JoinedNamespaces;
 use crate::tasks::Tasks;
+use apart::Reporter;
 use files::{Known, named, protocol_of};
 use judge::{NETWORK, Sockets, finding};
 
@@ -38,8 +40,20 @@ pub fn check(
     flags: &Flags,
     old: &dyn Fn() -> bool,
 ) -> Result<Vec<CheckpointObstacle>> {
-    let mut findings = Vec::new();
-    of_configuration(plan, &mut findings);
+    apart::look(&|reporter, findings| look(Subject { container, plan, flags, old }, reporter, findings))
+}
+
+/// What is checked, and for which dump.
+struct Subject<'a> {
+    container: &'a Container,
+    plan: &'a Plan,
+    flags: &'a Flags,
+    old: &'a dyn Fn() -> bool,
+}
+
+fn look(subject: Subject<'_>, reporter: &Reporter, findings: &mut Vec<CheckpointObstacle>) -> Result<()> {
+    let Subject { container, plan, flags, old } = subject;
+    of_configuration(plan, findings);
     let not_running = || Error::new(Kind::WrongStatus, "Container cannot be checkpointed in stopped state");
     let (pidfd, init) = container.open_init()?.zip(container.init).ok_or_else(not_running)?;
     let group = match group_of(container) {
@@ -58,11 +72,12 @@ pub fn check(
     findings.extend(executed.iter().map(|pid| CheckpointObstacle {
         what: lost::remark(*pid).msg,
         loss: Loss::Part,
-        help: "end it first, or start it anew after the restore",
+        help: "end it first, or start it anew after the restore".into(),
         pointer: String::new(),
     }));
+    reporter.at("a mount of the container");
     let elements = elements::look(init.pid, pidfd.as_fd(), &pids, plan)?;
-    of_mounts(plan, &elements, &mut findings);
+    of_mounts(plan, &elements, findings);
     for mount in elements.mounted.iter().filter(|mount| files::has_queue(init.pid, mount)) {
         let what = format!("the mount {} has message queues", mount.point);
         findings.push(finding(what, "remove them (mq_unlink(3)): CRIU dumps an empty one alone"));
@@ -70,14 +85,15 @@ pub fn check(
     // Other processes may have the streams open as well.
     let known = Known::of(init.pid, &pids, elements.stdio.map(|stream| stream.key));
     let sockets = sockets(init.pid, pidfd.as_fd(), &pids, old)?;
-    session(init.pid, flags, &mut findings);
+    session(init.pid, flags, findings);
     let restored = settings::restored(plan, cpus_of(group.as_ref(), init.pid));
     let configured = plan.init.iter().any(|step| matches!(step.action, Action::MemoryPolicy(..)));
     let mut tasks = Tasks::new(plan, "")?;
     // Processes that are not dumped are not judged.
     for pid in pids.iter().filter(|pid| !executed.contains(pid)) {
-        of_process(*pid, init.pid, paused, &mut findings);
-        files::look(*pid, &known, &sockets, flags, &mut findings);
+        reporter.at(&named(*pid));
+        of_process(*pid, init.pid, paused, findings);
+        files::look(*pid, &known, &sockets, flags, reporter, findings);
         let lost = settings::lost(&settings::of(*pid), &restored, configured);
         findings.extend(lost.into_iter().map(|what| CheckpointObstacle {
             loss: Loss::Part,
@@ -90,7 +106,7 @@ pub fn check(
         let _ = tasks.look(*pid);
     }
     findings.extend(tasks.contradictions().into_iter().map(unrestorable));
-    Ok(findings)
+    Ok(())
 }
 
 /// The finding for a fault by which the restore would refuse the images.
