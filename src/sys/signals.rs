@@ -92,6 +92,13 @@ pub fn ignore_sigpipe() -> Result<()> {
     set(Signal::SIGPIPE, SigHandler::SigIgn)
 }
 
+/// Blocks SIGXFSZ for good: a write beyond RLIMIT_FSIZE is an error and no death. Children begin without a pending
+/// signal, and unblock all of them before they execute a program.
+pub fn block_sigxfsz() -> Result<()> {
+    let signal = SigSet::from(Signal::SIGXFSZ);
+    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&signal), None).called(|| "rt_sigprocmask(SIG_BLOCK, SIGXFSZ)".into())
+}
+
 /// The text of strsignal(3), in lower case as [`describe`](windlass_base::error::describe) has an errno: `killed`, `bad
 /// system call`.
 pub fn meaning(signal: i32) -> String {

@@ -24,6 +24,7 @@ use windlass_apply::StepTimer;
 use windlass_args::print;
 use windlass_base::error::Result;
 use windlass_sys::process::SingleThreaded;
+use windlass_sys::signals;
 
 use passed_fds::PassedFds;
 use session::Session;
@@ -38,6 +39,8 @@ pub fn run(args: impl Iterator<Item = OsString>) -> u8 {
             return rejected.exit;
         }
     };
+    // A caller's RLIMIT_FSIZE is reported as any other shortage.
+    let _ = signals::block_sigxfsz();
     // This comes first: later the program's own descriptors could be mistaken for the caller's.
     let passed = PassedFds::find(&command);
     let log = match Log::open(&global) {

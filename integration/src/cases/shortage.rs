@@ -18,6 +18,7 @@ use std::time::Duration;
 
 chapter! { "shortage":
     few_descriptors_are_reported_by_every_verb [Need::Slow, Need::Windlass],
+    files_that_may_not_be_large_are_reported_by_every_verb [Need::Slow, Need::Windlass],
     few_processes_of_a_user_are_reported [Need::Slow, Need::Windlass],
     a_state_root_with_ever_more_room [Need::Slow, Need::Windlass],
     a_full_state_root_stops_no_verb_but_those_that_make [Need::Slow, Need::Windlass],
@@ -85,6 +86,21 @@ fn few_descriptors_are_reported_by_every_verb(t: &T) -> Verdict {
         // 0, 1 and 2 are open.
         let enough = ever_more(&subject, verb, 3, Limit::Descriptors)?;
         println!("{enough} descriptors: {}", verb.words.join(" "));
+    }
+    Ok(())
+}
+
+fn files_that_may_not_be_large_are_reported_by_every_verb(t: &T) -> Verdict {
+    let subject = ShortageSubject::new(t, |bundle| bundle)?;
+    // With less the message has no room in the file that it goes to.
+    for (size, verb) in
+        [512, 1024, 2048, 4096, 1 << 20].into_iter().flat_map(|size| VERBS.iter().map(move |v| (size, v)))
+    {
+        let id = subject.prepare(verb.before)?;
+        let done = subject.attempt(verb.words, &id, Limit::FileSize(size));
+        subject.clean(&id).context(format!("{} with {size} bytes", verb.words[0]))?;
+        let done = done.context(format!("{} with {size} bytes", verb.words[0]))?;
+        ensure!(done || size < 1 << 20, "{} has failed with {size} bytes", verb.words[0]);
     }
     Ok(())
 }

@@ -7,6 +7,8 @@ use std::process::{Command, Stdio};
 pub enum Limit {
     /// RLIMIT_NOFILE.
     Descriptors(u64),
+    /// RLIMIT_FSIZE, in bytes.
+    FileSize(u64),
     /// RLIMIT_NPROC, which holds for an ordinary user.
     Processes(u64),
     /// The command has no limit; the resource itself is scarce.
@@ -31,6 +33,7 @@ impl Limit {
     pub fn apply(self, command: &Command) -> Command {
         let option = match self {
             Limit::Descriptors(value) => format!("--nofile={value}"),
+            Limit::FileSize(value) => format!("--fsize={value}"),
             Limit::Processes(value) => format!("--nproc={value}"),
             Limit::World(_) => return again(command, Command::new(command.get_program())),
         };
@@ -43,6 +46,7 @@ impl Limit {
     pub fn words(self) -> &'static [&'static str] {
         match self {
             Limit::Descriptors(_) => &["EMFILE", "too many open files"],
+            Limit::FileSize(_) => &["EFBIG", "file too large"],
             Limit::Processes(_) | Limit::World(Missing::Processes) => &["EAGAIN", "resource temporarily unavailable"],
             Limit::World(Missing::Space) => &["ENOSPC", "no space left on device"],
             Limit::World(Missing::Quota) => &["EDQUOT", "disk quota exceeded"],
