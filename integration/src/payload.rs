@@ -25,10 +25,19 @@ pub fn main(words: &[String]) -> ExitCode {
         Some("fds") => describe_fds(),
         Some("world") => crate::sweep::peers::probe::main(rest.first().map_or("", String::as_str)),
         Some("write") => return write_lines(rest),
+        Some("leaderless") => return leaderless(),
         _ => return ExitCode::from(2),
     };
     println!("{text}");
     ExitCode::SUCCESS
+}
+
+/// Ends the main thread while another one runs on.
+fn leaderless() -> ExitCode {
+    std::thread::spawn(|| std::thread::sleep(Duration::from_secs(1000)));
+    println!("leaderless {}", std::process::id());
+    let _ = sys::syscall(libc::SYS_exit, [0; 6]);
+    ExitCode::FAILURE
 }
 
 /// `MIB RATE`: waits for `/go`, writes numbered lines of 16 bytes, `RATE` MiB a second (0: as fast as possible), and

@@ -38,7 +38,9 @@ pub fn kill(container: &Container, signal: i32, all: bool) -> Result<()> {
         // Engines expect no error for a container that has ended.
         (None, _) if all => return Ok(()),
         // Without a PID namespace of its own, the processes that init has started outlive it.
-        (None, Some(group)) if shared && signal == libc::SIGKILL && !group.pids()?.is_empty() => return group.kill(),
+        (None, Some(group)) if shared && signal == libc::SIGKILL && !group.pids()?.is_empty() => {
+            return kill_all(group);
+        }
         (None, _) => return Err(not_running()),
     };
     match process::send_signal(pidfd.as_fd(), signal) {
@@ -48,7 +50,7 @@ pub fn kill(container: &Container, signal: i32, all: bool) -> Result<()> {
     if signal == libc::SIGKILL {
         // In a shared PID namespace init's death leaves others behind, and a frozen process does not die.
         if let Some(group) = &group {
-            return if shared { group.kill() } else { group.thaw_nowait() };
+            return if shared { kill_all(group) } else { group.thaw_nowait() };
         }
     }
     Ok(())
@@ -56,9 +58,14 @@ pub fn kill(container: &Container, signal: i32, all: bool) -> Result<()> {
 
 fn signal_all(group: &AnyCgroup, signal: i32) -> Result<()> {
     match signal {
-        libc::SIGKILL => group.kill(),
+        libc::SIGKILL => kill_all(group),
         _ => signal_each(&group.pids()?, signal, &|| group.pids()),
     }
+}
+
+fn kill_all(group: &AnyCgroup) -> Result<()> {
+    group.kill()?;
+    group.kill_leaderless()
 }
 
 /// Kills all processes of the container and waits until init is gone. With `unlocked`, another container may have taken

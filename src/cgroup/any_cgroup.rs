@@ -22,11 +22,21 @@ impl AnyCgroup {
         }
     }
 
-    /// Kills every process, frozen or not. Does not wait until they have ended.
+    /// Kills every process, frozen or not, but for those of [`AnyCgroup::kill_leaderless`]. Does not wait until they have
+    /// ended.
     pub fn kill(&self) -> Result<()> {
         match self {
             AnyCgroup::Unified(cgroup) => cgroup.kill(),
             AnyCgroup::V1(cgroups) => cgroups.kill(),
+        }
+    }
+
+    /// Kills the processes whose main thread has ended while others run.
+    pub fn kill_leaderless(&self) -> Result<()> {
+        match self {
+            AnyCgroup::Unified(cgroup) => cgroup.kill_leaderless(),
+            // Here `kill` signals each process.
+            AnyCgroup::V1(_) => Ok(()),
         }
     }
 

@@ -9,6 +9,7 @@ use super::directory::{Directory, if_there};
 use super::processes::signal_each;
 use super::v2::Cgroup;
 use windlass_base::error::{Error, Kind, Result, WithContext};
+use windlass_sys::poll::Deadline;
 use windlass_sys::{SyscallError, fd, tree, waiting};
 
 /// The treatment of processes in a cgroup that is to be removed.
@@ -22,9 +23,12 @@ pub enum Kill {
 
 /// How long killed processes may take to end.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// How long to wait for them before they are killed again.
+const ROUND: Duration = Duration::from_millis(100);
 
 impl Cgroup {
-    /// Kills every process in the cgroup and below. Does not wait until they have ended.
+    /// Kills every process in it and below, but for those of [`Cgroup::kill_leaderless`]. Does not wait until they have
+    /// ended.
     pub fn kill(&self) -> Result<()> {
         match self.directory.write("cgroup.kill", "1") {
             // The file is missing before Linux 5.14, and a threaded cgroup refuses it.
@@ -35,6 +39,15 @@ impl Cgroup {
         }
     }
 
+    /// Kills the processes whose main thread has ended while others run. `cgroup.kill` signals the main thread alone
+    /// (cgroup_kill in kernel/cgroup/cgroup.c), which does not reach the others then.
+    pub fn kill_leaderless(&self) -> Result<()> {
+        let mut pids = self.pids(true)?;
+        pids.retain(|pid| waiting::is_leaderless(*pid));
+        signal_each(&pids, Signal::SIGKILL as i32, &|| self.pids(true))
+            .map_err(|error| error.prefixed(self.cannot("kill the processes of")))
+    }
+
     /// Kills the listed processes while the cgroup is frozen, since a running process could fork and so evade
     /// the list. A fatal signal reaches a frozen process.
     fn kill_listed(&self) -> Result<()> {
@@ -42,6 +55,20 @@ impl Cgroup {
         signal_each(&self.pids(true)?, Signal::SIGKILL as i32, &|| self.pids(true))
             .map_err(|error| error.prefixed(self.cannot("kill the processes of")))?;
         if frozen.is_ok() { self.thaw() } else { Ok(()) }
+    }
+
+    /// Kills every process in it and below, and waits for their end. Returns whether all have ended in time.
+    fn kill_and_wait(&self) -> Result<bool> {
+        let deadline = Deadline::after(TIMEOUT);
+        while !deadline.has_passed() {
+            self.kill()?;
+            self.thaw_nowait()?;
+            if self.wait_until_empty(ROUND)? {
+                return Ok(true);
+            }
+            self.kill_leaderless()?;
+        }
+        Ok(false)
     }
 
     /// Removes the cgroup with all its sub-cgroups. Succeeds if it does not exist any more.
@@ -66,11 +93,11 @@ pub fn remove(path: &str, kill: Kill) -> Result<()> {
     };
     let cgroup = Cgroup { directory, made: false };
     for attempt in 1.. {
-        if kill == Kill::Yes {
-            cgroup.kill()?;
-            cgroup.thaw_nowait()?;
-        }
-        if !cgroup.wait_until_empty(TIMEOUT)? {
+        let is_empty = match kill {
+            Kill::Yes => cgroup.kill_and_wait()?,
+            Kill::No => cgroup.wait_until_empty(TIMEOUT)?,
+        };
+        if !is_empty {
             return Err(still_in(path, &cgroup.pids(true)?));
         }
         match remove_tree(path) {

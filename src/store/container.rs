@@ -196,7 +196,7 @@ impl Container {
         match process::open_pid(init.pid) {
             Err(failed) if failed.errno == Errno::ESRCH => Ok(None),
             Err(failed) => Err(failed.context("cannot open the container's process")),
-            Ok(pidfd) => Ok(self.init_stat()?.filter(|stat| !matches!(stat.state, 'Z' | 'X')).map(|_| pidfd)),
+            Ok(pidfd) => Ok(self.init_stat()?.filter(|stat| !stat.has_ended()).map(|_| pidfd)),
         }
     }
 
@@ -207,7 +207,7 @@ impl Container {
             let creating = self.init.is_none() && !self.locked.get() && lock::is_held(self.file.as_fd());
             return Ok(if creating { Status::Creating } else { Status::Stopped });
         };
-        if matches!(init.state, 'Z' | 'X') {
+        if init.has_ended() {
             return Ok(Status::Stopped);
         }
         let frozen = match &self.state.cgroup {

@@ -22,7 +22,7 @@ impl Container {
         // A zombie still has its exit status. After init was reaped, the pin has the status, and the cgroup still
         // counts an OOM kill.
         let exit = match self.init_stat()? {
-            Some(stat) => (stat.state == 'Z').then(|| Exit::of_status(stat.exit_code)),
+            Some(stat) => stat.has_ended().then(|| Exit::of_status(stat.exit_code)),
             None => self.exit_pin().map_or(Ok(None), |pin| pin.read())?,
         };
         let found = Some(self.exit_record(exit)).filter(|found| exit.is_some() || found.oom_killed);

@@ -13,6 +13,8 @@ pub struct ProcessStat {
     pub state: char,
     /// Whether it has executed a program since it was forked (field 9, `PF_FORKNOEXEC`).
     pub has_executed: bool,
+    /// How many threads it has (field 20). A main thread that has ended while others run is a zombie.
+    pub threads: u64,
     /// Its start time in clock ticks since boot (field 22), by the clock of the reader's time namespace.
     pub start_time: u64,
     /// Its exit status as of waitpid(2) (field 52); 0 without the permission to read it.
@@ -43,6 +45,11 @@ pub fn ended_unexecuted(pid: i32) -> bool {
 }
 
 impl ProcessStat {
+    /// Whether the process has ended, with all its threads.
+    pub fn has_ended(&self) -> bool {
+        matches!(self.state, 'Z' | 'X') && self.threads <= 1
+    }
+
     /// Its start time in clock ticks since the host's boot. In another time namespace than the initial one, it may
     /// differ by one tick, since the kernel adds the namespace's offset before it rounds.
     pub fn started(&self) -> Result<u64> {
@@ -77,6 +84,7 @@ pub(super) fn parse_stat(text: &str) -> Option<ProcessStat> {
         name,
         state: fields.first()?.chars().next()?,
         has_executed: fields.get(6)?.parse::<u64>().ok()? & FORK_NO_EXEC == 0,
+        threads: fields.get(17)?.parse().ok()?,
         start_time: fields.get(19)?.parse().ok()?,
         exit_code: fields.get(49).and_then(|field| field.parse().ok()).unwrap_or(0),
     })
@@ -96,8 +104,18 @@ mod tests {
         let text = format!("12 (a) R 1 (b) {}", fields.join(" "));
         let stat = parse_stat(&text).expect("well formed");
         let (name, has_executed) = ("a) R 1 (b".into(), false);
-        assert_eq!(stat, ProcessStat { name, state: 'Z', has_executed, start_time: 777, exit_code: 256 });
+        assert_eq!(stat, ProcessStat { name, state: 'Z', has_executed, threads: 0, start_time: 777, exit_code: 256 });
         assert_eq!(parse_stat("nonsense"), None);
+    }
+
+    #[test]
+    fn a_process_ends_with_its_last_thread() {
+        let ended = |state, threads| {
+            let (name, has_executed, start_time, exit_code) = (String::new(), true, 1, 0);
+            ProcessStat { name, state, has_executed, threads, start_time, exit_code }.has_ended()
+        };
+        assert!(ended('Z', 1) && ended('X', 0));
+        assert!(!ended('Z', 2) && !ended('S', 1) && !ended('R', 7));
     }
 
     #[test]

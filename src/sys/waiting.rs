@@ -2,7 +2,7 @@
 
 use std::fs::read_to_string;
 
-use super::fd;
+use super::{fd, status};
 
 /// The hint for a process in state D.
 pub const HINT: &str =
@@ -32,6 +32,12 @@ pub fn describe(pid: i32) -> Option<Description> {
         text += &format!(", waiting in {}", wchan.trim());
     }
     Some(Description { state, text })
+}
+
+/// Whether the main thread of a process has ended while other threads run.
+pub fn is_leaderless(pid: i32) -> bool {
+    let running = || status::of(pid).is_some_and(|status| status.threads > 1);
+    describe(pid).is_some_and(|process| process.state == 'Z') && running()
 }
 
 /// Most processes that an error message describes.

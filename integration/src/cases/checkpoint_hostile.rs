@@ -379,7 +379,7 @@ fn scheduling_is_that_of_the_configuration(t: &T) -> Verdict {
     let scheduled = |bundle: Bundle, scheduler: serde_json::Value| bundle.set("/process/scheduler", scheduler);
     for (dumped_with, more) in [
         (json!({"policy": "SCHED_FIFO", "priority": 3}), json!({"policy": "SCHED_FIFO", "priority": 2})),
-        (json!({"policy": "SCHED_OTHER", "nice": -5}), json!({"policy": "SCHED_OTHER", "nice": -4})),
+        (json!({"policy": "SCHED_OTHER", "nice": -20}), json!({"policy": "SCHED_OTHER", "nice": -19})),
     ] {
         let bundle = scheduled(dumped(t)?, dumped_with);
         let images = dump(t, &bundle)?;

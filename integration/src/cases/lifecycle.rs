@@ -1,6 +1,6 @@
 //! runtime.md, "Lifecycle" and "Operations".
 
-use crate::kit::machine::text;
+use crate::kit::machine::{self, text};
 use crate::kit::stop::{Context, fail};
 use crate::kit::wait::eventually;
 use crate::kit::{Container, Need, Ran, T, Verdict};
@@ -57,6 +57,8 @@ chapter! { "lifecycle":
     a_missing_args_is_refused,
     another_time_namespace_sees_the_same_container [Need::Windlass, Need::TimeNamespace],
     a_procfs_of_another_pid_namespace_is_refused [Need::Windlass],
+    a_container_runs_until_its_last_thread_has_ended [Need::Windlass],
+    processes_without_a_main_thread_are_killed [Need::Windlass],
 }
 
 fn create_leaves_the_payload_waiting_for_start(t: &T) -> Verdict {
@@ -291,7 +293,7 @@ fn sigkill_reaches_what_init_has_left_behind(t: &T) -> Verdict {
     container.verb("kill", &[], &["TERM"])?.fails()?;
     container.kill("KILL")?.ok()?;
     eventually("the end of the process left behind", || {
-        let state = crate::kit::machine::field(&text(format!("/proc/{left}/status")), "State");
+        let state = machine::field(&text(format!("/proc/{left}/status")), "State");
         (state.is_empty() || state.starts_with('Z')).then_some(())
     })?;
     container.verb("kill", &[], &["KILL"])?.fails()?;
@@ -306,7 +308,7 @@ fn sigkill_reaches_what_init_has_started(t: &T) -> Verdict {
     let started: i32 = said.trim().trim_start_matches("left ").parse()?;
     container.kill("KILL")?.ok()?;
     eventually("the end of the process that init has started", || {
-        let state = crate::kit::machine::field(&text(format!("/proc/{started}/status")), "State");
+        let state = machine::field(&text(format!("/proc/{started}/status")), "State");
         (state.is_empty() || state.starts_with('Z')).then_some(())
     })?;
     Ok(())
@@ -535,5 +537,54 @@ fn a_procfs_of_another_pid_namespace_is_refused(t: &T) -> Verdict {
     ensure!(!t.root().join(&id).exists(), "a state is left");
     let proc = ["--pid", "--mount-proc"];
     elsewhere(t, &proc, &["run", "--bundle", &dir, &id])?.ok()?;
+    Ok(())
+}
+
+fn a_container_runs_until_its_last_thread_has_ended(t: &T) -> Verdict {
+    let leaderless = ["/helper", "@payload", "leaderless"];
+    let main_thread_ends = |container: &Container| {
+        container.wait_for_output("leaderless")?;
+        let pid = container.pid()?;
+        eventually("the end of the main thread", || {
+            machine::field(&text(format!("/proc/{pid}/status")), "State").starts_with('Z').then_some(())
+        })
+    };
+    let container = t.start(&t.bundle()?.helper()?.args(&leaderless))?;
+    main_thread_ends(&container)?;
+    container.status_is("running")?;
+    container.kill("KILL")?.ok()?;
+    container.wait_for("stopped")?;
+    ensure_eq!(container.state()?["exit"]["signal"], "SIGKILL", "how it has ended");
+    container.delete()?;
+    for namespaces in [&["pid"][..], &[]] {
+        let bundle = t.bundle()?.helper()?.args(&leaderless);
+        let container = t.start(&namespaces.iter().fold(bundle, |bundle, kind| bundle.namespace(kind, None)))?;
+        main_thread_ends(&container)?;
+        container.verb("delete", &["--force"], &[])?.ok()?;
+    }
+    Ok(())
+}
+
+/// In a shared PID namespace they do not end with init.
+fn processes_without_a_main_thread_are_killed(t: &T) -> Verdict {
+    let script = "/helper @payload leaderless & exec sleep 1000";
+    for how in [&["delete", "--force"][..], &["kill", "--all", "KILL"], &["kill", "KILL"]] {
+        let container = t.start(&t.bundle()?.helper()?.namespace("pid", None).sh(script))?;
+        let said = container.wait_for_output("\n")?;
+        let pid = said.trim().trim_start_matches("leaderless ").to_owned();
+        let state = || machine::field(&text(format!("/proc/{pid}/status")), "State");
+        eventually("the end of the main thread", || state().starts_with('Z').then_some(()))?;
+        let (flags, signal) = match how {
+            ["kill", flags @ .., signal] => (flags, vec![*signal]),
+            [_, flags @ ..] => (flags, Vec::new()),
+            [] => continue,
+        };
+        container.verb(how[0], flags, &signal)?.ok()?;
+        eventually("the end of the other thread", || {
+            let threads = std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+            (threads <= 1).then_some(())
+        })
+        .context(how.join(" "))?;
+    }
     Ok(())
 }

@@ -23,6 +23,5 @@ pub(crate) fn with_descendants(first: i32) -> Result<Vec<i32>> {
 
 /// Whether a process is a zombie, which has no namespaces any more. If other threads of it live, it has not ended.
 pub(crate) fn has_ended(pid: i32) -> bool {
-    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
-    tasks == 1 && windlass_store::process_stat(pid).is_ok_and(|stat| stat.is_some_and(|stat| stat.state == 'Z'))
+    windlass_store::process_stat(pid).is_ok_and(|stat| stat.is_some_and(|stat| stat.has_ended()))
 }

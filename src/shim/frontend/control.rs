@@ -200,7 +200,7 @@ pub(super) fn sweep_all() {
 /// Whether the process with this number has ended. A killed shim stays a zombie until its parent reaps it.
 fn has_ended(pid: &OsStr) -> bool {
     let stat = pid.to_str().and_then(|pid| pid.parse().ok()).map(windlass_store::process_stat);
-    stat.is_some_and(|stat| stat.is_ok_and(|stat| stat.is_none_or(|stat| matches!(stat.state, 'Z' | 'X'))))
+    stat.is_some_and(|stat| stat.is_ok_and(|stat| stat.is_none_or(|stat| stat.has_ended())))
 }
 
 /// Whether a shim listens at the path.

@@ -12,6 +12,7 @@ fn assert_same(pid: i32) {
     assert_eq!(ours.start_time, theirs.starttime);
     assert_eq!(Some(ours.exit_code), theirs.exit_code);
     assert_eq!(ours.has_executed, theirs.flags & 0x40 == 0);
+    assert_eq!(ours.threads, theirs.num_threads as u64);
 }
 
 #[test]
