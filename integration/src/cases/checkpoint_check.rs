@@ -19,7 +19,6 @@ chapter! { "checkpoint_check":
     what_comes_back_is_not_named [Windlass, Criu, Slow],
     what_is_lost_is_named [Windlass, Criu, Slow],
     files_of_the_container_are_not_opened [Windlass],
-    a_filesystem_that_never_answers_is_named [Windlass, Slow],
 }
 
 /// The action of a container's init: calls (see `@payload hold`), or a shell script.
@@ -519,29 +518,6 @@ fn files_of_the_container_are_not_opened(t: &T) -> Verdict {
     ensure!(of_files.len() >= 2, "the check has not looked at both: {calls}");
     let opened: Vec<&&str> = of_files.iter().filter(|line| !line.contains("O_PATH")).collect();
     ensure!(opened.is_empty(), "opened: {opened:?}");
-    Ok(())
-}
-
-/// A FUSE server that the container has, and that never reads a request.
-fn a_filesystem_that_never_answers_is_named(t: &T) -> Verdict {
-    let mount = "exec 7<>/dev/fuse; mount -t fuse -o fd=7,rootmode=40000,user_id=0,group_id=0 none /mnt || exit 3";
-    let open = call(libc::SYS_openat, &format!("-100,'/mnt,{},0", libc::O_PATH));
-    let script = format!("mkdir -p /mnt; mknod /dev/fuse c 10 229; {mount}; exec /helper @payload hold {open}");
-    let all = json!({"devices": [{"allow": true, "access": "rwm"}]});
-    let bundle = t.bundle()?.privileged().set("/linux/resources", all).set("/root/readonly", json!(false));
-    let bundle = bundle.helper()?.sh(&script);
-    let container = t.start(&bundle)?;
-    let ready = bundle.rootfs().join("ready");
-    let failed = || (container.status_is("stopped").is_ok()).then_some(false);
-    if !eventually("it is ready", || ready.exists().then_some(true).or_else(failed))? {
-        return skip("this kernel has no FUSE");
-    }
-    ensure_eq!(text(&ready), String::new(), "what could not be opened");
-    let begun = std::time::Instant::now();
-    let said = container.verb("checkpoint", &["--check"], &[])?.code_is(1)?;
-    said.stdout_has("does not answer: process ")?.stdout_has("FUSE")?;
-    ensure!(begun.elapsed().as_secs() < 60, "it took {:?}", begun.elapsed());
-    container.verb("delete", &["--force"], &[])?.ok()?;
     Ok(())
 }
 

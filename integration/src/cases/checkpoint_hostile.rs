@@ -1,12 +1,13 @@
 //! `restore` from images that contradict the configuration, and from directories that are not what they claim. Each
-//! restore is refused, and nothing of the container is left.
+//! restore is refused, and nothing of the container is left. And a container that keeps whoever looks at it waiting.
 
 use crate::chapter;
 use crate::kit::Need::{Criu, Slow, Windlass};
 use crate::kit::criu::{COUNTING, Images, counts_on, start};
 use crate::kit::images;
-use crate::kit::machine::has_version_1;
+use crate::kit::machine::{has_version_1, text};
 use crate::kit::stop::{Context, skip};
+use crate::kit::wait::eventually;
 use crate::kit::{Bundle, T, Verdict};
 use crate::{ensure, ensure_eq};
 use serde_json::json;
@@ -25,6 +26,7 @@ chapter! { "checkpoint_hostile":
     scheduling_is_that_of_the_configuration [Windlass, Criu, Slow],
     cgroups_of_the_images_stay_in_that_of_the_container [Windlass, Criu, Slow],
     layers_of_an_overlay_are_not_looked_up_on_the_host [Windlass, Criu, Slow],
+    a_filesystem_that_never_answers_is_named [Windlass, Slow],
 }
 
 /// The configuration of the dumped container.
@@ -455,4 +457,27 @@ fn layers_of_an_overlay_are_not_looked_up_on_the_host(t: &T) -> Verdict {
 /// Cuts an image to this many bytes.
 fn cut(path: &Path, length: u64) -> std::io::Result<()> {
     fs::OpenOptions::new().write(true).open(path)?.set_len(length)
+}
+
+/// A FUSE server that the container has, and that never reads a request.
+fn a_filesystem_that_never_answers_is_named(t: &T) -> Verdict {
+    let mount = "exec 7<>/dev/fuse; mount -t fuse -o fd=7,rootmode=40000,user_id=0,group_id=0 none /mnt || exit 3";
+    let open = format!("{},-100,'/mnt,{},0", libc::SYS_openat, libc::O_PATH);
+    let script = format!("mkdir -p /mnt; mknod /dev/fuse c 10 229; {mount}; exec /helper @payload hold \"{open}\"");
+    let all = json!({"devices": [{"allow": true, "access": "rwm"}]});
+    let bundle = t.bundle()?.privileged().set("/linux/resources", all).set("/root/readonly", json!(false));
+    let bundle = bundle.helper()?.sh(&script);
+    let container = t.start(&bundle)?;
+    let ready = bundle.rootfs().join("ready");
+    let failed = || (container.status_is("stopped").is_ok()).then_some(false);
+    if !eventually("it is ready", || ready.exists().then_some(true).or_else(failed))? {
+        return skip("this kernel has no FUSE");
+    }
+    ensure_eq!(text(&ready), String::new(), "what could not be opened");
+    let begun = std::time::Instant::now();
+    let said = container.verb("checkpoint", &["--check"], &[])?.code_is(1)?;
+    said.stdout_has("does not answer: process ")?.stdout_has("FUSE")?;
+    ensure!(begun.elapsed().as_secs() < 60, "it took {:?}", begun.elapsed());
+    container.verb("delete", &["--force"], &[])?.ok()?;
+    Ok(())
 }
