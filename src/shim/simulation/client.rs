@@ -13,8 +13,12 @@ use windlass_sys::{kernel, socket, stream};
 /// Bytes of the head of a frame: the stream, and the length.
 const HEAD: usize = 5;
 
-/// How long the client may take nothing before the shim disconnects it.
-const PATIENCE: u64 = 2 * SECOND;
+/// The shim disconnects a client that takes too little in two seconds. A client that takes [`ENOUGH`] in each second does
+/// so in any two.
+const PATIENCE: u64 = SECOND;
+
+/// Bytes that are enough, however they are cut into frames: the kernel counts a frame when all of it was read.
+const ENOUGH: usize = 32 * 1024;
 
 /// This many bytes determine the position in a stream.
 const TELLING: usize = 24;
@@ -32,8 +36,9 @@ pub(super) struct Client {
     first: [Vec<u8>; 2],
     /// Whether the client has got the end of the output.
     told: bool,
-    /// When the client has last read, and whether it has never paused for long.
-    read: u64,
+    /// When the client had last taken enough or all, and how many bytes it has taken since.
+    since: (u64, usize),
+    /// Whether it has never paused for long.
     steady: bool,
 }
 
@@ -46,9 +51,9 @@ impl Client {
         streams: Attached,
     ) -> Client {
         let _ = stream::never_block(socket.as_fd());
-        let (first, read) = (Default::default(), kernel::now());
-        let steady = read < before + PATIENCE;
-        let mut client = Client { socket: Some(socket), framing, streams, unread, first, told: false, read, steady };
+        let (first, since) = (Default::default(), (kernel::now(), 0));
+        let steady = since.0 < before + PATIENCE;
+        let mut client = Client { socket: Some(socket), framing, streams, unread, first, told: false, since, steady };
         client.frames();
         client
     }
@@ -65,13 +70,14 @@ impl Client {
     /// Reads at most `most` bytes, and reports a fault in them. Returns whether any bytes came.
     pub(super) fn read(&mut self, most: u64) -> bool {
         let Some(socket) = &self.socket else { return false };
-        let now = kernel::now();
-        self.steady &= now < self.read + PATIENCE;
-        self.read = now;
+        self.steady &= kernel::now() < self.since.0 + PATIENCE;
         // A packet is read as a whole or truncated.
         let most = if self.framing == Framing::Packet { most.max(8193) } else { most };
         let mut buffer = vec![0; most as usize];
-        match socket::receive_now(socket.as_fd(), &mut buffer) {
+        let received = socket::receive_now(socket.as_fd(), &mut buffer);
+        let taken = self.since.1 + received.unwrap_or(0);
+        self.since = if received.is_err() || taken >= ENOUGH { (kernel::now(), 0) } else { (self.since.0, taken) };
+        match received {
             Ok(n @ 1..) if self.framing == Framing::Packet => {
                 self.output(usize::from(buffer[0]).wrapping_sub(2), &buffer[1..n]);
                 return true;
