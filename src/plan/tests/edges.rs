@@ -8,7 +8,7 @@ use windlass_base::mount::{MountAttributes, MsFlags};
 use windlass_base::spec::Spec;
 use windlass_plan::exec::Request;
 use windlass_plan::restore::required_of;
-use windlass_plan::unit::Unit;
+use windlass_plan::unit::{Systemd, Unit};
 use windlass_plan::{Action, BOUND, Findings, Host, Mount, Node, Options, Plan, Resolution, Source, check};
 
 fn document() -> Value {
@@ -189,6 +189,17 @@ fn a_restriction_that_is_asked_for_twice_is_one() {
         document["mounts"].as_array_mut().expect("a list").push(bind);
     });
     assert!(mounted(&plan, "/data").set.contains(ro));
+}
+
+/// Mount points and devices are made in it before.
+#[test]
+fn a_new_filesystem_is_read_only_at_the_end_however_often_that_is_asked_for() {
+    for options in [json!(["ro"]), json!(["rro"]), json!(["ro", "rro"])] {
+        let plan = plan(|document| document["mounts"][1]["options"] = options.clone());
+        let mount = mounted(&plan, "/tmp");
+        assert!(mount.late_readonly && !mount.set.contains(MountAttributes::RDONLY), "{options}");
+        assert!(plan.init.iter().any(|step| matches!(&step.action, Action::Readonly(path) if path.is("/tmp"))));
+    }
 }
 
 #[test]
@@ -399,6 +410,101 @@ fn a_list_of_processors_has_no_character_that_the_kernel_has_no_use_for() {
     assert!(list("0-3,5").is_empty() && list("0-31:2/4").is_empty() && list("all").is_empty());
     for odd in ["0;1", "0_1", "0\n1"] {
         assert_eq!(list(odd), ["/linux/resources/cpu/cpus"], "{odd:?}");
+    }
+}
+
+/// The kernel counts the intermediate process too, so the limit is not set before the fork.
+#[test]
+fn the_limit_of_processes_is_set_from_outside_in_an_exec() {
+    let spec = spec(|document| {
+        document["process"]["rlimits"] = json!([
+            {"type": "RLIMIT_NPROC", "soft": 3, "hard": 4}, {"type": "RLIMIT_NOFILE", "soft": 5, "hard": 6}
+        ]);
+    });
+    let request = Request { args: vec!["true".into()], ..Request::default() };
+    let plan = windlass_plan::exec::exec("box", &spec, &request, None, &options()).expect("planned");
+    let limit = plan.process_limit.expect("it is set by the runtime");
+    assert_eq!((limit.soft, limit.hard), (3, 4));
+    let names: Vec<&str> = plan.steps.iter().filter_map(|step| limit_of(&step.action)).collect();
+    assert_eq!(names, ["RLIMIT_NOFILE"]);
+}
+
+fn limit_of(action: &Action) -> Option<&str> {
+    if let Action::Limit(limit) = action { Some(&limit.name) } else { None }
+}
+
+/// Until then init does what it can elsewhere.
+#[test]
+fn init_is_in_its_scope_before_what_shows_the_cgroup_or_fills_memory() {
+    let before = |mount: Value| -> bool {
+        let spec = spec(|document| document["mounts"] = json!([mount]));
+        let systemd = Some(Systemd { user: false, prefix: "windlass" });
+        let plan = windlass_plan::create("box", &spec, &Options { systemd, ..options() }).expect("planned");
+        let at = |wanted: fn(&Action) -> bool| plan.init.iter().position(|step| wanted(&step.action)).expect("there");
+        at(|action| matches!(action, Action::Scope)) < at(|action| matches!(action, Action::Mount(_)))
+    };
+    let mount =
+        |kind: &str, options: Value| json!({"destination": "/x", "type": kind, "source": "x", "options": options});
+    assert!(before(mount("cgroup", json!([]))) && before(mount("tmpfs", json!(["tmpcopyup"]))));
+    assert!(!before(mount("tmpfs", json!([]))) && !before(mount("proc", json!([]))));
+}
+
+#[test]
+fn a_dev_of_the_host_gets_no_devices() {
+    let nodes = |kind: &str, options: Value| {
+        let mount = json!({"destination": "/dev", "type": kind, "source": "/dev", "options": options});
+        let plan = plan(|document| document["mounts"] = json!([mount]));
+        plan.init.iter().filter(|step| matches!(step.action, Action::Node(_) | Action::DevLinks)).count()
+    };
+    for (kind, options) in
+        [("bind", json!([])), ("none", json!(["bind"])), ("", json!(["rbind"])), ("devtmpfs", json!([]))]
+    {
+        assert_eq!(nodes(kind, options), 0, "{kind}");
+    }
+    assert_ne!(nodes("tmpfs", json!([])), 0);
+}
+
+#[test]
+fn a_limit_of_version_1_alone_is_a_warning_unless_it_changes_nothing() {
+    let warned = |weight: u16| {
+        let device = json!({"major": 8, "minor": 0, "weight": 100, "leafWeight": weight});
+        plan(|document| document["linux"]["resources"] = json!({"blockIO": {"weightDevice": [device]}})).warnings.len()
+    };
+    assert_eq!((warned(0), warned(7)), (0, 1));
+}
+
+#[test]
+fn systemd_knows_the_limits_that_unified_sets() {
+    let spec = spec(|document| {
+        document["linux"]["resources"] = json!({"unified": {"memory.high": "1048576", "memory.min": "4096"}});
+    });
+    let systemd = Some(Systemd { user: false, prefix: "windlass" });
+    let plan = windlass_plan::create("box", &spec, &Options { systemd, ..options() }).expect("planned");
+    let unit = plan.unit.expect("a scope");
+    let value = |name: &str| {
+        let property = unit.properties.iter().find(|property| property.name == name);
+        format!("{:?}", property.unwrap_or_else(|| panic!("no {name}")).value)
+    };
+    assert!(value("MemoryHigh").contains("1048576") && value("MemoryMin").contains("4096"));
+}
+
+#[test]
+fn what_only_stands_in_may_be_missing() {
+    let plan = plan(|document| {
+        with_user_namespace(document);
+        let sys = json!({"destination": "/sys", "type": "sysfs", "source": "sysfs"});
+        document["mounts"].as_array_mut().expect("a list").push(sys);
+    });
+    let source = plan.sources.iter().find(|source| source.path == "/sys").expect("a source");
+    assert!(source.fallback && source.set_all.contains(MountAttributes::RDONLY));
+}
+
+#[test]
+fn a_source_that_is_added_is_found_by_its_number() {
+    let mut plan = plan(|_| {});
+    for path in ["/a", "/b"] {
+        let id = plan.add_source(Source { path: path.into(), ..Source::default() });
+        assert_eq!(plan.source(id).expect("there").path, path);
     }
 }
 

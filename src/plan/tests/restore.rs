@@ -134,6 +134,7 @@ fn whatever_gives_more_is_a_fault_of_its_element() {
         ("/mounts", |it| it.mounts.push(mount("/again", "proc", 8, "/", 0))),
         ("/mounts", |it| it.mounts.push(mount("/disk", "xfs", 8, "/", 0))),
         ("/mounts", |it| it.mounts.push(mount("/host", "ext4", 1, "/b", 0))),
+        ("/mounts", |it| it.mounts.push(mount("/disk", "ext4", 8, "/b/rootfs/etc", 0))),
         ("/mounts", |it| it.mounts.push(mount("/host", "ext4", 1, "/b/rootfs/../../etc", 0))),
         ("/mounts", |it| it.mounts.push(mount("/a/../host", "tmpfs", 7, "/", 0))),
         ("/mounts", |it| it.mounts.push(mount("/part", "proc", 2, "/sys", 0))),
@@ -411,6 +412,11 @@ fn each_mount_of_the_images_has_where_it_comes_from() {
     assert_eq!(of("mount /data (ext4)").0, "the host's /srv");
     assert_eq!(of("mount /data/a (ext4)").0, "the host's /srv");
     assert!(of("mount /odd (ext4)").0.starts_with("nowhere"));
+    assert!(rows.iter().any(|row| row.what.ends_with(" namespaces") && row.origin == "/linux/namespaces"));
+    let mut spec = spec();
+    spec.linux.as_mut().expect("there").namespaces.clear();
+    (spec.mounts, spec.root.as_mut().expect("there").readonly) = (Vec::new(), false);
+    assert!(!provenance(&self::plan(&spec), &Claims::default()).iter().any(|row| row.what.contains("namespace")));
 }
 
 #[test]
@@ -459,10 +465,13 @@ fn a_view_has_the_flags_that_take_something_away() {
     let mut spec = spec();
     let mount = json!({"destination": "/x", "type": "tmpfs", "source": "x", "options": ["noatime", "nodev"]});
     spec.mounts.push(serde_json::from_value(mount).expect("valid"));
-    let views = views(&plan(&spec));
-    let view = views.iter().find(|view| view.path.is("/x")).expect("a view");
+    let shown = views(&plan(&spec));
+    let view = shown.iter().find(|view| view.path.is("/x")).expect("a view");
     assert_eq!((view.shows, view.external), (Shows::Flags(MountAttributes::NODEV), false));
     assert_eq!(view.pointer, "/mounts/3");
+    let mount = json!({"destination": "/y", "type": "tmpfs", "source": "y", "options": ["noatime"]});
+    spec.mounts.push(serde_json::from_value(mount).expect("valid"));
+    assert!(!views(&plan(&spec)).iter().any(|view| view.path.is("/y")), "it may show anything");
 }
 
 #[test]

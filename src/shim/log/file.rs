@@ -221,6 +221,17 @@ mod tests {
     }
 
     #[test]
+    fn the_oldest_log_is_the_one_that_a_rotation_removes() {
+        let (dir, mut log) = log("oldest", 3);
+        for line in ["aaaaaaa\n", "bbbbbbb\n", "ccccccc\n", "ddddddd\n", "eeeeeee\n"] {
+            log.append(line.as_bytes());
+        }
+        let texts = ["log", "log.1", "log.2", "log.3", "log.4"].map(|name| text(dir.join(name)));
+        assert_eq!(texts, ["eeeeeee\n", "ddddddd\n", "ccccccc\n", "bbbbbbb\n", ""]);
+        std::fs::remove_dir_all(dir).expect("removed");
+    }
+
+    #[test]
     fn without_rotation_the_log_begins_anew() {
         let (dir, mut log) = log("anew", 0);
         log.append(b"aaaaaaa\n");

@@ -155,6 +155,26 @@ fn an_end_that_is_found_out_twice_is_the_one_written_down_first() {
     assert_eq!(root.store().load("a").expect("there").exit().expect("readable"), Some(at("first")));
 }
 
+/// The numbers of processes come again. Start times are compared to the tick, see `ProcessStat::is_from`.
+#[test]
+fn a_later_process_with_the_number_of_init_is_not_init() {
+    let root = Root::new("number");
+    let pid = std::process::id() as i32;
+    let own = crate::process_stat(pid).expect("readable").expect("it runs").started().expect("known");
+    for (id, start_time, is_init) in [("own", own, true), ("later", own + 2, false), ("before", own - 2, false)] {
+        let state = State::of_cgroup(id, String::new());
+        let reservation = root.store().reserve(id).expect("free");
+        reservation.record(&state, b"{}", false).expect("recorded");
+        let init = InitProcess { pid, start_time };
+        reservation.record_init(&init).expect("recorded");
+        drop(reservation.commit(state, init, Hooks::default()).expect("kept"));
+        let container = root.store().load(id).expect("readable");
+        assert_eq!(container.open_init().expect("known").is_some(), is_init, "{id}");
+        let status = if is_init { Status::Running } else { Status::Stopped };
+        assert_eq!(container.status().expect("known"), status, "{id}");
+    }
+}
+
 #[test]
 fn a_question_for_the_status_takes_no_lock() {
     let root = Root::new("status");
