@@ -33,6 +33,7 @@ chapter! { "exits":
     containerd_is_told_an_end_that_no_shim_has_recorded [Need::Windlass, Need::Slow],
     an_exit_file_that_another_user_names_is_not_written [Need::Windlass],
     a_dead_conmons_exit_file_is_written_by_delete [Need::Windlass],
+    exit_files_that_others_may_have_named_are_not_written [Need::Windlass],
 }
 
 /// Skips the case where the kernel keeps no exits.
@@ -520,5 +521,22 @@ fn a_dead_conmons_exit_file_is_written_by_delete(t: &T) -> Verdict {
     let mut list = Command::new(&t.shim);
     list.arg("list");
     t.finish(list)?.ok()?;
+    Ok(())
+}
+
+/// delete writes them with the rights of its caller, and the bundle may be another user's.
+fn exit_files_that_others_may_have_named_are_not_written(t: &T) -> Verdict {
+    supported(t)?;
+    for (owner, mode, written) in [(0, 0o644, true), (1000, 0o644, false), (0, 0o666, false)] {
+        let bundle = t.bundle()?.sh("exit 6");
+        let container = t.start(&bundle)?;
+        container.wait_for("stopped")?;
+        let (file, names) = (t.path(&format!("{owner}-{mode:o}")), bundle.dir.join(".windlass-exit-files"));
+        fs::write(&names, serde_json::json!([file]).to_string())?;
+        fs::set_permissions(&names, std::os::unix::fs::PermissionsExt::from_mode(mode))?;
+        std::os::unix::fs::chown(&names, Some(owner), None)?;
+        container.delete()?.ok()?;
+        ensure_eq!(file.exists(), written, "whether the file of user {owner}, mode {mode:o}, was believed");
+    }
     Ok(())
 }

@@ -2,8 +2,9 @@
 //! read-only paths, mount label.
 
 use crate::kit::Need::Windlass;
+use crate::kit::spec::capabilities;
 use crate::kit::stop::{Context, skip};
-use crate::kit::{T, Verdict};
+use crate::kit::{Bundle, T, Verdict};
 use crate::{chapter, ensure, ensure_eq};
 use serde_json::json;
 use std::fs;
@@ -97,25 +98,34 @@ fn no_pivot_works_beside_mount_points_of_any_name(t: &T) -> Verdict {
 
 /// The kernel lets a user namespace mount a procfs if it can see one without covers. The host's procfs must not be
 /// visible anywhere.
+/// A user namespace in the container that may be made and has its ids mapped.
+const MAPPED: &str = "unshare -U -r true && echo mapped;";
+
+fn may_map_ids(bundle: Bundle) -> Bundle {
+    // Root's own id is mapped by who has CAP_SETFCAP (user_namespaces(7)).
+    bundle.set("/process/capabilities", capabilities(&["CAP_SETFCAP", "CAP_SETUID", "CAP_SETGID"]))
+}
+
 fn no_pivot_leaves_no_procfs_of_the_host(t: &T) -> Verdict {
-    let script = "unshare -U -r -m -p -f mount -t proc proc /proc && echo mounted || echo refused";
+    let script = format!("{MAPPED} unshare -U -r -m -p -f mount -t proc proc /proc && echo mounted || echo refused");
     for options in [&[][..], &["--no-pivot"]] {
-        t.run_with(&t.bundle()?.sh(script), options)?.ok()?.stdout_is("refused\n").context(options.concat())?;
+        let ran = t.run_with(&may_map_ids(t.bundle()?.sh(&script)), options)?.ok()?;
+        ran.stdout_is("mapped\nrefused\n").context(options.concat())?;
     }
     Ok(())
 }
 
 /// The kernel lets a user namespace mount a sysfs if one is there that nothing covers. The container has none.
 fn no_pivot_leaves_no_sysfs_of_the_host(t: &T) -> Verdict {
-    let script =
-        "unshare -U -r -m -n mount -t sysfs -o ro,nosuid,nodev,noexec sysfs /sys && echo mounted || echo refused";
+    let mount = "unshare -U -r -m -n mount -t sysfs -o ro,nosuid,nodev,noexec sysfs /sys";
+    let script = format!("{MAPPED} {mount} && echo mounted || echo refused");
     for options in [&[][..], &["--no-pivot"]] {
-        let bundle = t.bundle()?.sh(script).edit(|spec| {
+        let bundle = may_map_ids(t.bundle()?.sh(&script)).edit(|spec| {
             let mounts = spec["mounts"].as_array_mut().expect("a list");
             mounts.retain(|mount| !mount["destination"].as_str().unwrap_or_default().starts_with("/sys"));
         });
         fs::create_dir_all(bundle.rootfs().join("sys"))?;
-        t.run_with(&bundle, options)?.ok()?.stdout_is("refused\n").context(options.concat())?;
+        t.run_with(&bundle, options)?.ok()?.stdout_is("mapped\nrefused\n").context(options.concat())?;
     }
     Ok(())
 }

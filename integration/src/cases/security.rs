@@ -4,6 +4,7 @@ use crate::kit::machine::{self, field, text};
 use crate::kit::race::{Swapper, duration, rounds};
 use crate::kit::snapshot::snapshot;
 use crate::kit::stop::Context;
+use crate::kit::wait::eventually;
 use crate::kit::{Bundle, Need, T, Verdict};
 use crate::{chapter, ensure, ensure_eq};
 use serde_json::json;
@@ -24,6 +25,7 @@ chapter! { "security":
     a_tmpfs_over_proc_self_attr_is_refused,
     sysctls_reach_only_the_real_procfs,
     cwd_in_a_descriptor_of_the_runtime_does_not_lead_out,
+    a_working_directory_that_leaves_its_volume_meanwhile_does_not_lead_out [Need::Windlass],
     exec_cwd_in_a_descriptor_of_the_runtime_does_not_lead_out,
     nested_destinations_raced_create_nothing_outside [Need::Slow],
     mount_destinations_raced_between_two_containers [Need::Slow],
@@ -268,6 +270,37 @@ fn cwd_in_a_descriptor_of_the_runtime_does_not_lead_out(t: &T) -> Verdict {
 
 /// Looks for the harness's directory from the working directory upwards.
 const UPWARDS: &str = "for up in . .. ../.. ../../.. ../../../.. ../../../../..; do ls -d $up/run/windlass-integration $up/windlass-integration; done 2>/dev/null; pwd";
+
+/// It is moved between its lookup and the change into it.
+fn a_working_directory_that_leaves_its_volume_meanwhile_does_not_lead_out(t: &T) -> Verdict {
+    if t.host("strace", &["-V"]).is_err() {
+        return crate::kit::stop::skip("strace is not installed");
+    }
+    let (work, outside) = (t.path("volume/work"), t.path("outside"));
+    fs::create_dir_all(&work)?;
+    fs::create_dir_all(&outside)?;
+    let bundle = t.bundle()?.bind(&t.path("volume"), "/vol", &["bind"]).set("/process/cwd", json!("/vol/work"));
+    let bundle = bundle.sh("echo it runs");
+    bundle.write()?;
+    let (id, run) = (t.id(), t.command());
+    let mut strace = std::process::Command::new("strace");
+    strace.args(["-f", "-o", "/dev/null", "-e", "trace=fchdir", "-e", "inject=fchdir:delay_enter=500000"]);
+    strace.arg(run.get_program()).args(run.get_args()).args(["run", "--bundle"]).arg(&bundle.dir).arg(&id);
+    let strace = strace.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::piped()).spawn()?;
+    let inode = |path: &Path| fs::metadata(path).ok().map(|file| std::os::unix::fs::MetadataExt::ino(&file));
+    let wanted = inode(&work);
+    let has_it_open = || {
+        let processes =
+            fs::read_dir("/proc").ok()?.flatten().filter_map(|entry| fs::read_dir(entry.path().join("fd")).ok());
+        processes.flatten().flatten().find(|entry| inode(&entry.path()) == wanted).map(drop)
+    };
+    eventually("it is looked up", has_it_open)?;
+    fs::rename(&work, outside.join("work"))?;
+    let ran = strace.wait_with_output()?;
+    t.runtime(&["delete", "--force", &id])?.ok()?;
+    ensure!(!ran.status.success() && ran.stdout.is_empty(), "it ran outside: {ran:?}");
+    Ok(())
+}
 
 fn exec_cwd_in_a_descriptor_of_the_runtime_does_not_lead_out(t: &T) -> Verdict {
     let container = t.running()?;

@@ -24,6 +24,7 @@ chapter! { "shim_faults":
     a_stopped_shim_catches_up [Need::Slow],
     a_stopped_shim_is_named_and_can_be_deleted [Need::Slow],
     a_record_is_on_the_disk_before_it_has_its_name,
+    who_writes_a_record_has_nothing_else_open,
     a_record_that_comes_late_is_no_new_container_s,
     a_grandchild_that_holds_the_pipe_is_waited_for_but_not_for_ever,
 }
@@ -305,6 +306,34 @@ fn a_record_is_on_the_disk_before_it_has_its_name(t: &T) -> Verdict {
     };
     ensure!(at > 0 && calls[at - 1] == "fsync", "before the rename: {told}");
     ensure!(calls.get(at + 1).is_some_and(|call| call == "fsync"), "after the rename: {told}");
+    Ok(())
+}
+
+/// It may take long, and what the shim closes meanwhile must be closed: readers wait for the end.
+fn who_writes_a_record_has_nothing_else_open(t: &T) -> Verdict {
+    let c = shim::run(t, &t.bundle()?.args(&["/bin/sleep", "1000"]), &["--stdin"])?;
+    let _client = c.connect()?;
+    let slow = ["-f", "-e", "trace=fsync", "-e", "inject=fsync:delay_enter=60s:when=1"];
+    let traced = Traced::start(c.pid(), Path::new("/dev/null"), &slow)?;
+    t.runtime(&["kill", &c.id, "KILL"])?.ok()?;
+    let shim = c.pid();
+    let program = |pid: i32| fs::read_link(format!("/proc/{pid}/exe")).ok();
+    let open = |pid: i32| -> Vec<String> {
+        let entries = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        entries.filter_map(|entry| Some(fs::read_link(entry.path()).ok()?.display().to_string())).collect()
+    };
+    let of_record = |path: &String| path.contains("exit.json");
+    let writer = || {
+        let children = text(format!("/proc/{shim}/task/{shim}/children"));
+        let mut children = children.split_whitespace().filter_map(|pid| pid.parse::<i32>().ok());
+        children.find(|pid| program(*pid) == program(shim) && open(*pid).iter().any(of_record))
+    };
+    let writer = eventually("the child that writes the record", writer)?;
+    let mut more = open(writer);
+    // It syncs the log first.
+    more.retain(|path| !of_record(path) && !path.ends_with("/log"));
+    drop(traced);
+    ensure!(more.is_empty(), "it has these open too: {more:?}");
     Ok(())
 }
 
