@@ -348,6 +348,10 @@ mod tests {
         assert_eq!(head.state.annotations["k"], "v");
         assert_eq!((head.init, head.exit), (Some(InitProcess { pid: 7, start_time: 8 }), None));
         assert_eq!((head.layout.lengths(), &text[head.layout.config()..]), (None, &b"{}"[..]));
+        for end in 0..head.layout.config() {
+            assert!(parse(&text[..end]).expect("not damaged").is_none(), "{end}");
+        }
+        assert!(parse(&text[..head.layout.config()]).expect("readable").is_some(), "the configuration may be empty");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use windlass_base::capability::CapabilitySet;
 use windlass_base::mount::{MountAttributes, MsFlags};
+use windlass_base::namespaces::Namespaces;
 use windlass_base::spec::Spec;
 use windlass_plan::exec::Request;
 use windlass_plan::restore::required_of;
@@ -506,6 +507,21 @@ fn a_source_that_is_added_is_found_by_its_number() {
         let id = plan.add_source(Source { path: path.into(), ..Source::default() });
         assert_eq!(plan.source(id).expect("there").path, path);
     }
+}
+
+/// It is made when init is in its cgroup, and shows that as its root (cgroup_namespaces(7)).
+#[test]
+fn the_cgroup_namespace_is_not_made_with_the_others_in_a_joined_user_namespace() {
+    let plan = plan(|document| {
+        let user = json!({"type": "user", "path": "/proc/7/ns/user"});
+        document["linux"]["namespaces"] = json!([user, {"type": "mount"}, {"type": "ipc"}, {"type": "cgroup"}]);
+    });
+    let made = plan.init.iter().filter_map(|step| match step.action {
+        Action::Unshare(kinds) => Some(kinds),
+        _ => None,
+    });
+    let made: Vec<Namespaces> = made.collect();
+    assert_eq!(made, [Namespaces::MOUNT | Namespaces::IPC, Namespaces::CGROUP]);
 }
 
 /// systemd.slice(5): each dash is a level.

@@ -301,6 +301,7 @@ mod tests {
         is_read_back([None, Some(5_u32)]);
         is_read_back(vec![1_u64, 0, 2]);
         is_read_back(VecDeque::from(["a".to_owned(), String::new()]));
+        is_read_back(VecDeque::from([7_u8, 0]));
         is_read_back(BTreeMap::from([(-3, 5_u32), (4, 0)]));
         is_read_back(Spooling { max: 8, full: WhenFull::DropOldest, directory: "/d".into() });
     }
