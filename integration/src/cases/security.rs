@@ -9,7 +9,7 @@ use crate::kit::{Bundle, Need, T, Verdict};
 use crate::{chapter, ensure, ensure_eq};
 use serde_json::json;
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
 chapter! { "security":
@@ -287,12 +287,12 @@ fn a_working_directory_that_leaves_its_volume_meanwhile_does_not_lead_out(t: &T)
     strace.args(["-f", "-o", "/dev/null", "-e", "trace=fchdir", "-e", "inject=fchdir:delay_enter=500000"]);
     strace.arg(run.get_program()).args(run.get_args()).args(["run", "--bundle"]).arg(&bundle.dir).arg(&id);
     let strace = strace.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::piped()).spawn()?;
-    let inode = |path: &Path| fs::metadata(path).ok().map(|file| std::os::unix::fs::MetadataExt::ino(&file));
-    let wanted = inode(&work);
+    let file = |path: &Path| fs::metadata(path).ok().map(|file| (file.dev(), file.ino()));
+    let wanted = file(&work);
     let has_it_open = || {
         let processes =
             fs::read_dir("/proc").ok()?.flatten().filter_map(|entry| fs::read_dir(entry.path().join("fd")).ok());
-        processes.flatten().flatten().find(|entry| inode(&entry.path()) == wanted).map(drop)
+        processes.flatten().flatten().find(|entry| file(&entry.path()) == wanted).map(drop)
     };
     eventually("it is looked up", has_it_open)?;
     fs::rename(&work, outside.join("work"))?;

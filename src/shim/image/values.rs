@@ -266,7 +266,7 @@ mod tests {
 
     use super::super::format::Context;
     use super::*;
-    use crate::{Spooling, WhenFull};
+    use crate::{Spooling, WaitToken, WhenFull};
 
     /// A field that is lost in writing is lost in all images alike, so a comparison of images does not find it.
     fn is_read_back<F: Field + PartialEq + Debug>(field: F) {
@@ -303,6 +303,7 @@ mod tests {
         is_read_back(VecDeque::from(["a".to_owned(), String::new()]));
         is_read_back(VecDeque::from([7_u8, 0]));
         is_read_back(BTreeMap::from([(-3, 5_u32), (4, 0)]));
+        is_read_back(WaitToken(6));
         is_read_back(Spooling { max: 8, full: WhenFull::DropOldest, directory: "/d".into() });
     }
 }
