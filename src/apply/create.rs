@@ -439,8 +439,7 @@ fn run_intermediate(plan: &Plan, cx: &Context<'_>, proof: &SingleThreaded) -> Re
 
 /// Whether a hook or a seccomp agent gets the state, with its annotations, during create.
 fn is_passed_on(plan: &Plan, spec: &Spec) -> bool {
-    let listens = |step: &Step| matches!(&step.action, Action::Seccomp(seccomp) if !seccomp.listener_path.is_empty());
-    spec.hooks.is_some() || plan.init.iter().any(listens)
+    spec.hooks.is_some() || plan.has_seccomp_agent()
 }
 
 fn program(request: &CreateRequest<'_>) -> Program {

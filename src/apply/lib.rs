@@ -41,7 +41,9 @@ mod wait;
 
 pub use caller::Caller;
 pub use cgroup::{CgroupPlacement, Delegation};
-pub use checkpoint::{CheckpointObstacle, CheckpointRequest, Directories, Loss, check, checkpoint, criu_version};
+pub use checkpoint::{
+    CheckpointError, CheckpointObstacle, CheckpointRequest, Directories, Loss, check, checkpoint, criu_version,
+};
 pub use create::{CreateRequest, NewContainer, Purpose, create};
 pub use delete::{delete, destroy, finish};
 pub use exec::{ExecRequest, NewProcess, exec};

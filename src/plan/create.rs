@@ -50,6 +50,13 @@ impl Plan {
         self.sources.get(id.index())
     }
 
+    /// Whether a seccomp agent gets the listener of a filter (`linux.seccomp.listenerPath`).
+    pub fn has_seccomp_agent(&self) -> bool {
+        let listens =
+            |step: &Step| matches!(&step.action, Action::Seccomp(seccomp) if !seccomp.listener_path.is_empty());
+        self.init.iter().any(listens)
+    }
+
     /// Adds a source.
     pub fn add_source(&mut self, source: Source) -> SourceId {
         self.sources.push(source);

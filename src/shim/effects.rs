@@ -12,6 +12,7 @@ use super::streams::Streams;
 use super::supervisor::Supervisor;
 use super::{Container, Event, Interest, ProcessId, Refusal, Reply, WaitToken};
 use windlass_sys::clock;
+use windlass_sys::fd::Durability;
 use windlass_sys::process::{self, Exit};
 
 impl Supervisor {
@@ -174,7 +175,10 @@ impl Supervisor {
             oom_files: if process.id.is_init() { oom_files } else { &[] },
             record: &record,
             code: status.code(),
-            sync: container.is_none_or(|container| container.sync),
+            durability: match container {
+                Some(container) if !container.sync => Durability::Cached,
+                _ => Durability::Synced,
+            },
             logs: &logs,
         };
         match exit::write_in_child(&writing) {

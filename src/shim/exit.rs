@@ -120,7 +120,7 @@ impl Record {
 
     /// Writes the record.
     pub(crate) fn write(&self, path: &Path) -> Result<()> {
-        put_record(path, &json(self), true)
+        put_record(path, &json(self), Durability::Synced)
     }
 
     /// How the process ended.
@@ -138,7 +138,7 @@ pub(super) struct Writing<'a> {
     pub(super) oom_files: &'a [PathBuf],
     pub(super) record: &'a Record,
     pub(super) code: i32,
-    pub(super) sync: bool,
+    pub(super) durability: Durability,
     /// Logs that are synced first.
     pub(super) logs: &'a [OwnedFd],
 }
@@ -184,14 +184,14 @@ pub(super) fn write(writing: &Writing<'_>) -> Result<()> {
     }
     if writing.record.exit.oom_killed {
         for path in writing.oom_files {
-            result = result.and(put(path, b"", writing.sync));
+            result = result.and(put(path, b"", writing.durability));
         }
     }
     for file in writing.files {
         let done = match file {
-            ExitFile::Record(path) => put_record(path, &json(writing.record), writing.sync),
-            ExitFile::Decimal(path) => put(path, writing.code.to_string().as_bytes(), writing.sync),
-            ExitFile::RuntimeState(path) => tell_runtime(path, writing.record, writing.sync),
+            ExitFile::Record(path) => put_record(path, &json(writing.record), writing.durability),
+            ExitFile::Decimal(path) => put(path, writing.code.to_string().as_bytes(), writing.durability),
+            ExitFile::RuntimeState(path) => tell_runtime(path, writing.record, writing.durability),
         };
         // Each file has its own readers, so a file that cannot be written does not stop the others.
         result = result.and(done);
@@ -208,11 +208,11 @@ pub(super) fn reserve_of(record: &Path) -> PathBuf {
 }
 
 /// Writes a record. On a full disk it frees the reserved room and tries again.
-fn put_record(path: &Path, text: &[u8], sync: bool) -> Result<()> {
-    match put(path, text, sync) {
+fn put_record(path: &Path, text: &[u8], durability: Durability) -> Result<()> {
+    match put(path, text, durability) {
         Err(failed) if matches!(failed.errno, Errno::ENOSPC | Errno::EDQUOT) => {
             std::fs::remove_file(reserve_of(path)).map_err(|_| failed)?;
-            put(path, text, sync)
+            put(path, text, durability)
         }
         other => other,
     }
@@ -222,7 +222,7 @@ fn json(value: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(value).expect("plain data")
 }
 
-fn tell_runtime(path: &Path, record: &Record, sync: bool) -> Result<()> {
+fn tell_runtime(path: &Path, record: &Record, durability: Durability) -> Result<()> {
     let file = match fd::open(path, OFlag::O_RDWR | OFlag::O_NOFOLLOW) {
         // The file does not exist, or is a directory, link or socket of another runtime.
         Err(failed) if matches!(failed.errno, Errno::ENOENT | Errno::EISDIR | Errno::ELOOP | Errno::ENXIO) => {
@@ -231,13 +231,16 @@ fn tell_runtime(path: &Path, record: &Record, sync: bool) -> Result<()> {
         other => other?,
     };
     windlass_store::write_exit(file.as_fd(), record.pid, &record.exit)?;
-    if sync { nix::unistd::fdatasync(&file).called(|| format!("fdatasync({path:?})")) } else { Ok(()) }
+    match durability {
+        Durability::Cached => Ok(()),
+        Durability::Synced => nix::unistd::fdatasync(&file).called(|| format!("fdatasync({path:?})")),
+    }
 }
 
-/// Replaces a file as a whole. With `sync`, a failure of power leaves the old or the new one.
-pub(crate) fn put(path: &Path, text: &[u8], sync: bool) -> Result<()> {
+/// Replaces a file as a whole.
+pub(crate) fn put(path: &Path, text: &[u8], durability: Durability) -> Result<()> {
     // Engines watch the directory for names that they know, and ignore names with a leading dot.
-    fd::replace(fd::CWD, path, 0o644, text, if sync { Durability::Synced } else { Durability::Cached })
+    fd::replace(fd::CWD, path, 0o644, text, durability)
 }
 
 #[cfg(test)]
@@ -257,7 +260,7 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("windlass-exit-{}", std::process::id()));
         std::fs::create_dir_all(&dir).expect("a directory");
         let record = Record::of(&ProcessId::of("web", "probe"), 7, &status(), (3, 4));
-        put(&dir.join("exit.json"), &json(&record), true).expect("written");
+        put(&dir.join("exit.json"), &json(&record), Durability::Synced).expect("written");
         let read = Record::read(&dir.join("exit.json")).expect("read");
         assert_eq!(read, record);
         let text = r#"{"version":1,"id":"web","exec":"probe","pid":7,"signal":9,"oomKilled":true,"at":"1970-01-01T00:00:01.500000001Z","atNanoseconds":1500000001,"droppedBytes":3,"unsentBytes":4}"#;
@@ -279,7 +282,7 @@ mod tests {
         let path = std::env::temp_dir().join(format!("windlass-future-{}", std::process::id()));
         let mut record = Record::of(&ProcessId::init("web"), 7, &status(), (0, 0));
         record.version = VERSION + 1;
-        put(&path, &json(&record), false).expect("written");
+        put(&path, &json(&record), Durability::Cached).expect("written");
         assert_eq!(Record::read(&path), None);
         std::fs::remove_file(&path).expect("removed");
     }

@@ -1,11 +1,14 @@
 //! `checkpoint`, and the images of `restore`.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use crate::cli;
-use windlass_apply::{self as apply, CheckpointObstacle, CheckpointRequest, Directories, Loss, RestoreRequest};
+use windlass_apply::{
+    self as apply, CheckpointError, CheckpointObstacle, CheckpointRequest, Directories, Loss, RestoreRequest,
+};
 use windlass_args::print;
 use windlass_base::error::{Diagnostic, Error, Kind, Result, printable};
 use windlass_criu::program;
@@ -27,7 +30,7 @@ pub(super) fn checkpoint(options: &cli::Checkpoint, session: &mut Session<'_>) -
         print(&listed(&findings))?;
         return Ok(u8::from(findings.iter().any(|finding| finding.loss != Loss::Part)));
     }
-    if listens(&plan) {
+    if plan.has_seccomp_agent() {
         return Err(Error::config(
             "/linux/seccomp",
             "a container with a seccomp agent (SCMP_ACT_NOTIFY) cannot be dumped",
@@ -40,7 +43,7 @@ pub(super) fn checkpoint(options: &cli::Checkpoint, session: &mut Session<'_>) -
     }
     let criu = Criu::find(session)?;
     let status = session.passed.status.map(fd::duplicate).transpose().map_err(Error::from)?;
-    let config_file = config_file(container.annotations()?.get("org.criu.config").map(String::as_str));
+    let config_file = config_file(container.annotations()?);
     let request = CheckpointRequest {
         flags: &options.flags,
         plan: &plan,
@@ -53,9 +56,9 @@ pub(super) fn checkpoint(options: &cli::Checkpoint, session: &mut Session<'_>) -
     };
     match apply::checkpoint(&mut container, request) {
         Ok(warnings) => session.warn(warnings).map(|()| 0),
-        Err(error) => {
+        Err(CheckpointError { error, in_dump }) => {
             // The findings name the process and the descriptor that CRIU failed at.
-            if error.message().starts_with(DUMP_FAILED) {
+            if in_dump {
                 // The check may take long, and other commands wait for the container.
                 container.unlock();
                 let findings = apply::check(&container, &plan, &options.flags, &|| false).unwrap_or_default();
@@ -66,9 +69,6 @@ pub(super) fn checkpoint(options: &cli::Checkpoint, session: &mut Session<'_>) -
         }
     }
 }
-
-/// The beginning of an error of CRIU's dump.
-const DUMP_FAILED: &str = "criu failed: type DUMP";
 
 fn remark(finding: CheckpointObstacle) -> Diagnostic {
     Diagnostic { pointer: finding.pointer, msg: format!("{}: {}", finding.what, finding.help) }
@@ -160,17 +160,14 @@ fn plan_of(container: &Container) -> Result<plan::Plan> {
     plan::create(&container.state.id, &container.config()?, &Options { root_on_host, host, ..Options::default() })
 }
 
-fn listens(plan: &plan::Plan) -> bool {
-    let listens =
-        |step: &plan::Step| matches!(&step.action, plan::Action::Seccomp(seccomp) if !seccomp.listener_path.is_empty());
-    plan.init.iter().any(listens)
-}
-
 /// Files with options of CRIU; the first that exists counts. The last is runc's, which callers write to.
 const CONFIG_FILES: [&str; 2] = ["/etc/criu/windlass.conf", "/etc/criu/runc.conf"];
 
-/// The file of CRIU's options. The annotation `org.criu.config` names another file, or none if it is empty.
-pub(super) fn config_file(annotation: Option<&str>) -> String {
+/// The annotation that names another file of CRIU's options, or none if it is empty.
+const CONFIG_ANNOTATION: &str = "org.criu.config";
+
+/// The file of CRIU's options for a container with these annotations.
+pub(super) fn config_file(annotations: &BTreeMap<String, String>) -> String {
     let usual = || CONFIG_FILES.into_iter().find(|path| std::fs::metadata(path).is_ok()).unwrap_or_default();
-    annotation.unwrap_or_else(usual).to_owned()
+    annotations.get(CONFIG_ANNOTATION).map_or_else(usual, String::as_str).to_owned()
 }

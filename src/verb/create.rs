@@ -160,9 +160,7 @@ fn make<T>(
         inherit,
     };
     let config_file = match from {
-        ProcessSource::Images(_) => {
-            config_file(planned.bundle.spec.annotations.get("org.criu.config").map(String::as_str))
-        }
+        ProcessSource::Images(_) => config_file(&planned.bundle.spec.annotations),
         ProcessSource::Created | ProcessSource::Run => String::new(),
     };
     let warnings = RefCell::default();

@@ -74,22 +74,43 @@ const THAW_INNER: &str = "write 0 to its cgroup.freeze first";
 /// How long CRIU may take to undo a dump.
 const UNDO: Duration = Duration::from_secs(10);
 
+/// Why a checkpoint has failed.
+#[derive(Debug)]
+pub struct CheckpointError {
+    /// The failure.
+    pub error: Error,
+    /// Whether CRIU has failed at the dump: [`check`] may name what it could not dump.
+    pub in_dump: bool,
+}
+
+impl From<Error> for CheckpointError {
+    fn from(error: Error) -> CheckpointError {
+        CheckpointError { error, in_dump: false }
+    }
+}
+
 /// Dumps a container. Without `--leave-running` and `--pre-dump` it is removed after that.
-pub fn checkpoint(container: &mut Container, request: CheckpointRequest<'_>) -> Result<Vec<Diagnostic>> {
+pub fn checkpoint(
+    container: &mut Container,
+    request: CheckpointRequest<'_>,
+) -> Result<Vec<Diagnostic>, CheckpointError> {
     let mut timer = StepTimer::start(request.debug);
     container.lock()?;
     let status = container.status()?;
     if !matches!(status, Status::Running | Status::Paused) {
-        return Err(Error::new(Kind::WrongStatus, format!("Container cannot be checkpointed in {status} state")));
+        let msg = format!("Container cannot be checkpointed in {status} state");
+        return Err(Error::new(Kind::WrongStatus, msg).into());
     }
     let (Some(pidfd), Some(init)) = (container.open_init()?, container.init) else {
-        return Err(Error::new(Kind::WrongStatus, "Container cannot be checkpointed in stopped state"));
+        return Err(Error::new(Kind::WrongStatus, "Container cannot be checkpointed in stopped state").into());
     };
     let group = group_of(container)?;
     // Declared before `criu`, so that CRIU has ended when this is dropped.
     let mut frozen = Frozen::default();
     let mut criu = Criu::start(request.program, request.path)?;
-    let Some(version) = criu.session.version()? else { return Err(criu.error(&Outcome::Died, "VERSION", &request)) };
+    let Some(version) = criu.session.version()? else {
+        return Err(criu.error(&Outcome::Died, "VERSION", &request).into());
+    };
     ::log::debug!("runtime: CRIU {version} at {:?}", request.program);
     if request.flags.pre_dump || request.flags.lazy_pages {
         check_features(&mut criu.session, request.flags)?;
@@ -100,7 +121,7 @@ pub fn checkpoint(container: &mut Container, request: CheckpointRequest<'_>) -> 
     }
     if let Some(inner) = group.as_ref().map_or(Ok(None), AnyCgroup::frozen_below)? {
         let msg = format!("cannot checkpoint: the container has frozen its cgroup {inner}");
-        return Err(Error::new(Kind::WrongStatus, msg).hint(THAW_INNER));
+        return Err(Error::new(Kind::WrongStatus, msg).hint(THAW_INNER).into());
     }
     timer.done("freeze the container");
     let pids = group.as_ref().map_or(Ok(vec![init.pid]), AnyCgroup::pids)?;
@@ -121,7 +142,7 @@ pub fn checkpoint(container: &mut Container, request: CheckpointRequest<'_>) -> 
     })?;
     timer.done("wait for CRIU's end");
     if !matches!(outcome, Outcome::Done) {
-        return Err(criu.error(&outcome, if request.flags.pre_dump { "PRE_DUMP" } else { "DUMP" }, &request));
+        return Err(criu.dump_error(&outcome, &request));
     }
     drop(criu);
     if request.flags.leave_running || request.flags.pre_dump {
@@ -293,6 +314,12 @@ impl Criu {
         let stderr = if matches!(outcome, Outcome::Died) { self.read_stderr() } else { String::new() };
         let Directories { work, work_path, .. } = request.directories;
         failure(outcome, what, &Log { work: work.as_fd(), work_path, name: LOG }, &stderr)
+    }
+
+    /// The error for a dump or pre-dump with an outcome other than success.
+    fn dump_error(&self, outcome: &Outcome, request: &CheckpointRequest<'_>) -> CheckpointError {
+        let what = if request.flags.pre_dump { "PRE_DUMP" } else { "DUMP" };
+        CheckpointError { error: self.error(outcome, what, request), in_dump: !request.flags.pre_dump }
     }
 
     fn read_stderr(&self) -> String {

@@ -3,9 +3,8 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
-use crate::Interest;
-use crate::Poll;
 use crate::pause;
+use crate::{Interest, Poll};
 use windlass_sys::{Result, clock, socket};
 
 /// How many clients are accepted in a turn of the loop.

@@ -11,23 +11,14 @@ use super::messages::{Level, Messages};
 use super::notify::NotifyRelay;
 use super::pipes::Pipes;
 use super::settings::Settings;
-use crate::Event;
-use crate::ExitFile;
-use crate::ExitStatus;
-use crate::Framing;
-use crate::Interest;
-use crate::NewProcess;
-use crate::ProcessId;
-use crate::Ready;
-use crate::Refusal;
-use crate::Reply;
-use crate::Request;
-use crate::Supervisor;
-use crate::WaitToken;
+use crate::{
+    Event, ExitFile, ExitStatus, Framing, Interest, NewProcess, ProcessId, Ready, Refusal, Reply, Request, Supervisor,
+    WaitToken,
+};
 use windlass_base::exit_record;
-use windlass_sys::clock;
-use windlass_sys::descriptors;
+use windlass_sys::fd::Durability;
 use windlass_sys::process::Exit;
+use windlass_sys::{clock, descriptors};
 
 /// The keys of the descriptors.
 pub(super) const START: u64 = 1;
@@ -134,7 +125,7 @@ impl ConmonFront {
     fn write_pending_exit_list(&self, process: &NewProcess) {
         let paths: Vec<&PathBuf> = process.exit_files.iter().map(ExitFile::path).collect();
         if let Some(file) = self.pending_exit_list().filter(|_| !paths.is_empty()) {
-            let written = serde_json::to_vec(&paths).map(|text| crate::exit::put(&file, &text, false));
+            let written = serde_json::to_vec(&paths).map(|text| crate::exit::put(&file, &text, Durability::Cached));
             if let Ok(Err(failed)) = written {
                 self.messages.log(Level::Warn, &format!("the exit status would be lost with this shim: {failed}"));
             }

@@ -11,8 +11,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use serde_json::json;
 
 use super::error::Error;
-use crate::Interest;
-use crate::Poll;
+use crate::{Interest, Poll};
 use windlass_sys::Result;
 use windlass_sys::stream::{self, Moved};
 

@@ -12,15 +12,7 @@ use super::error::Error;
 use super::logs::Logs;
 use super::messages::Level;
 use super::pipes::NumberKey;
-use crate::Container;
-use crate::ExitFile;
-use crate::NewProcess;
-use crate::Output;
-use crate::ProcessId;
-use crate::Runtime;
-use crate::Stdin;
-use crate::Stdio;
-use crate::Timeouts;
+use crate::{Container, ExitFile, NewProcess, Output, ProcessId, Runtime, Stdin, Stdio, Timeouts};
 
 /// The timeout of a call of the runtime. It is long, because the caller has its own timeout and kills the shim.
 const CALL: Duration = Duration::from_secs(24 * 60 * 60);

@@ -12,6 +12,7 @@ use crate::Runtime;
 use crate::exit;
 use windlass_base::spec::Outline;
 use windlass_sys::fd;
+use windlass_sys::fd::Durability;
 
 /// The default directory of the runtime's state, with a directory for each namespace.
 const ROOT: &str = "/run/containerd/runc";
@@ -73,8 +74,8 @@ pub(super) fn runtime(options: &Options, namespace: &str, bundle: &Path) -> Resu
 pub(super) fn remember(bundle: &Path, options: &Options, runtime: &Runtime) -> Result<(), Error> {
     let path = bundle.join("options.json");
     let text = serde_json::to_vec(options).map_err(|error| Error::Document(path.clone(), error))?;
-    exit::put(&path, &text, false)?;
-    Ok(exit::put(&bundle.join("runtime"), runtime.binary.as_os_str().as_encoded_bytes(), false)?)
+    exit::put(&path, &text, Durability::Cached)?;
+    Ok(exit::put(&bundle.join("runtime"), runtime.binary.as_os_str().as_encoded_bytes(), Durability::Cached)?)
 }
 
 /// The runtime of a container whose shim is gone, according to the stored options.

@@ -6,8 +6,7 @@ use nix::errno::Errno;
 
 use super::frames::{Closed, Frames, Waits};
 use super::ttrpc::FrameKind;
-use crate::Interest;
-use crate::Poll;
+use crate::{Interest, Poll};
 use windlass_base::protobuf::Message;
 use windlass_sys::{Result, socket};
 

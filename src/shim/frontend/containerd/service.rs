@@ -18,6 +18,7 @@ use super::ttrpc::{self, code};
 use crate::{Phase, ProcessId, Refusal, Reply, Request, Supervisor};
 use windlass_base::protobuf::Message;
 use windlass_sys::clock;
+use windlass_sys::fd::Durability;
 
 /// The names of the service: version 3 is version 2 under another name.
 const SERVICES: [&str; 2] = ["containerd.task.v2.Task", "containerd.task.v3.Task"];
@@ -231,7 +232,7 @@ impl Server {
         let bundle = self.tasks.find(&request.id)?.bundle.clone();
         let resources = request.resources.map(|any| any.value).unwrap_or_default();
         let file = bundle.join(format!("update-{}.json", self.serials.next()));
-        crate::exit::put(&file, &resources, false)?;
+        crate::exit::put(&file, &resources, Durability::Cached)?;
         let words = vec!["update".into(), "--resources".into(), file.clone().into_os_string()];
         let then = Continuation::Verb { verb: RuntimeVerb::Update, event: None, file: Some(file) };
         self.verb(core, caller, &request.id, (words, None), then)

@@ -21,6 +21,7 @@ use super::{bundle, io};
 use crate::exit;
 use windlass_base::protobuf::Message;
 use windlass_cgroup::membership;
+use windlass_sys::fd::Durability;
 use windlass_sys::lock;
 use windlass_sys::poll::Deadline;
 use windlass_sys::process::Child;
@@ -50,7 +51,7 @@ pub(super) fn main(arguments: &Arguments) -> Result<(), Error> {
     let address = format!("unix://{}", path.display());
     // An older containerd finds the address only in this file after a restart. The file comes before the socket, so
     // that `delete` finds and removes the socket of a start that was killed.
-    exit::put(&directory.join("address"), address.as_bytes(), false)?;
+    exit::put(&directory.join("address"), address.as_bytes(), Durability::Cached)?;
     let shim = match listen(&path)? {
         // Options that cannot be read are refused when a task is created.
         Some((listener, _lock)) => {

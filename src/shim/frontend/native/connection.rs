@@ -5,8 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use nix::errno::Errno;
 
 use super::event_log::Cursor;
-use crate::Interest;
-use crate::Poll;
+use crate::{Interest, Poll};
 use windlass_sys::{Result, socket};
 
 /// Longest line that a client may send, in bytes. An OCI process with a large environment fits.

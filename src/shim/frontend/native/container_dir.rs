@@ -21,12 +21,11 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use serde::{Deserialize, Serialize};
 
-use crate::Code;
-use crate::HOLD;
-use crate::Log;
 use crate::exit::{self, Record};
 use crate::refusal::{Refusal, Result};
 use crate::stdio::{self, JournalFields, LogFile};
+use crate::{Code, HOLD, Log};
+use windlass_sys::fd::Durability;
 use windlass_sys::lock;
 use windlass_sys::poll::Deadline;
 use windlass_sys::{Called, directory, fd, way};
@@ -256,7 +255,7 @@ impl ContainerDir {
     /// Writes `shim.json`.
     pub(super) fn write_facts(&self, facts: &Facts) -> Result<()> {
         let text = serde_json::to_vec(facts).map_err(|error| Refusal::new(Code::Invalid, error.to_string()))?;
-        Ok(exit::put(&self.file("shim.json"), &text, false)?)
+        Ok(exit::put(&self.file("shim.json"), &text, Durability::Cached)?)
     }
 
     /// Reads `shim.json`.

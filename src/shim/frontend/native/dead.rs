@@ -13,14 +13,12 @@ use super::adopt::runtime_state;
 use super::container_dir::{ContainerDir, Facts};
 use super::event_log::{EventLog, Marks};
 use super::wire::{event_members, exit_members, lost_exit, phase_name};
-use crate::Code;
-use crate::Phase;
-use crate::ProcessId;
 use crate::command;
 use crate::exit::Record;
 use crate::gone;
 use crate::refusal::{Refusal, Result};
 use crate::runtime_state::RuntimeState;
+use crate::{Code, Phase, ProcessId};
 use windlass_sys::fd;
 use windlass_sys::poll::Deadline;
 

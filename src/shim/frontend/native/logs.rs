@@ -7,11 +7,9 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use crate::Code;
-use crate::Log;
-use crate::Refusal;
 use crate::log::{Entry, Stream, parse};
 use crate::stdio::LogFile;
+use crate::{Code, Log, Refusal};
 
 /// The entries that are printed, and how.
 #[derive(Clone, Debug, Default)]

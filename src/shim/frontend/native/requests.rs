@@ -8,18 +8,9 @@ use serde_json::{Value, json};
 use super::connection::{Connection, NextLine};
 use super::serve::{ClientRequest, PendingRequest, Server};
 use super::wire::{self, PROTOCOL, WireRequest, answer, exit_members};
-use crate::Code;
-use crate::ExitFile;
-use crate::Framing;
-use crate::NewProcess;
-use crate::Phase;
-use crate::ProcessId;
-use crate::Ready;
-use crate::Reply;
-use crate::Request;
-use crate::Supervisor;
 use crate::frontend::carried::{self, Mode};
 use crate::refusal::{Refusal, Result};
+use crate::{Code, ExitFile, Framing, NewProcess, Phase, ProcessId, Ready, Reply, Request, Supervisor};
 use windlass_sys::fd;
 
 /// When and how a request is answered.
@@ -56,14 +47,13 @@ impl Server {
         if self.connection(key).is_some_and(|connection| connection.has_line()) && !self.unserved.contains(&key) {
             self.unserved.push(key);
         }
-        let waits =
-            self.pending.iter().any(|(_, asked)| matches!(asked, PendingRequest::Client { key: of, .. } if *of == key));
-        let Some(connection) = self.connection(key) else { return };
-        let over = connection.half_closed && !waits && connection.cursor.is_none();
-        if connection.is_idle() && (over || connection.closing) {
+        let closes = self.connection(key).is_some_and(|connection| connection.closing && connection.is_idle());
+        if closes || self.is_over(key) {
             return self.drop_client(key);
         }
-        connection.watch(&core.poll);
+        if let Some(connection) = self.connection(key) {
+            connection.watch(&core.poll);
+        }
     }
 
     fn connection(&mut self, key: u64) -> Option<&mut Connection> {
@@ -356,19 +346,18 @@ impl Server {
             (_, Err(refusal)) => Err(refusal),
         };
         self.send(key, &answer(seq, value));
-        self.close_if_over(key);
-    }
-
-    /// Closes a connection whose client has closed its side, after the last answer.
-    fn close_if_over(&mut self, key: u64) {
-        let waits =
-            self.pending.iter().any(|(_, asked)| matches!(asked, PendingRequest::Client { key: of, .. } if *of == key));
-        let over = self.connection(key).is_some_and(|connection| {
-            connection.half_closed && connection.cursor.is_none() && connection.is_idle() && !waits
-        });
-        if over {
+        if self.is_over(key) {
             self.drop_client(key);
         }
+    }
+
+    /// Whether the client has closed its side of a connection, and has all its answers.
+    fn is_over(&self, key: u64) -> bool {
+        let waits =
+            |(_, asked): &(_, PendingRequest)| matches!(asked, PendingRequest::Client { key: of, .. } if *of == key);
+        let connection = self.connections.iter().find(|connection| connection.key == key);
+        connection.is_some_and(|it| it.half_closed && it.cursor.is_none() && it.is_idle())
+            && !self.pending.iter().any(waits)
     }
 
     /// Answers the clients that wait for the exec with the reason. With `keep`, later requests about the exec get it

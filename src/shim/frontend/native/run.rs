@@ -12,11 +12,10 @@ use serde_json::{Value, json};
 
 use super::container_dir::{ContainerDir, Facts, VERSION};
 use super::wire;
-use crate::Code;
-use crate::Runtime;
 use crate::frontend::stderr::{NAME, print_error};
 use crate::refusal::{Refusal, Result};
 use crate::server_environment;
+use crate::{Code, Runtime};
 use windlass_args::Matches;
 use windlass_base::spec::Outline;
 use windlass_sys::pipe;

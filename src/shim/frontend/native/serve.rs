@@ -17,26 +17,15 @@ use super::container_dir::{ContainerDir, Facts};
 use super::event_log::EventLog;
 use super::report::Report;
 use super::wire::{self, exit_members};
-use crate::Code;
-use crate::Container;
-use crate::Event;
-use crate::ExitFile;
-use crate::Front;
-use crate::NewProcess;
-use crate::Phase;
-use crate::ProcessId;
-use crate::Ready;
-use crate::Reply;
-use crate::Request;
-use crate::Runtime;
-use crate::Supervisor;
-use crate::Timeouts;
-use crate::WaitToken;
 use crate::frontend::carried;
 use crate::frontend::listener::Listener;
 use crate::gone;
 use crate::refusal::{Refusal, Result};
 use crate::stdio::{Output, Spooling, Stdin, Stdio};
+use crate::{
+    Code, Container, Event, ExitFile, Front, NewProcess, Phase, ProcessId, Ready, Reply, Request, Runtime, Supervisor,
+    Timeouts, WaitToken,
+};
 use windlass_sys::{clock, fd, socket};
 
 /// The listener's key. The keys of connections follow.
@@ -115,9 +104,14 @@ pub(crate) struct Server {
 /// Runs the server: `run DIR` or `adopt DIR`.
 pub(super) fn main(words: &[OsString]) -> i32 {
     let result = (|| {
-        let [mode, dir] = words else { return Err(Refusal::new(Code::Invalid, "usage: @serve run|adopt DIR")) };
+        let usage = || Refusal::new(Code::Invalid, "usage: @serve run|adopt DIR");
+        let [mode, dir] = words else { return Err(usage()) };
+        let adopted = match mode.to_str() {
+            Some("run") => false,
+            Some("adopt") => true,
+            _ => return Err(usage()),
+        };
         let dir = ContainerDir::at(dir.into()).enter()?;
-        let adopted = mode == "adopt";
         let begun = Server::start(dir.clone(), adopted);
         // Nothing was created, so the id is free again.
         let (mut core, mut server) = begun.inspect_err(|refusal| {

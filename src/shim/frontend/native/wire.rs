@@ -4,10 +4,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::Code;
-use crate::ExitStatus;
-use crate::Phase;
-use crate::Refusal;
+use crate::{Code, ExitStatus, Phase, Refusal};
 use windlass_base::exit_record::ExitRecord;
 
 /// The version of the protocol. A client of a later version must be able to use it.
