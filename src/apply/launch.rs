@@ -7,6 +7,8 @@
 //! manager once the process is ready. Undoing reports no errors, so it never replaces the cause.
 //! `delete --force` removes what could not be undone.
 
+mod adoption;
+
 use std::os::fd::{AsFd, OwnedFd};
 
 use windlass_base::error::{Error, Kind, Result, WithContext};
@@ -159,63 +161,6 @@ impl<H: Handler> Launch<H> {
         let fds = self.handler.answer(question, self.process.child())?;
         self.timer.done(question.what());
         self.sync.answer(&fds)
-    }
-
-    /// Answers the process until it has executed a program that is not the container's.
-    pub(super) fn until_executed(&mut self) -> Result<()> {
-        loop {
-            match next(&mut self.sync, |error| error)? {
-                Message::Ask(question) => self.answer(question)?,
-                Message::End => {
-                    self.timer.done("have it executed");
-                    return Ok(());
-                }
-                other => return Err(not_credible(&format!("says {other:?}"))),
-            }
-        }
-    }
-
-    /// The process has made another one, which is the container's, and ends by itself.
-    pub(super) fn adopt(&mut self, child: Child) -> Result<()> {
-        self.predecessor = Process(Some(self.process.replace(child)));
-        self.handler.adopted(self.process.child())
-    }
-
-    /// The process.
-    pub(super) fn child(&self) -> &Child {
-        self.process.child()
-    }
-
-    /// Leaves the predecessor to another process, which takes care of it.
-    pub(super) fn release_predecessor(&mut self) {
-        drop(self.predecessor.0.take());
-    }
-
-    /// The process and its predecessor; the process itself twice if the runtime made it.
-    pub(super) fn child_and_predecessor(&self) -> (&Child, &Child) {
-        let child = self.process.child();
-        (child, self.predecessor.0.as_ref().unwrap_or(child))
-    }
-
-    /// The process id of the predecessor, or of the process itself if the runtime made it.
-    pub(super) fn predecessor_pid(&self) -> i32 {
-        self.child_and_predecessor().1.pid
-    }
-
-    /// Reports the process that was adopted.
-    pub(super) fn adopted_is_ready(&mut self) -> Result<()> {
-        self.handler.ready(self.process.child())
-    }
-
-    /// Waits this long for the end of the predecessor, and then kills it.
-    pub(super) fn end_predecessor(&mut self, timeout: std::time::Duration) {
-        let (_, predecessor) = self.child_and_predecessor();
-        if !poll::readable(predecessor.pidfd.as_fd(), Deadline::after(timeout)).unwrap_or(false) {
-            predecessor.kill();
-        }
-        if let Some(predecessor) = self.predecessor.0.take() {
-            let _ = predecessor.wait();
-        }
     }
 
     /// The handler, with what was made for the process.

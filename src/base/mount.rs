@@ -1,6 +1,7 @@
 //! The flags of mounts, as mount(2) and mount_setattr(2) take them.
 
 pub use nix::mount::MsFlags;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 bitflags::bitflags! {
     /// `MOUNT_ATTR_*` of mount_setattr(2) and fsmount(2).
@@ -26,6 +27,18 @@ bitflags::bitflags! {
         const IDMAP = 0x10_0000;
         /// Symbolic links are not followed.
         const NOSYMFOLLOW = 0x20_0000;
+    }
+}
+
+impl Serialize for MountAttributes {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(self.bits())
+    }
+}
+
+impl<'de> Deserialize<'de> for MountAttributes {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<MountAttributes, D::Error> {
+        u64::deserialize(deserializer).map(MountAttributes::from_bits_retain)
     }
 }
 

@@ -22,6 +22,17 @@ pub fn nanoseconds(time: SystemTime) -> String {
     }
 }
 
+/// Whether one time in UTC is before another. Their fractions may differ in length, and their zones in form.
+pub fn is_before(one: &str, other: &str) -> bool {
+    moment(one) < moment(other)
+}
+
+/// A time without its zone, which is UTC, and without trailing zeros of its fraction.
+fn moment(time: &str) -> &str {
+    let bare = time.trim_end_matches('Z').trim_end_matches("+00:00");
+    if bare.contains('.') { bare.trim_end_matches('0').trim_end_matches('.') } else { bare }
+}
+
 /// Whole seconds, rounded down, and the nanoseconds above them.
 fn since_epoch(time: SystemTime) -> (i64, u32) {
     let (seconds, nanoseconds) = match time.duration_since(UNIX_EPOCH) {
@@ -69,6 +80,18 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[test]
+    fn times_are_compared_with_fractions_of_any_length() {
+        for (one, other) in [
+            ("2026-01-01T00:00:04Z", "2026-01-01T00:00:04.000000001Z"),
+            ("2026-01-01T00:00:05Z", "2026-01-01T00:00:05.1Z"),
+            ("2026-01-01T00:00:05.1Z", "2026-01-01T00:00:05.12Z"),
+        ] {
+            assert!(is_before(one, other) && !is_before(other, one), "{one}");
+        }
+        assert!(!is_before("2026-01-01T00:00:05.1Z", "2026-01-01T00:00:05.100+00:00"));
+    }
 
     #[test]
     fn known_moments_read_as_they_are_known() {

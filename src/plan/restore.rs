@@ -63,8 +63,8 @@ pub struct ClaimedMount {
     pub device: u32,
     /// The path in the filesystem that is mounted.
     pub root: String,
-    /// Its flags: read-only, `nosuid`, `nodev`, `noexec` by their bits (mount(2), which are those of mount_setattr(2)).
-    pub flags: u64,
+    /// Its attributes: read-only, `nosuid`, `nodev` and `noexec`, whose bits are the same in mount(2).
+    pub flags: MountAttributes,
     /// Its name, if it comes from outside.
     pub external: Option<String>,
     /// Whether a plugin makes it.
@@ -223,7 +223,7 @@ fn check_mounts(plan: &Plan, claims: &Claims, there: &dyn Fn(&str) -> bool, faul
         }
     }
     for mount in &claims.mounts {
-        let missing = MountAttributes::from_bits_retain(required(plan, &mount.point).bits() & !mount.flags);
+        let missing = required(plan, &mount.point) - mount.flags;
         if !missing.is_empty() {
             let pointer = pointer_of(plan, &mount.point).unwrap_or_else(|| "/linux/readonlyPaths".into());
             let pointer = if mount.point == "/" { "/root/readonly".into() } else { pointer };
@@ -270,7 +270,7 @@ fn contradiction(plan: &Plan, claims: &Claims, mount: &ClaimedMount) -> Option<S
     // A new mount namespace begins with copies of init's external mounts. Their content is checked later.
     let is_copy = |whole: &ClaimedMount| {
         let same = whole.device == mount.device && is_below(&mount.root, &whole.root);
-        same && whole.external.is_some() && whole.flags & RESTRICTING.bits() & !mount.flags == 0
+        same && whole.external.is_some() && ((whole.flags & RESTRICTING) - mount.flags).is_empty()
     };
     if mount.nested && claims.mounts.iter().any(|whole| !whole.nested && is_copy(whole)) {
         return None;
@@ -280,7 +280,7 @@ fn contradiction(plan: &Plan, claims: &Claims, mount: &ClaimedMount) -> Option<S
         whole.device == mount.device && whole.external.is_none() && is_below(&mount.root, &whole.root)
     };
     if claims.mounts.iter().find(|mount| mount.point == "/").is_some_and(is_part) {
-        let lacks = !may_mount(plan) && required(plan, "/").bits() & !mount.flags != 0;
+        let lacks = !may_mount(plan) && !(required(plan, "/") - mount.flags).is_empty();
         return lacks
             .then(|| format!("the images have a part of the root filesystem on {point} with fewer restrictions"));
     }

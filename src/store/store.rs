@@ -9,6 +9,7 @@ use nix::fcntl::OFlag;
 
 use windlass_base::error::{Diagnostic, Error, Kind, Result, WithContext};
 use windlass_base::id::{check_id, id_path};
+use windlass_base::rfc3339;
 use windlass_cgroup::AnyCgroup;
 use windlass_sys::attributes;
 use windlass_sys::lock;
@@ -162,7 +163,7 @@ impl Store {
         let has = |container: &Container| {
             let state = &container.state;
             state.cgroup.iter().chain(&state.cgroup_v1).any(|path| paths.contains(path))
-                && first.is_none_or(|first| is_before(&first.created, &state.created))
+                && first.is_none_or(|first| rfc3339::is_before(&first.created, &state.created))
         };
         Ok(self.ids()?.iter().filter_map(|id| self.load(id).ok()).find(has))
     }
@@ -196,11 +197,6 @@ impl Container {
         let places: Vec<String> = self.state.cgroup.iter().chain(&self.state.cgroup_v1).cloned().collect();
         Ok(store.of_cgroup(&places, Some(&self.state))?.is_some())
     }
-}
-
-/// Whether one time of RFC 3339 in UTC is before another. Their fractions may have fewer than nine digits.
-fn is_before(one: &str, other: &str) -> bool {
-    one.trim_end_matches('Z') < other.trim_end_matches('Z')
 }
 
 fn does_not_exist() -> Error {

@@ -10,6 +10,7 @@ use nix::fcntl::OFlag;
 
 use windlass_base::capability::CapabilitySet;
 use windlass_base::error::{Error, Kind, Result, WithContext};
+use windlass_base::mount::MountAttributes;
 use windlass_base::namespaces::Namespaces;
 use windlass_base::protobuf::Message;
 use windlass_base::spec::IdMapping;
@@ -202,7 +203,7 @@ fn mount(mount: image::Mount) -> ClaimedMount {
         point: mount.place().to_owned(),
         kind: mount.kind().to_owned(),
         device: mount.device,
-        flags: mount.flags.into(),
+        flags: MountAttributes::from_bits_retain(mount.flags.into()),
         external: mount.is_external().then(|| mount.external_name.clone()),
         plugin: mount.plugin,
         root: mount.root,

@@ -225,7 +225,7 @@ impl Restoring<'_, '_> {
                 None => {
                     format!("the images have {} from outside, and the configuration has no such mount", mount.point)
                 }
-                Some(source) if source.flags & !mount.flags & RESTRICTING.bits() != 0 => {
+                Some(source) if !((source.flags - mount.flags) & RESTRICTING).is_empty() => {
                     format!("the mount {} of the images lacks flags of the configuration", mount.point)
                 }
                 Some(_) => continue,

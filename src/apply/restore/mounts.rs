@@ -52,7 +52,7 @@ pub(crate) fn restrict(init: &Child, plan: &Plan) -> Result<()> {
 /// the container's, below the root of the hierarchy.
 pub(crate) fn check(init: &Child, plan: &Plan, stage: &Stage, cgroup: Option<String>) -> Result<()> {
     let own = fd::open("/proc/self/mountinfo", OFlag::O_RDONLY).with_context(|| CONTEXT)?;
-    let external = stage.sources.iter().map(|it| (it.is.clone(), MountAttributes::from_bits_retain(it.flags)));
+    let external = stage.sources.iter().map(|it| (it.is.clone(), it.flags));
     let sources = Sources {
         rootfs: stage.rootfs.clone(),
         external: external.collect(),

@@ -50,7 +50,7 @@ pub(crate) struct External {
     /// Its device and root.
     pub is: Place,
     /// The flags that it must have.
-    pub flags: u64,
+    pub flags: MountAttributes,
 }
 
 /// The directory of the root filesystem.
@@ -279,7 +279,7 @@ impl<'a> Staging<'a> {
             // The container's own cgroup is known by its path.
             let is = mount.filter(|mount| mount.kind != CGROUPS || of.outside.is_some());
             let is = is.map(place_of).unwrap_or_default();
-            External { name, source: path.to_string_lossy().into_owned(), is, flags: flags.bits() }
+            External { name, source: path.to_string_lossy().into_owned(), is, flags }
         };
         let of_place = |of: &Attached| mounted.iter().rfind(|mount| Path::new(&mount.point) == of.place);
         let attached = self.attached.iter();

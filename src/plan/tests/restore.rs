@@ -46,6 +46,7 @@ fn plan(spec: &Spec) -> Plan {
 }
 
 fn mount(point: &str, kind: &str, device: u32, root: &str, flags: u64) -> ClaimedMount {
+    let flags = MountAttributes::from_bits_retain(flags);
     ClaimedMount { point: point.into(), kind: kind.into(), device, root: root.into(), flags, ..ClaimedMount::default() }
 }
 
@@ -128,8 +129,8 @@ fn whatever_gives_more_is_a_fault_of_its_element() {
         ("/linux/namespaces", |it| it.namespaces.push(Namespaces::empty())),
         ("/linux/resources/pids/limit", |it| it.threads.extend(vec![it.threads[0].clone(); 2])),
         ("/mounts/0", |it| it.mounts[1].kind = "sysfs".into()),
-        ("/mounts/1", |it| it.mounts[2].flags = 0),
-        ("/mounts/2", |it| it.mounts[3].flags = 0),
+        ("/mounts/1", |it| it.mounts[2].flags = MountAttributes::empty()),
+        ("/mounts/2", |it| it.mounts[3].flags = MountAttributes::empty()),
         ("/mounts/2", |it| it.mounts[3].external = Some("/dev".into())),
         ("/mounts", |it| it.mounts.push(mount("/again", "proc", 8, "/", 0))),
         ("/mounts", |it| it.mounts.push(mount("/disk", "xfs", 8, "/", 0))),
@@ -144,7 +145,7 @@ fn whatever_gives_more_is_a_fault_of_its_element() {
         ("/mounts", |it| it.mounts.push(ClaimedMount { plugin: true, ..mount("/x", "tmpfs", 8, "/", 0) })),
         ("/linux/maskedPaths", |it| drop(it.mounts.remove(4))),
         ("/linux/readonlyPaths", |it| drop(it.mounts.remove(5))),
-        ("/linux/readonlyPaths", |it| it.mounts[5].flags = 0),
+        ("/linux/readonlyPaths", |it| it.mounts[5].flags = MountAttributes::empty()),
     ];
     for (number, (pointer, change)) in cases.iter().enumerate() {
         assert_eq!(faults(change), [*pointer], "case {number}");

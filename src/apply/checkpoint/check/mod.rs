@@ -176,7 +176,7 @@ fn of_mounts(plan: &Plan, elements: &Elements, findings: &mut Vec<CheckpointObst
         device: device_of(&mount.device),
         // The images have the path alone.
         root: mount.root.trim_end_matches("//deleted").into(),
-        flags: flags_of(&mount.flags).bits(),
+        flags: flags_of(&mount.flags),
         external: external(mount).map(|it| it.name.clone()),
         ..ClaimedMount::default()
     };
