@@ -61,9 +61,9 @@ fn open_barrier(container: &Container) -> Result<()> {
     socket::send(socket.as_fd(), b"start", &[]).with_context(|| "cannot send to init")?;
     let mut buffer = vec![0; 8192];
     // Without an answer nobody knows whether the program runs. A container whose start has failed must not run.
-    let heard = socket::receive_answer(socket.as_fd(), &mut buffer)
+    let received = socket::receive_answer(socket.as_fd(), &mut buffer)
         .inspect_err(|_| drop(super::kill::kill_everything(container, false)));
-    let (n, _) = match heard {
+    let (n, _) = match received {
         // The kernel reports a message that init has not read.
         Err(failed) if failed.errno == Errno::ECONNRESET => {
             return Err(wrong("cannot start a container that has stopped").caused_by(failed));

@@ -47,13 +47,13 @@ enum Polled {
 /// The descriptors of one call of poll(2), with their meanings.
 #[derive(Default)]
 struct PollSet<'a> {
-    who: Vec<Polled>,
+    polled: Vec<Polled>,
     fds: Vec<PollFd<'a>>,
 }
 
 impl<'a> PollSet<'a> {
-    fn ask(&mut self, who: Polled, fd: BorrowedFd<'a>, flags: PollFlags) {
-        self.who.push(who);
+    fn ask(&mut self, polled: Polled, fd: BorrowedFd<'a>, flags: PollFlags) {
+        self.polled.push(polled);
         self.fds.push(PollFd::new(fd, flags));
     }
 
@@ -61,7 +61,7 @@ impl<'a> PollSet<'a> {
     fn wait(mut self, deadline: Deadline) -> Result<Vec<(Polled, PollFlags)>> {
         poll::poll(&mut self.fds, deadline).with_context(|| "cannot wait")?;
         let reported = self.fds.iter().map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
-        Ok(self.who.into_iter().zip(reported).filter(|(_, flags)| !flags.is_empty()).collect())
+        Ok(self.polled.into_iter().zip(reported).filter(|(_, flags)| !flags.is_empty()).collect())
     }
 }
 
@@ -86,8 +86,8 @@ pub fn wait(
         relay.interests().for_each(|(port, fd, flags)| poll_set.ask(Polled::Relay(port), fd, flags));
         let deadline = if relay.is_in_background() { Deadline::after(BACKGROUND) } else { Deadline::NEVER };
         let mut ended = false;
-        for (who, reported) in poll_set.wait(deadline)? {
-            match who {
+        for (polled, reported) in poll_set.wait(deadline)? {
+            match polled {
                 Polled::Child => ended = true,
                 Polled::Signals => forward(foreground, child, &mut relay)?,
                 Polled::Notify => {
@@ -122,8 +122,8 @@ fn deliver(foreground: &Foreground, mut relay: Relay) -> Result<Vec<Diagnostic>>
         let mut poll_set = PollSet::default();
         poll_set.ask(Polled::Signals, foreground.0.as_fd(), PollFlags::POLLIN);
         relay.interests().for_each(|(port, fd, flags)| poll_set.ask(Polled::Relay(port), fd, flags));
-        for (who, reported) in poll_set.wait(Deadline::NEVER)? {
-            match who {
+        for (polled, reported) in poll_set.wait(Deadline::NEVER)? {
+            match polled {
                 Polled::Signals => {
                     while let Some(signal) = foreground.next()? {
                         if matches!(signal, libc::SIGHUP | libc::SIGINT | libc::SIGQUIT | libc::SIGTERM) {

@@ -58,12 +58,12 @@ pub fn lines(mountinfo: &[u8]) -> impl Iterator<Item = Line<'_>> {
 
 fn line(line: &[u8]) -> Option<Line<'_>> {
     let number = |word: &[u8]| std::str::from_utf8(word).ok()?.parse().ok();
-    let mut words = line.split(|byte| *byte == b' ');
-    let (id, parent) = (number(words.next()?)?, number(words.next()?)?);
-    let (device, root, point, flags) = (words.next()?, words.next()?, words.next()?, words.next()?);
+    let mut fields = line.split(|byte| *byte == b' ');
+    let (id, parent) = (number(fields.next()?)?, number(fields.next()?)?);
+    let (device, root, point, flags) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
     let (mut shared, mut master) = (None, None);
     loop {
-        match words.next()? {
+        match fields.next()? {
             b"-" => break,
             tag => {
                 shared = tag.strip_prefix(b"shared:").map_or(shared, number);
@@ -71,9 +71,9 @@ fn line(line: &[u8]) -> Option<Line<'_>> {
             }
         }
     }
-    let kind = words.next()?;
+    let kind = fields.next()?;
     // The source stands between type and options.
-    let options = words.nth(1).unwrap_or_default();
+    let options = fields.nth(1).unwrap_or_default();
     Some(Line { id, parent, device, root, point, flags, shared, master, kind, options })
 }
 

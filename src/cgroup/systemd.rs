@@ -75,12 +75,12 @@ impl Systemd {
                 Err(failed) => last = Some((path, failed)),
             }
         }
-        let whose = if user { "the user's systemd" } else { "systemd" };
+        let manager = if user { "the user's systemd" } else { "systemd" };
         let error = match last {
             Some((path, failed)) => {
-                failed.context(format!("cannot reach {whose} at {path:?}")).with_kind(Kind::Systemd)
+                failed.context(format!("cannot reach {manager} at {path:?}")).with_kind(Kind::Systemd)
             }
-            None => Error::new(Kind::Systemd, format!("cannot reach {whose}: it is not known where it listens")),
+            None => Error::new(Kind::Systemd, format!("cannot reach {manager}: it is not known where it listens")),
         };
         Err(error.origin(Origin::Flag("--systemd-cgroup".into())).hint(if user {
             "it runs for users who are logged in, or who linger (`loginctl enable-linger`), and is found by \
@@ -289,9 +289,9 @@ fn returned(reply: Reply, what: &str) -> Result<Vec<Value>> {
 }
 
 fn connection_failed(failed: windlass_sys::SyscallError, user: bool) -> Error {
-    let whose = if user { "the user's systemd" } else { "systemd" };
+    let manager = if user { "the user's systemd" } else { "systemd" };
     let timed_out = failed.errno == nix::errno::Errno::ETIMEDOUT;
-    let error = failed.context(format!("{whose} does not answer")).with_kind(Kind::Systemd);
+    let error = failed.context(format!("{manager} does not answer")).with_kind(Kind::Systemd);
     match timed_out {
         true => error.hint(format!(
             "nothing came for {} s: `systemctl list-jobs` shows what it is busy with",

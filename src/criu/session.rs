@@ -178,9 +178,9 @@ mod tests {
     }
 
     /// Runs a session whose other end has sent these messages already, and returns what the session sent.
-    fn dump(said: &[Vec<u8>], refuse: &str) -> (Result<Outcome>, Vec<String>, Vec<Request>) {
+    fn dump(replies: &[Vec<u8>], refuse: &str) -> (Result<Outcome>, Vec<String>, Vec<Request>) {
         let (ours, theirs) = socket::pair().expect("a pair");
-        said.iter().for_each(|said| socket::send(theirs.as_fd(), said, &[]).expect("sent"));
+        replies.iter().for_each(|reply| socket::send(theirs.as_fd(), reply, &[]).expect("sent"));
         nix::sys::socket::shutdown(theirs.as_raw_fd(), nix::sys::socket::Shutdown::Write).expect("shutdown");
         let mut seen = Vec::new();
         let request = Request { kind: Some(Type::Dump as i32), ..Request::default() };
@@ -199,8 +199,8 @@ mod tests {
     #[test]
     fn every_step_is_answered_and_the_end_decides() {
         let steps = ["pre-dump", "post-dump"].map(|step| response(Type::Notify, true, step));
-        let said: Vec<_> = steps.into_iter().chain([response(Type::Dump, true, "")]).collect();
-        let (outcome, seen, sent) = dump(&said, "");
+        let replies: Vec<_> = steps.into_iter().chain([response(Type::Dump, true, "")]).collect();
+        let (outcome, seen, sent) = dump(&replies, "");
         assert!(matches!(outcome, Ok(Outcome::Done)));
         assert_eq!(seen, ["pre-dump", "post-dump"]);
         let answers: Vec<_> = sent.iter().map(|request| request.go_on).collect();
@@ -215,18 +215,18 @@ mod tests {
     #[test]
     fn steps_without_end_are_an_error() {
         let (ours, theirs) = socket::pair().expect("a pair");
-        let said = std::thread::spawn(move || {
-            let said = response(Type::Notify, true, "pre-dump");
+        let sender = std::thread::spawn(move || {
+            let reply = response(Type::Notify, true, "pre-dump");
             let mut buffer = [0; 64];
             // The loop ends when nobody listens any more.
-            while socket::send(theirs.as_fd(), &said, &[]).is_ok() {
+            while socket::send(theirs.as_fd(), &reply, &[]).is_ok() {
                 let _ = socket::receive(theirs.as_fd(), &mut buffer);
             }
         });
         let request = Request { kind: Some(Type::Dump as i32), ..Request::default() };
         let outcome = Session::new(ours).perform(&request, &mut |_, _| Ok(Next::GoOn));
         assert_eq!(outcome.expect_err("no end").message(), "CRIU reports steps without end");
-        said.join().expect("it has ended");
+        sender.join().expect("it has ended");
     }
 
     #[test]
@@ -254,8 +254,8 @@ mod tests {
     fn a_refused_step_ends_in_its_own_error() {
         let steps = ["post-dump", "network-unlock"].map(|step| response(Type::Notify, true, step));
         for end in [vec![], vec![response(Type::Dump, false, "")], vec![response(Type::Dump, true, "")]] {
-            let said: Vec<_> = steps.iter().cloned().chain(end).collect();
-            let (outcome, seen, sent) = dump(&said, "post-dump");
+            let replies: Vec<_> = steps.iter().cloned().chain(end).collect();
+            let (outcome, seen, sent) = dump(&replies, "post-dump");
             assert_eq!(outcome.expect_err("refused").message(), "no");
             assert_eq!(seen, ["post-dump"]);
             assert_eq!(sent[1].go_on, Some(false));

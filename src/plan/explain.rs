@@ -232,8 +232,8 @@ impl Plan {
         let every = "(every container has a cgroup)";
         match (&self.unit, self.cgroups_path.as_str()) {
             (Some(unit), _) => {
-                let who = if unit.user { "the user's systemd" } else { "systemd" };
-                runtime.add(format!("ask {who} for the scope {} once init is cloned", unit.name), every);
+                let manager = if unit.user { "the user's systemd" } else { "systemd" };
+                runtime.add(format!("ask {manager} for the scope {} once init is cloned", unit.name), every);
                 for property in &unit.properties {
                     runtime.add(format!("set its {} to {}", property.name, property.value), &*property.pointer);
                 }
@@ -258,8 +258,8 @@ impl Plan {
     fn clone_lines(&self, runtime: &mut RuntimeLines) {
         let topology = &self.topology;
         for join in &topology.joined {
-            let who = if join.joiner == Joiner::Runtime { "join for the clone" } else { "open for init" };
-            runtime.add(format!("{who} the {} namespace {}", kind_names(join.kind), join.path), &*join.pointer);
+            let verb = if join.joiner == Joiner::Runtime { "join for the clone" } else { "open for init" };
+            runtime.add(format!("{verb} the {} namespace {}", kind_names(join.kind), join.path), &*join.pointer);
         }
         for (clock, offset) in &topology.time_offsets {
             let what = format!("offset {clock} by {}.{:09} s", offset.secs, offset.nanosecs);

@@ -231,9 +231,9 @@ impl Client {
     /// Receives once.
     pub(super) fn receive(&mut self) -> FromClient {
         if self.framing != Framing::Packet
-            && let Some(said) = self.next_frame()
+            && let Some(frame) = self.next_frame()
         {
-            return said;
+            return frame;
         }
         let mut buffer = vec![0; INPUT];
         match socket::receive_now(self.socket.as_fd(), &mut buffer) {

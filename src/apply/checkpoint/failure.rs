@@ -28,7 +28,7 @@ pub(crate) struct Log<'a> {
 /// standard error.
 pub(crate) fn error(outcome: &Outcome, what: &str, log: &Log<'_>, stderr: &str) -> Error {
     let path = log.work_path.join(log.name);
-    let (errno, told) = match outcome {
+    let (errno, reported) = match outcome {
         Outcome::Failed(Response { errno, error, .. }) => (errno.unwrap_or(0), error.trim()),
         _ => (0, ""),
     };
@@ -39,7 +39,7 @@ pub(crate) fn error(outcome: &Outcome, what: &str, log: &Log<'_>, stderr: &str) 
         Some(Cause { text, .. }) => text.clone(),
         None if died && !stderr.is_empty() => last_line(stderr).to_string(),
         None if died => "CRIU ended without an answer".into(),
-        None => told.into(),
+        None => reported.into(),
     };
     let msg = format!("criu failed: type {what} errno {errno}: {why}; log file: {}", path.display());
     let mut error = Error::new(if died { Kind::Protocol } else { Kind::Unsupported }, msg);

@@ -76,8 +76,8 @@ fn element_mut<'a>(document: &'a mut Value, pointer: &str) -> Option<&'a mut Val
 pub(crate) fn words(what: &str, pointer: &str, error: &serde_json::Error) -> String {
     let shown = if pointer.is_empty() { "the document" } else { pointer };
     let text = error.to_string();
-    let says = text.rsplit_once(" at line ").map_or(text.as_str(), |(says, _)| says);
-    format!("cannot parse {what}: {shown}: {says}")
+    let reason = text.rsplit_once(" at line ").map_or(text.as_str(), |(reason, _)| reason);
+    format!("cannot parse {what}: {shown}: {reason}")
 }
 
 /// Replaces each escape of a surrogate without its other half by `\ufffd`, as other decoders read it, and counts

@@ -26,7 +26,7 @@ mod tests {
 
     #[test]
     fn a_runtime_s_words_reach_the_terminal_as_text() {
-        let said = lines_of("conmon \u{1b}c", "no \u{1b}[2J\nconmon: all is well\r\n");
-        assert_eq!(said, "conmon \\u{1b}c: no \\u{1b}[2J\n  conmon: all is well\\r\n");
+        let lines = lines_of("conmon \u{1b}c", "no \u{1b}[2J\nconmon: all is well\r\n");
+        assert_eq!(lines, "conmon \\u{1b}c: no \\u{1b}[2J\n  conmon: all is well\\r\n");
     }
 }

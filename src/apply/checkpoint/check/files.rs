@@ -102,18 +102,18 @@ pub(crate) fn look(
     };
     for (name, what) in [("cwd", "current"), ("root", "root")] {
         let own = format!("/proc/{pid}/{name}");
-        let whose = format!("the {what} directory of {}", named(pid));
-        reporter.at(&whose);
+        let owner = format!("the {what} directory of {}", named(pid));
+        reporter.at(&owner);
         let (Ok(link), Ok(found)) = (std::fs::read_link(&own), std::fs::metadata(&own)) else { continue };
         let directory = Descriptor { hidden: hidden(&link, &found, true), ..seen(&link, &found) };
-        findings.extend(judge::descriptor(&whose, &directory, sockets, flags));
+        findings.extend(judge::descriptor(&owner, &directory, sockets, flags));
     }
     reporter.at(&format!("the memory of {}", named(pid)));
     of_memory(pid, &hidden, flags, findings);
     for entry in std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten() {
         let number = entry.file_name().to_string_lossy().into_owned();
-        let whose = format!("descriptor {number} of {}", named(pid));
-        reporter.at(&whose);
+        let owner = format!("descriptor {number} of {}", named(pid));
+        reporter.at(&owner);
         let (Ok(link), Ok(found)) = (std::fs::read_link(entry.path()), std::fs::metadata(entry.path())) else {
             continue;
         };
@@ -136,7 +136,7 @@ pub(crate) fn look(
             info: String::from_utf8_lossy(&info).into_owned(),
             ..seen(&link, &found)
         };
-        findings.extend(judge::descriptor(&whose, &file, sockets, flags));
+        findings.extend(judge::descriptor(&owner, &file, sockets, flags));
     }
 }
 
@@ -150,8 +150,8 @@ fn of_memory(
     let maps = document(pid, "maps");
     let mut known = BTreeSet::new();
     for line in maps.lines() {
-        let mut words = line.split_whitespace();
-        let (Some(range), Some(path)) = (words.next(), words.nth(4)) else { continue };
+        let mut columns = line.split_whitespace();
+        let (Some(range), Some(path)) = (columns.next(), columns.nth(4)) else { continue };
         if !known.insert(line.splitn(4, ' ').last()) || ANEW.iter().any(|anew| path.starts_with(anew)) {
             continue;
         }
@@ -165,8 +165,8 @@ fn of_memory(
         let (Ok(link), Ok(found)) = (std::fs::read_link(&file), std::fs::metadata(&file)) else { continue };
         // An overlay may show the device of a layer here.
         let file = Descriptor { hidden: found.is_file() && hidden(&link, &found, false), ..seen(&link, &found) };
-        let whose = format!("the memory {range} of {}", named(pid));
-        findings.extend(judge::descriptor(&whose, &file, &Sockets::default(), flags));
+        let owner = format!("the memory {range} of {}", named(pid));
+        findings.extend(judge::descriptor(&owner, &file, &Sockets::default(), flags));
     }
 }
 

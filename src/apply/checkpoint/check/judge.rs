@@ -107,34 +107,34 @@ fn fails(what: String, help: &'static str) -> Option<CheckpointObstacle> {
     Some(finding(what, help))
 }
 
-/// Judges an open file. `whose` names it.
+/// Judges an open file. `owner` names it.
 pub(crate) fn descriptor(
-    whose: &str,
+    owner: &str,
     file: &Descriptor,
     sockets: &Sockets,
     flags: &Flags,
 ) -> Option<CheckpointObstacle> {
     let link = &file.link;
     if file.field("lock").is_some() && !flags.file_locks {
-        return fails(format!("{whose} holds a lock of {link}"), "pass --file-locks");
+        return fails(format!("{owner} holds a lock of {link}"), "pass --file-locks");
     }
     if let Some(inode) = link.strip_prefix("socket:[").and_then(|rest| rest.strip_suffix(']')?.parse().ok()) {
-        return socket(whose, inode, &file.protocol, sockets, flags);
+        return socket(owner, inode, &file.protocol, sockets, flags);
     }
     if let Some(kind) = link.strip_prefix("anon_inode:") {
         return match ANONYMOUS.contains(&kind) {
-            true => watcher(whose, file),
-            false => fails(format!("{whose} is {link}"), "CRIU cannot dump such a file"),
+            true => watcher(owner, file),
+            false => fails(format!("{owner} is {link}"), "CRIU cannot dump such a file"),
         };
     }
-    if let Some(found) = odd(whose, file) {
+    if let Some(found) = odd(owner, file) {
         return Some(found);
     }
     if link.starts_with("/secretmem") {
-        return fails(format!("{whose} is secret memory"), "CRIU cannot dump it");
+        return fails(format!("{owner} is secret memory"), "CRIU cannot dump it");
     }
     if file.huge {
-        return fails(format!("{whose} is memory of huge pages"), "CRIU cannot dump it here");
+        return fails(format!("{owner} is memory of huge pages"), "CRIU cannot dump it here");
     }
     if link.starts_with("pipe:[") || link.starts_with("/memfd:") || file.replaced {
         return None;
@@ -143,78 +143,78 @@ pub(crate) fn descriptor(
     let (major, minor) = file.device;
     if device && (136..=143).contains(&major) && file.foreign {
         let help = "pass --shell-job";
-        return if flags.shell_job { None } else { fails(format!("{whose} is a terminal from outside: {link}"), help) };
+        return if flags.shell_job { None } else { fails(format!("{owner} is a terminal from outside: {link}"), help) };
     }
     if file.foreign {
-        return fails(format!("{whose} is on a mount that the container has not: {link}"), "close the file first");
+        return fails(format!("{owner} is on a mount that the container has not: {link}"), "close the file first");
     }
     if file.hidden {
-        return fails(format!("{whose} is not what its path shows: {link}"), "close it, or unmount what covers it");
+        return fails(format!("{owner} is not what its path shows: {link}"), "close it, or unmount what covers it");
     }
     // CRIU dumps memory devices, terminals and tun.
     if device && !(matches!(major, 1 | 5) || (136..=143).contains(&major) || (major, minor) == (10, 200)) {
-        return fails(format!("{whose} is the device {major}:{minor} ({link})"), "CRIU cannot dump an open device");
+        return fails(format!("{owner} is the device {major}:{minor} ({link})"), "CRIU cannot dump an open device");
     }
     if !link.ends_with(" (deleted)") {
         return None;
     }
     match file.names {
         0 if file.size > GHOST => {
-            let what = format!("{whose} is an unlinked file of {} bytes: {link}", file.size);
+            let what = format!("{owner} is an unlinked file of {} bytes: {link}", file.size);
             fails(what, "raise ghost-limit in /etc/criu/runc.conf, or close the file")
         }
         0 => None,
         _ if flags.link_remap => None,
-        _ => fails(format!("{whose} is an unlinked file that has another name: {link}"), "pass --link-remap"),
+        _ => fails(format!("{owner} is an unlinked file that has another name: {link}"), "pass --link-remap"),
     }
 }
 
 /// Judges the clock of a timer, or a watch.
-fn watcher(whose: &str, file: &Descriptor) -> Option<CheckpointObstacle> {
+fn watcher(owner: &str, file: &Descriptor) -> Option<CheckpointObstacle> {
     // The clocks of wall and monotonic time (clock_gettime(2)).
     if let Some(clock) = file.field("clockid").filter(|clock| !matches!(*clock, "0" | "1")) {
         return fails(
-            format!("{whose} is a timer of clock {clock}"),
+            format!("{owner} is a timer of clock {clock}"),
             "CRIU knows those of CLOCK_REALTIME and _MONOTONIC",
         );
     }
     // The file cannot be opened by its handle (exportfs, FILEID_INO64_GEN).
     match file.info.contains("fhandle-type:81") {
-        true => fails(format!("{whose} watches a file of a file system without handles"), "remove the watch first"),
+        true => fails(format!("{owner} watches a file of a file system without handles"), "remove the watch first"),
         false => None,
     }
 }
 
 /// Judges a file that was opened in a way that CRIU does not know.
-fn odd(whose: &str, file: &Descriptor) -> Option<CheckpointObstacle> {
+fn odd(owner: &str, file: &Descriptor) -> Option<CheckpointObstacle> {
     let link = &file.link;
     if link.starts_with("pipe:[") && file.has_flag(libc::O_DIRECT) {
-        return fails(format!("{whose} is a pipe of packets (O_DIRECT)"), "use a pipe without it");
+        return fails(format!("{owner} is a pipe of packets (O_DIRECT)"), "use a pipe without it");
     }
     if file.has_flag(libc::O_PATH) && matches!(file.mode & libc::S_IFMT, libc::S_IFIFO | libc::S_IFSOCK) {
-        return fails(format!("{whose} names {link} by O_PATH, a FIFO or a socket"), "close it first");
+        return fails(format!("{owner} names {link} by O_PATH, a FIFO or a socket"), "close it first");
     }
     if !link.starts_with('/') && file.foreign {
-        return fails(format!("{whose} is {link}, which no process of the container is in"), "close it first");
+        return fails(format!("{owner} is {link}, which no process of the container is in"), "close it first");
     }
     None
 }
 
-fn socket(whose: &str, inode: u64, protocol: &str, sockets: &Sockets, flags: &Flags) -> Option<CheckpointObstacle> {
+fn socket(owner: &str, inode: u64, protocol: &str, sockets: &Sockets, flags: &Flags) -> Option<CheckpointObstacle> {
     if sockets.too_new && NETWORK.contains(&protocol) {
-        let what = format!("{whose} is a socket ({protocol}), which this CRIU cannot dump on this kernel");
+        let what = format!("{owner} is a socket ({protocol}), which this CRIU cannot dump on this kernel");
         return fails(what, "use CRIU 4.2 or later");
     }
     if sockets.unread.contains(&inode) {
-        return fails(format!("{whose} is a netlink socket with messages that nobody has read"), "read them first");
+        return fails(format!("{owner} is a netlink socket with messages that nobody has read"), "read them first");
     }
     if let Some(early) = sockets.connections.get(&inode) {
         return match (early, flags.tcp_established, flags.tcp_skip_in_flight) {
             (false, true, _) | (true, _, true) => None,
             (true, ..) => {
-                fails(format!("{whose} is a TCP connection that is not open yet"), "pass --tcp-skip-in-flight")
+                fails(format!("{owner} is a TCP connection that is not open yet"), "pass --tcp-skip-in-flight")
             }
-            (false, ..) => fails(format!("{whose} is an open TCP connection"), "pass --tcp-established"),
+            (false, ..) => fails(format!("{owner} is an open TCP connection"), "pass --tcp-established"),
         };
     }
     let peer = u32::try_from(inode).ok().and_then(|inode| sockets.peers.get(&inode));
@@ -222,11 +222,11 @@ fn socket(whose: &str, inode: u64, protocol: &str, sockets: &Sockets, flags: &Fl
         Some(0) => None,
         Some(peer) if sockets.own.contains(&(*peer).into()) => None,
         Some(_) => {
-            let what = format!("{whose} is a unix socket that is connected to a process outside");
+            let what = format!("{owner} is a unix socket that is connected to a process outside");
             fails(what, "close it first; --ext-unix-sk is for datagram sockets")
         }
         None if NETWORK.contains(&protocol) || LOCAL.contains(&protocol) => None,
-        None => fails(format!("{whose} is a socket of a kind that CRIU does not know ({protocol})"), "close it first"),
+        None => fails(format!("{owner} is a socket of a kind that CRIU does not know ({protocol})"), "close it first"),
     }
 }
 
@@ -234,10 +234,10 @@ fn socket(whose: &str, inode: u64, protocol: &str, sockets: &Sockets, flags: &Fl
 pub(crate) fn connections(table: &str) -> BTreeMap<u64, bool> {
     let mut out = BTreeMap::new();
     for line in table.lines().skip(1) {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        let inode = words.get(9).and_then(|word| word.parse::<u64>().ok()).filter(|inode| *inode != 0);
+        let columns: Vec<&str> = line.split_whitespace().collect();
+        let inode = columns.get(9).and_then(|word| word.parse::<u64>().ok()).filter(|inode| *inode != 0);
         // 0A listens, 07 is closed; 02, 03 and 0C are not open yet (linux/tcp_states.h).
-        let state = words.get(3).copied().unwrap_or_default();
+        let state = columns.get(3).copied().unwrap_or_default();
         if let Some(inode) = inode.filter(|_| !matches!(state, "0A" | "07")) {
             out.insert(inode, matches!(state, "02" | "03" | "0C"));
         }
@@ -248,8 +248,8 @@ pub(crate) fn connections(table: &str) -> BTreeMap<u64, bool> {
 /// The netlink sockets that hold messages, by a text of `/proc/net/netlink`.
 pub(crate) fn unread(table: &str) -> BTreeSet<u64> {
     let inode = |line: &str| {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        words.last()?.parse().ok().filter(|_| words.get(4) != Some(&"0"))
+        let columns: Vec<&str> = line.split_whitespace().collect();
+        columns.last()?.parse().ok().filter(|_| columns.get(4) != Some(&"0"))
     };
     table.lines().skip(1).filter_map(inode).collect()
 }

@@ -188,19 +188,19 @@ fn global(arguments: &Arguments) -> Vec<OsString> {
 
 /// The runtime's arguments after its verb, without those that the supervisor adds.
 fn runtime_arguments(arguments: &Arguments, bundle: &Path) -> Vec<OsString> {
-    let mut words: Vec<OsString> = Vec::new();
+    let mut flags: Vec<OsString> = Vec::new();
     if !arguments.exec {
-        words.extend(arguments.no_pivot.then(|| "--no-pivot".into()));
-        words.extend(arguments.no_new_keyring.then(|| "--no-new-keyring".into()));
+        flags.extend(arguments.no_pivot.then(|| "--no-pivot".into()));
+        flags.extend(arguments.no_new_keyring.then(|| "--no-new-keyring".into()));
         if let Some(checkpoint) = &arguments.restore {
             // A restored container runs at once. With --detach the runtime does not wait for its end.
-            words.extend(["--detach".into(), "--image-path".into(), checkpoint.clone()]);
-            words.extend(["--work-path".into(), bundle.into()]);
-            words.extend(arguments.restore_args.iter().cloned());
+            flags.extend(["--detach".into(), "--image-path".into(), checkpoint.clone()]);
+            flags.extend(["--work-path".into(), bundle.into()]);
+            flags.extend(arguments.restore_args.iter().cloned());
         }
     }
-    words.extend(arguments.runtime_opts.iter().cloned());
-    words
+    flags.extend(arguments.runtime_opts.iter().cloned());
+    flags
 }
 
 /// How many descriptors from 3 on may be passed on to the runtime: those of `--preserve-fds`, and those of socket

@@ -81,13 +81,13 @@ fn delete(runtime: &Runtime, id: &str, ended: bool, until: Deadline) -> Result<F
         Some(state) => state.end().map_or(Found::Nothing, Found::Ended),
         None => Found::Nothing,
     };
-    let (success, said) = run(runtime, &["delete".into(), "--force".into(), id.into()], until)?;
-    let said = String::from_utf8_lossy(&said);
+    let (success, output) = run(runtime, &["delete".into(), "--force".into(), id.into()], until)?;
+    let output = String::from_utf8_lossy(&output);
     // If the container does not exist, it is deleted too.
-    if success || gone::is_container_or_file(&said) {
+    if success || gone::is_container_or_file(&output) {
         return Ok(found);
     }
-    Err(Error::Program(format!("{}: {}", runtime.binary.display(), said.trim())))
+    Err(Error::Program(format!("{}: {}", runtime.binary.display(), output.trim())))
 }
 
 /// Runs the runtime. Returns whether it succeeded, and its output.

@@ -233,9 +233,9 @@ impl Server {
         let resources = request.resources.map(|any| any.value).unwrap_or_default();
         let file = bundle.join(format!("update-{}.json", self.serials.next()));
         crate::exit::put(&file, &resources, Durability::Cached)?;
-        let words = vec!["update".into(), "--resources".into(), file.clone().into_os_string()];
+        let arguments = vec!["update".into(), "--resources".into(), file.clone().into_os_string()];
         let then = Continuation::Verb { verb: RuntimeVerb::Update, event: None, file: Some(file) };
-        self.verb(core, caller, &request.id, (words, None), then)
+        self.verb(core, caller, &request.id, (arguments, None), then)
     }
 
     fn checkpoint(&mut self, core: &mut Supervisor, caller: Caller, request: Checkpoint) -> Outcome {
@@ -251,11 +251,11 @@ impl Server {
             "" => bundle.join("criu-work"),
             path => path.into(),
         };
-        let mut words: Vec<OsString> = vec!["checkpoint".into(), "--image-path".into(), path.clone().into()];
+        let mut arguments: Vec<OsString> = vec!["checkpoint".into(), "--image-path".into(), path.clone().into()];
         let log = work.join("dump.log");
-        words.extend(["--work-path".into(), work.into_os_string()]);
+        arguments.extend(["--work-path".into(), work.into_os_string()]);
         if !options.parent_path.is_empty() {
-            words.extend(["--parent-path".into(), options.parent_path.into()]);
+            arguments.extend(["--parent-path".into(), options.parent_path.into()]);
         }
         for (wanted, word) in [
             (!options.exit, "--leave-running"),
@@ -264,16 +264,16 @@ impl Server {
             (options.terminal, "--shell-job"),
             (options.file_locks, "--file-locks"),
         ] {
-            words.extend(wanted.then(|| OsString::from(word)));
+            arguments.extend(wanted.then(|| OsString::from(word)));
         }
-        options.empty_namespaces.iter().for_each(|kind| words.extend(["--empty-ns".into(), kind.into()]));
+        options.empty_namespaces.iter().for_each(|kind| arguments.extend(["--empty-ns".into(), kind.into()]));
         if !options.cgroups_mode.is_empty() {
-            words.extend(["--manage-cgroups-mode".into(), options.cgroups_mode.into()]);
+            arguments.extend(["--manage-cgroups-mode".into(), options.cgroups_mode.into()]);
         }
         let event = TaskCheckpointed { container_id: request.id.clone(), checkpoint: path };
         let event = Topic::Checkpointed.with(&event);
         let then = Continuation::Checkpoint { event, log };
-        self.verb(core, caller, &request.id, (words, None), then)
+        self.verb(core, caller, &request.id, (arguments, None), then)
     }
 
     fn stats(&self, core: &Supervisor, name: &Name) -> Outcome {

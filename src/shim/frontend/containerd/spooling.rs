@@ -36,8 +36,8 @@ fn settle(
     let [max, full] = annotations;
     let max = max.map(|max| (MAX, max)).or(option(&options.spool_max).map(|max| ("SpoolMax", max)));
     let full = full.map(|full| (FULL, full)).or(option(&options.spool_full).map(|full| ("SpoolFull", full)));
-    let (max, full) = (said(max, size)?, said(full, when)?);
-    let ceiling = said(ceiling.map(|ceiling| (CEILING, ceiling)), size)?;
+    let (max, full) = (parsed(max, size)?, parsed(full, when)?);
+    let ceiling = parsed(ceiling.map(|ceiling| (CEILING, ceiling)), size)?;
     Ok(Spooling {
         max: max.unwrap_or(USUAL).min(ceiling.unwrap_or(MOST)),
         full: full.unwrap_or_default(),
@@ -47,8 +47,8 @@ fn settle(
 }
 
 /// Parses a setting, if it is given.
-fn said<T>(said: Option<(&str, &str)>, parse: impl FnOnce(&str) -> Option<T>) -> Result<Option<T>, Error> {
-    let Some((name, text)) = said else { return Ok(None) };
+fn parsed<T>(setting: Option<(&str, &str)>, parse: impl FnOnce(&str) -> Option<T>) -> Result<Option<T>, Error> {
+    let Some((name, text)) = setting else { return Ok(None) };
     let wrong = || Error::Invalid(format!("{name}: {text:?} is not understood"));
     parse(text).map(Some).ok_or_else(wrong)
 }

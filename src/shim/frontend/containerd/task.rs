@@ -334,8 +334,8 @@ fn prepare(
 
 /// Whether a runtime has the flag with which a restored container waits for `start`.
 fn can_hold(runtime: &Path) -> bool {
-    let words = ["restore", HOLD, "--help"].map(OsString::from);
-    command::run(runtime, &words, Deadline::after(command::TIMEOUT)).is_ok_and(|finished| finished.success())
+    let flags = ["restore", HOLD, "--help"].map(OsString::from);
+    command::run(runtime, &flags, Deadline::after(command::TIMEOUT)).is_ok_and(|finished| finished.success())
 }
 
 /// The supervisor's description of a task.
@@ -389,23 +389,23 @@ fn with_terminal(spec: Vec<u8>, terminal: bool) -> Result<Vec<u8>, Error> {
 
 /// The arguments of `create` or `restore`.
 fn arguments(options: &Options, checkpoint: &str, bundle: &Path) -> Vec<OsString> {
-    let mut words: Vec<OsString> = Vec::new();
+    let mut flags: Vec<OsString> = Vec::new();
     if options.no_pivot_root {
-        words.push("--no-pivot".into());
+        flags.push("--no-pivot".into());
     }
     if checkpoint.is_empty() {
         if options.no_new_keyring {
-            words.push("--no-new-keyring".into());
+            flags.push("--no-new-keyring".into());
         }
-        return words;
+        return flags;
     }
     let work = match options.criu_work_path.as_str() {
         "" => bundle.join("work"),
         path => path.into(),
     };
-    words.extend(["--detach".into(), "--image-path".into(), checkpoint.into(), "--work-path".into()]);
-    words.push(work.into());
-    words
+    flags.extend(["--detach".into(), "--image-path".into(), checkpoint.into(), "--work-path".into()]);
+    flags.push(work.into());
+    flags
 }
 
 /// The files that record the end: one for `delete`, and for windlass its own state, which is a file below the runtime's
@@ -433,7 +433,7 @@ mod tests {
         let options = Options { no_pivot_root: true, no_new_keyring: true, ..Options::default() };
         let bundle = Path::new("/b");
         assert_eq!(arguments(&options, "", bundle), ["--no-pivot", "--no-new-keyring"]);
-        let words = ["--no-pivot", "--detach", "--image-path", "/c", "--work-path", "/b/work"];
-        assert_eq!(arguments(&options, "/c", bundle), words);
+        let flags = ["--no-pivot", "--detach", "--image-path", "/c", "--work-path", "/b/work"];
+        assert_eq!(arguments(&options, "/c", bundle), flags);
     }
 }

@@ -211,10 +211,10 @@ impl StartedServer {
             }
             (Ok(_), Err(_)) => "the shim could not report".into(),
         };
-        let said = fd::document(dir.file("shim.err")).unwrap_or_default();
-        let said = String::from_utf8_lossy(&said);
-        let (said, dir) = (said.trim(), dir.as_path());
-        Err(Refusal::new(Code::Kernel, format!("{why}: {said} (see {dir:?}, and delete it)")))
+        let stderr = fd::document(dir.file("shim.err")).unwrap_or_default();
+        let stderr = String::from_utf8_lossy(&stderr);
+        let (stderr, dir) = (stderr.trim(), dir.as_path());
+        Err(Refusal::new(Code::Kernel, format!("{why}: {stderr} (see {dir:?}, and delete it)")))
     }
 }
 
