@@ -144,7 +144,7 @@ impl Channel {
     }
 
     /// Moves what can be moved after poll(2) has reported events of one end.
-    pub(crate) fn attend(&mut self, side: Side, reported: PollFlags) {
+    pub(crate) fn handle_ready(&mut self, side: Side, reported: PollFlags) {
         match side {
             Side::Source => self.fill(),
             // A terminal that no process has open still takes input as long as it has room, although poll(2)
@@ -303,7 +303,7 @@ mod tests {
         let reported = poll(&mut fds, PollTimeout::from(milliseconds)).expect("poll");
         let flags: Vec<_> = fds.iter().map(|fd| fd.revents().expect("known flags")).collect();
         for (side, flags) in sides.into_iter().zip(flags).filter(|(_, flags)| !flags.is_empty()) {
-            channel.attend(side, flags);
+            channel.handle_ready(side, flags);
         }
         reported > 0
     }

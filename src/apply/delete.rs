@@ -115,7 +115,7 @@ fn write_exit_files(container: &Container) -> Result<()> {
     let Ok(file) = fd::open(&promise, OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK) else { return Ok(()) };
     // The list names files that are written with the caller's rights, and an engine may have given the bundle to
     // another user.
-    if !fd::stat(file.as_fd()).is_ok_and(|stat| fd::distrust(&stat).is_none()) {
+    if !fd::stat(file.as_fd()).is_ok_and(|stat| fd::why_untrusted(&stat).is_none()) {
         return Ok(());
     }
     let Ok(text) = fd::read_all(file, fd::DOCUMENT) else { return Ok(()) };

@@ -95,7 +95,7 @@ fn run_one(hook: &Hook, env: Option<&[String]>, state: &serde_json::Value) -> st
     let seconds = hook.timeout.and_then(|seconds| u64::try_from(seconds).ok());
     let deadline = seconds.map_or(Deadline::NEVER, |seconds| Deadline::after(Duration::from_secs(seconds)));
     let mut output = OutputTail::of(output);
-    let exit = match attend(&mut child, state.to_string().as_bytes(), &mut output, deadline) {
+    let exit = match communicate(&mut child, state.to_string().as_bytes(), &mut output, deadline) {
         Ok(Some(exit)) => exit,
         ended => {
             let _ = child.kill();
@@ -123,7 +123,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 /// Gives the hook its state and collects what it prints, until it ends; `None` if the deadline passes first. The
 /// hook need not read the state. Processes that it leaves behind are not waited for, even if they keep its output
 /// open.
-fn attend(
+fn communicate(
     child: &mut std::process::Child,
     mut state: &[u8],
     output: &mut OutputTail,

@@ -38,7 +38,7 @@ pub struct Inherit {
     /// Our end of the connection over which the process sends its pipes.
     relayed: Option<OwnedFd>,
     /// The new owner of pipes without a name among the caller's stdio.
-    gift: Option<Gift>,
+    pipe_owner: Option<PipeOwner>,
     /// Whether the program is told its id in `LISTEN_PID` (sd_listen_fds(3)).
     pub listens: bool,
     /// Whether `execCPUAffinity` names CPUs. Otherwise the process gets all CPUs of its cpuset.
@@ -46,7 +46,7 @@ pub struct Inherit {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Gift(User);
+struct PipeOwner(User);
 
 impl Inherit {
     /// Decides about stdio. A process that is the same user as the caller may use what the caller gave. User ids are
@@ -63,7 +63,7 @@ impl Inherit {
             // The host's root may always change the owner. Any other runtime may not, so init tries.
             StdioMode::Detached => {
                 let stdio = if host.administers() { Stdio::Kept } else { Stdio::Given };
-                Inherit { stdio, gift: Some(Gift(user)), ..Inherit::default() }
+                Inherit { stdio, pipe_owner: Some(PipeOwner(user)), ..Inherit::default() }
             }
         })
     }
@@ -84,7 +84,7 @@ impl Inherit {
 
     /// Changes the owner of pipes from the host, where every id is known, while the process waits.
     pub(super) fn give(&self, child: &Child) {
-        let Some(Gift(user)) = self.gift else { return };
+        let Some(PipeOwner(user)) = self.pipe_owner else { return };
         let mapped = || host_uid(&fd::read_small(fd::CWD, format!("/proc/{}/uid_map", child.pid)).ok()?, user.uid);
         if let Some(uid) = user.host_uid.or_else(mapped) {
             give_pipes(uid);
@@ -112,7 +112,7 @@ mod tests {
         let user = |uid, host_uid| User { uid, host_uid };
         for wanted in [StdioMode::Terminal, StdioMode::Foreground, StdioMode::Detached] {
             let kept = Inherit::plan(user(0, Some(0)), &root, wanted).expect("planned");
-            assert!(matches!(kept.stdio, Stdio::Kept) && kept.gift.is_none() && kept.relayed.is_none());
+            assert!(matches!(kept.stdio, Stdio::Kept) && kept.pipe_owner.is_none() && kept.relayed.is_none());
         }
         // Root's map makes the container's root another user of the host; a user's own map does not.
         let relayed = Inherit::plan(user(0, Some(100_000)), &root, StdioMode::Foreground).expect("planned");
@@ -121,7 +121,7 @@ mod tests {
         let kept = Inherit::plan(user(0, Some(1000)), &rootless, StdioMode::Foreground).expect("planned");
         assert!(matches!(kept.stdio, Stdio::Kept));
         let given = Inherit::plan(user(1000, Some(101_000)), &rootless, StdioMode::Detached).expect("planned");
-        assert!(matches!(given.stdio, Stdio::Given) && given.gift.is_some());
+        assert!(matches!(given.stdio, Stdio::Given) && given.pipe_owner.is_some());
         let unknown = Inherit::plan(user(0, None), &root, StdioMode::Foreground).expect("planned");
         assert!(unknown.relayed.is_some(), "nobody knows yet who that is");
     }

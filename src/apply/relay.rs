@@ -91,7 +91,7 @@ impl Relay {
         self.add_channel(1, End::Terminal(master.clone()))?;
         self.master = Some(master);
         self.own = OwnTerminal::find();
-        self.own.attend()?;
+        self.own.handle_ready()?;
         self.resize();
         Ok(())
     }
@@ -119,13 +119,13 @@ impl Relay {
     }
 
     /// Moves what can be moved after poll(2) has reported events of a port.
-    pub fn attend(&mut self, port: Port, reported: PollFlags) {
-        self.channels[port.channel].attend(port.side, reported);
+    pub fn handle_ready(&mut self, port: Port, reported: PollFlags) {
+        self.channels[port.channel].handle_ready(port.side, reported);
     }
 
     /// Makes our terminal raw as soon as we are in its foreground.
     pub fn attend_terminal(&mut self) -> Result<()> {
-        self.own.attend()
+        self.own.handle_ready()
     }
 
     /// Handles the end of the process: delivers its output, and waits for nothing else.
@@ -163,7 +163,7 @@ impl OwnTerminal {
         self.exists && self.saved.is_none()
     }
 
-    fn attend(&mut self) -> Result<()> {
+    fn handle_ready(&mut self) -> Result<()> {
         if !self.is_pending() || stdio::is_in_background(stdio::input()) {
             return Ok(());
         }

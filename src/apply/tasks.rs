@@ -61,7 +61,7 @@ impl<'a> Tasks<'a> {
             self.claims.threads.push(thread(&String::from_utf8_lossy(&status), self.plan)?);
             let number = tid.to_string_lossy().parse().unwrap_or(pid);
             let found = sched::scheduler_of(number).with_context(|| CONTEXT)?;
-            self.faults.extend(limit_audit::favoured(self.plan, &found, &self.own, &own_limit));
+            self.faults.extend(limit_audit::exceeds_priority(self.plan, &found, &self.own, &own_limit));
             if self.labelled {
                 self.faults.extend(limit_audit::mislabelled(self.plan, self.label, &label_of(&task)));
             }

@@ -101,7 +101,7 @@ pub fn wait(
                         notify.forward(std::process::id() as i32)?;
                     }
                 }
-                Polled::Relay(port) => relay.attend(port, reported),
+                Polled::Relay(port) => relay.handle_ready(port, reported),
             }
         }
         relay.attend_terminal()?;
@@ -131,7 +131,7 @@ fn deliver(foreground: &Foreground, mut relay: Relay) -> Result<Vec<Diagnostic>>
                         }
                     }
                 }
-                Polled::Relay(port) => relay.attend(port, reported),
+                Polled::Relay(port) => relay.handle_ready(port, reported),
                 Polled::Child | Polled::Notify => {}
             }
         }

@@ -9,7 +9,7 @@ use windlass_base::error::{Error, Kind, Result, WithContext};
 
 /// The user that the configuration is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum For {
+pub enum SpecUser {
     /// root of the host.
     Root,
     /// A user without privileges, who is root of the container's user namespace.
@@ -17,10 +17,10 @@ pub enum For {
 }
 
 /// The text of config.json; `name` becomes the hostname.
-pub fn text(name: &str, user: For) -> String {
+pub fn text(name: &str, user: SpecUser) -> String {
     match user {
-        For::Root => include_str!("config.json").replace("@NAME@", name),
-        For::User { uid, gid } => include_str!("config-rootless.json")
+        SpecUser::Root => include_str!("config.json").replace("@NAME@", name),
+        SpecUser::User { uid, gid } => include_str!("config-rootless.json")
             .replace("@NAME@", name)
             .replace("@UID@", &uid.to_string())
             .replace("@GID@", &gid.to_string()),
@@ -42,13 +42,13 @@ mod tests {
     use super::*;
     use windlass_base::spec::Spec;
 
-    fn parsed(user: For) -> Spec {
+    fn parsed(user: SpecUser) -> Spec {
         windlass_base::spec::parse(text("windlass", user).as_bytes(), "config.json").expect("valid")
     }
 
     #[test]
     fn both_variants_are_valid_and_differ_where_they_must() {
-        let (root, user) = (parsed(For::Root), parsed(For::User { uid: 1000, gid: 100 }));
+        let (root, user) = (parsed(SpecUser::Root), parsed(SpecUser::User { uid: 1000, gid: 100 }));
         let kinds = |spec: &Spec| -> Vec<String> {
             spec.linux.iter().flat_map(|linux| &linux.namespaces).map(|it| it.kind.clone()).collect()
         };
@@ -63,7 +63,7 @@ mod tests {
 
     #[test]
     fn no_capability_is_inheritable() {
-        let capabilities = parsed(For::Root).process.expect("there").capabilities.expect("there");
+        let capabilities = parsed(SpecUser::Root).process.expect("there").capabilities.expect("there");
         assert_eq!((capabilities.inheritable, capabilities.ambient), (None, None));
     }
 

@@ -128,20 +128,20 @@ impl Session {
         each: &mut dyn FnMut(&Step, Option<OwnedFd>) -> Answer,
     ) -> Result<Outcome> {
         self.send(request)?;
-        self.attend(request.kind, each)
+        self.follow(request.kind, each)
     }
 
     /// Continues a request of this type that was held at a step.
     pub fn resume(&mut self, kind: Type, each: &mut dyn FnMut(&Step, Option<OwnedFd>) -> Answer) -> Result<Outcome> {
         self.answer(true)?;
-        self.attend(Some(kind as i32), each)
+        self.follow(Some(kind as i32), each)
     }
 
     fn answer(&self, go_on: bool) -> Result<()> {
         self.send(&Request { kind: Some(Type::Notify as i32), go_on: Some(go_on), ..Request::default() })
     }
 
-    fn attend(&mut self, kind: Option<i32>, each: &mut dyn FnMut(&Step, Option<OwnedFd>) -> Answer) -> Result<Outcome> {
+    fn follow(&mut self, kind: Option<i32>, each: &mut dyn FnMut(&Step, Option<OwnedFd>) -> Answer) -> Result<Outcome> {
         let mut refused = None;
         for _ in 0..STEPS {
             let Some((response, fd)) = self.receive()? else {

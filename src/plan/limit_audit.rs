@@ -43,7 +43,7 @@ pub fn raised(plan: &Plan, oom: [i64; 2], hard: &dyn Fn(u32) -> Option<u64>) -> 
 
 /// Whether a task has a higher scheduling priority than the configuration permits. `own` is the scheduling of the
 /// runtime, which holds if none is configured, and `own_limit` returns a hard limit of the runtime.
-pub fn favoured(
+pub fn exceeds_priority(
     plan: &Plan,
     found: &SchedulerAttributes,
     own: &SchedulerAttributes,

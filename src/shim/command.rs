@@ -111,7 +111,7 @@ struct Run {
 
 impl Run {
     fn finish(mut self, binary: &Path, deadline: Deadline) -> Result<Finished, Refusal> {
-        let result = self.attend(binary, deadline);
+        let result = self.communicate(binary, deadline);
         if result.is_err() {
             self.child.end();
         }
@@ -119,7 +119,7 @@ impl Run {
         Ok(Finished { exit, stdout: self.stdout.kept, stderr: self.stderr.kept })
     }
 
-    fn attend(&mut self, binary: &Path, deadline: Deadline) -> Result<Exit, Refusal> {
+    fn communicate(&mut self, binary: &Path, deadline: Deadline) -> Result<Exit, Refusal> {
         loop {
             let pidfd = self.child.pidfd.as_fd();
             let ends = [&self.stdout, &self.stderr].into_iter().filter_map(|pipe| pipe.end.as_ref());

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use super::Event;
-use super::notifier::{Change, News};
+use super::notifier::{Change, Changes};
 use super::supervisor::Supervisor;
 
 impl Supervisor {
@@ -22,10 +22,10 @@ impl Supervisor {
 
     /// Looks at everything that inotify watches, because its events may be lost.
     pub(super) fn look_at_everything(&mut self) {
-        self.handle(News { content: true, reader: true, removal: self.directory.is_some() });
+        self.handle(Changes { content: true, reader: true, removal: self.directory.is_some() });
     }
 
-    fn handle(&mut self, news: News) {
+    fn handle(&mut self, news: Changes) {
         if news.content {
             for container in self.containers.iter_mut() {
                 if container.look_for_oom() {

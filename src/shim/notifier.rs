@@ -32,7 +32,7 @@ impl Change {
 
 /// The changes since the last look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct News {
+pub(super) struct Changes {
     pub(super) content: bool,
     pub(super) reader: bool,
     pub(super) removal: bool,
@@ -71,8 +71,8 @@ impl Notifier {
     }
 
     /// The changes, which are taken out of the kernel's queue.
-    pub(super) fn news(&self) -> News {
-        let mut news = News::default();
+    pub(super) fn news(&self) -> Changes {
+        let mut news = Changes::default();
         while let Ok(events) = self.inotify.read_events() {
             for event in &events {
                 let lost = event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW);
@@ -123,10 +123,10 @@ mod tests {
         let two = notifier.watch(&path, Change::Content).expect("watched");
         drop(one);
         std::fs::write(&path, "x").expect("written");
-        assert_eq!(notifier.news(), News { content: true, ..News::default() });
+        assert_eq!(notifier.news(), Changes { content: true, ..Changes::default() });
         drop(two);
         std::fs::write(&path, "y").expect("written");
-        assert_eq!(notifier.news(), News::default());
+        assert_eq!(notifier.news(), Changes::default());
         std::fs::remove_file(path).expect("removed");
     }
 }

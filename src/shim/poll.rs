@@ -11,7 +11,7 @@ use std::time::Instant;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 
 use super::key::{Kind, key};
-use super::notifier::{Change, News, Notifier, Watch};
+use super::notifier::{Change, Changes, Notifier, Watch};
 use windlass_sys::{Called, Result, epoll};
 
 /// The events of a descriptor that are reported. The hang-up of its other end is always reported.
@@ -87,7 +87,7 @@ impl Poll {
     }
 
     /// The changes of the watched files since the last call.
-    pub(super) fn news(&self) -> News {
+    pub(super) fn news(&self) -> Changes {
         self.notifier.get().map(|notifier| notifier.news()).unwrap_or_default()
     }
 

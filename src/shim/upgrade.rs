@@ -51,7 +51,7 @@ impl Supervisor {
         if stat.st_mode & (libc::S_ISUID | libc::S_ISGID) != 0 {
             return Err(Refusal::new(Code::Invalid, "the program changes its user or group (setuid)"));
         }
-        if let Some(why) = fd::distrust(&stat) {
+        if let Some(why) = fd::why_untrusted(&stat) {
             return Err(Refusal::new(Code::Invalid, format!("the program {why}")));
         }
         let own = fd::open("/proc/self/exe", OFlag::O_PATH)?;

@@ -135,7 +135,7 @@ fn directory() -> Result<OwnedFd> {
             other => other,
         };
         let opened = opened.with_context(cannot)?;
-        match fd::distrust(&fd::stat(opened.as_fd()).with_context(cannot)?) {
+        match fd::why_untrusted(&fd::stat(opened.as_fd()).with_context(cannot)?) {
             Some(wrong) => Err(Error::new(Kind::PermissionDenied, format!("{}: {path:?} {wrong}", cannot()))),
             None => Ok(opened),
         }

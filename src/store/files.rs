@@ -13,7 +13,7 @@ use windlass_sys::{fd, tree};
 /// Refuses a file or directory that belongs to a user other than the caller and root, or that others may write to.
 pub(crate) fn check_owner(file: BorrowedFd<'_>, what: impl Fn() -> String) -> Result<FileStat> {
     let stat = fd::stat(file).with_context(|| format!("cannot look at {}", what()))?;
-    let Some(wrong) = fd::distrust(&stat) else { return Ok(stat) };
+    let Some(wrong) = fd::why_untrusted(&stat) else { return Ok(stat) };
     let error = Error::new(Kind::PermissionDenied, format!("{} {wrong}", what()));
     Err(error.hint("what is in it decides which processes are killed and which hooks run: use a directory of your own"))
 }

@@ -106,7 +106,7 @@ pub fn exists_at(dir: BorrowedFd<'_>, name: &Path) -> Result<bool> {
 
 /// The reason not to trust the content of a file or directory: its owner is neither this process's user nor root, or
 /// others may write to it. Returns `None` if it can be trusted.
-pub fn distrust(stat: &FileStat) -> Option<String> {
+pub fn why_untrusted(stat: &FileStat) -> Option<String> {
     let user = nix::unistd::geteuid().as_raw();
     if stat.st_uid != user && stat.st_uid != 0 {
         Some(format!("belongs to user {}, not to {user}", stat.st_uid))

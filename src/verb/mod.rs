@@ -92,9 +92,9 @@ fn dispatch(command: Command, session: &mut Session<'_>) -> Result<u8> {
         Command::Events { id, interval, stats } => done(events::events(&id, interval, stats, session)),
         Command::Spec { bundle, rootless } => {
             let user = if rootless {
-                cli::spec::For::User { uid: nix::unistd::geteuid().as_raw(), gid: nix::unistd::getegid().as_raw() }
+                cli::spec::SpecUser::User { uid: nix::unistd::geteuid().as_raw(), gid: nix::unistd::getegid().as_raw() }
             } else {
-                cli::spec::For::Root
+                cli::spec::SpecUser::Root
             };
             done(cli::spec::write(&bundle, &cli::spec::text(session.global.name, user)))
         }

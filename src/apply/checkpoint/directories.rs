@@ -80,7 +80,7 @@ fn open(path: &Path, flag: &'static str) -> Result<OwnedFd> {
     let dir = fd::open(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY).with_context(context).map_err(origin)?;
     let stat = fd::stat(dir.as_fd()).with_context(context).map_err(origin)?;
     check_links(path, &stat).map_err(origin)?;
-    match fd::distrust(&stat) {
+    match fd::why_untrusted(&stat) {
         None => Ok(dir),
         Some(why) => {
             let error = Error::new(Kind::PermissionDenied, format!("the directory {path:?} {why}"));

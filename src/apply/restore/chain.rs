@@ -70,7 +70,7 @@ fn check(dir: BorrowedFd<'_>) -> Result<bool> {
             _ if shown == PARENT => has_parent = true,
             libc::S_IFREG if stat.st_nlink != 1 => return Err(refuse(&shown, "has another name")),
             // A user who may write to it could change it between this check and CRIU.
-            libc::S_IFREG => fd::distrust(&stat).map_or(Ok(()), |why| Err(refuse(&shown, &why)))?,
+            libc::S_IFREG => fd::why_untrusted(&stat).map_or(Ok(()), |why| Err(refuse(&shown, &why)))?,
             // CRIU opens only a directory that `parent` names.
             libc::S_IFDIR => {}
             // Only CRIU connects to it, and for --lazy-pages.
@@ -104,7 +104,7 @@ fn before(dir: BorrowedFd<'_>) -> Result<OwnedFd> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW;
     let before = fd::openat(dir, path, flags, 0).with_context(context)?;
     trusted.push(fd::stat(before.as_fd()).with_context(context)?);
-    match trusted.iter().find_map(fd::distrust) {
+    match trusted.iter().find_map(fd::why_untrusted) {
         Some(why) => Err(refuse("the directory of the dump before", &why)),
         None => Ok(before),
     }

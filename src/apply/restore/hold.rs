@@ -35,8 +35,8 @@ pub(crate) fn leave<'a>(
 ) -> Result<Launch<NewContainer<'a>>> {
     let begun = begin(launch.handler(), proof);
     let (kept, keeper) = match begun {
-        Ok(Begun::Runtime(keeper)) => (true, Ok(keeper)),
-        Ok(Begun::Keeper { listener, runtime }) => {
+        Ok(ForkSide::Runtime(keeper)) => (true, Ok(keeper)),
+        Ok(ForkSide::Keeper { listener, runtime }) => {
             Keeper { restoring, session, launch, listener, runtime, undo }.keep()
         }
         Err(error) => (false, Err(error)),
@@ -52,7 +52,7 @@ pub(crate) fn leave<'a>(
 }
 
 /// Which of the two processes returns from the fork.
-enum Begun {
+enum ForkSide {
     /// The runtime, with the pipe's end by which it tells the keeper that the container is committed.
     Runtime(OwnedFd),
     /// The keeper.
@@ -64,13 +64,13 @@ enum Begun {
     },
 }
 
-fn begin(creation: &NewContainer<'_>, proof: &SingleThreaded) -> Result<Begun> {
+fn begin(creation: &NewContainer<'_>, proof: &SingleThreaded) -> Result<ForkSide> {
     let listener = socket::listen_at(creation.root(), &creation.start_socket());
     let listener = listener.with_context(|| "cannot make the start socket")?;
     let (runtime, keeper) = pipe::new().with_context(|| "cannot make a pipe")?;
     match process::fork(CloneFlags::empty(), None, proof).with_context(|| "cannot make the process that waits")? {
-        Forked::Parent(_) => Ok(Begun::Runtime(keeper)),
-        Forked::Child => Ok(Begun::Keeper { listener, runtime }),
+        Forked::Parent(_) => Ok(ForkSide::Runtime(keeper)),
+        Forked::Child => Ok(ForkSide::Keeper { listener, runtime }),
     }
 }
 

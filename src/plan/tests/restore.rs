@@ -10,7 +10,7 @@ use windlass_base::mount::MountAttributes;
 use windlass_base::mountinfo::Mounted;
 use windlass_base::namespaces::Namespaces;
 use windlass_base::spec::{IdMapping, Spec};
-use windlass_plan::limit_audit::{favoured, mislabelled, raised};
+use windlass_plan::limit_audit::{exceeds_priority, mislabelled, raised};
 use windlass_plan::mount_audit::{Place, Shows, Sources, foreign_mounts, views};
 use windlass_plan::restore::{ClaimedMount, Claims, Thread, contradictions, provenance, task_contradictions};
 use windlass_plan::{Host, Options, Plan};
@@ -300,7 +300,7 @@ fn a_task_runs_before_others_only_if_the_configuration_lets_it() {
     };
     let own = task(0, -3, 0);
     let no_limit = |_| 0;
-    let refused = |plan: &Plan, found| favoured(plan, &found, &own, &no_limit).is_some();
+    let refused = |plan: &Plan, found| exceeds_priority(plan, &found, &own, &no_limit).is_some();
     let plain = with(json!(null), json!([]), "CAP_KILL");
     for (found, expected) in [
         (task(0, 0, 0), false),
@@ -313,7 +313,10 @@ fn a_task_runs_before_others_only_if_the_configuration_lets_it() {
     ] {
         assert_eq!(refused(&plain, found), expected, "{found:?}");
     }
-    assert!(favoured(&plain, &task(1, 0, 1), &own, &|number| u64::from(number == 14)).is_none(), "the runtime may");
+    assert!(
+        exceeds_priority(&plain, &task(1, 0, 1), &own, &|number| u64::from(number == 14)).is_none(),
+        "the runtime may"
+    );
     let fifo = with(json!({"policy": "SCHED_FIFO", "priority": 5}), json!([]), "CAP_KILL");
     assert!(!refused(&fifo, task(1, 0, 5)) && !refused(&fifo, task(0, 0, 0)));
     assert!(refused(&fifo, task(1, 0, 6)) && refused(&fifo, task(6, 0, 0)));

@@ -74,7 +74,7 @@ impl Control {
         let directory = windlass_args::Environment::current().shims().join(DIRECTORY);
         let _ = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory);
         let opened = fd::open(&directory, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW)?;
-        if let Some(why) = fd::distrust(&fd::stat(opened.as_fd())?) {
+        if let Some(why) = fd::why_untrusted(&fd::stat(opened.as_fd())?) {
             let call = format!("{directory:?} {why}").into();
             return Err(windlass_sys::SyscallError { call, errno: Errno::EPERM });
         }

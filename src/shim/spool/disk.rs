@@ -102,7 +102,7 @@ pub(super) fn answer(socket: BorrowedFd<'_>) -> Option<std::result::Result<Optio
 /// An unnamed file in a directory that no other user may write to.
 fn make(directory: &Path) -> Result<OwnedFd> {
     let directory = fd::open(directory, OFlag::O_PATH | OFlag::O_DIRECTORY)?;
-    if fd::distrust(&fd::stat(directory.as_fd())?).is_some() {
+    if fd::why_untrusted(&fd::stat(directory.as_fd())?).is_some() {
         return Err(SyscallError { call: "the directory can be written by others".into(), errno: Errno::EPERM });
     }
     match fd::openat(directory.as_fd(), ".", OFlag::O_RDWR | OFlag::O_TMPFILE, 0o600) {

@@ -36,10 +36,10 @@ pub struct Frame<'a> {
 
 /// Why bytes are not a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NoFrame;
+pub struct InvalidFrame;
 
 /// The first frame in `bytes`, and its length in bytes. `None`: it is incomplete.
-pub fn next_frame(bytes: &[u8]) -> Result<Option<(Frame<'_>, usize)>, NoFrame> {
+pub fn next_frame(bytes: &[u8]) -> Result<Option<(Frame<'_>, usize)>, InvalidFrame> {
     let Some((head, rest)) = bytes.split_first_chunk::<HEAD>() else { return Ok(None) };
     let [a, b, c, d, e, f, g, h, kind, _flags] = *head;
     let length = u32::from_be_bytes([a, b, c, d]) as usize;
@@ -48,10 +48,10 @@ pub fn next_frame(bytes: &[u8]) -> Result<Option<(Frame<'_>, usize)>, NoFrame> {
         1 => FrameKind::Request,
         2 => FrameKind::Response,
         3 => FrameKind::Data,
-        _ => return Err(NoFrame),
+        _ => return Err(InvalidFrame),
     };
     if length > LONGEST {
-        return Err(NoFrame);
+        return Err(InvalidFrame);
     }
     let Some(body) = rest.get(..length) else { return Ok(None) };
     Ok(Some((Frame { stream, kind, body }, HEAD + length)))
@@ -138,7 +138,7 @@ mod tests {
     #[test]
     fn too_long_or_of_no_kind_is_no_frame() {
         assert_eq!(next_frame(&[0, 0x40, 0, 0, 0, 0, 0, 1, 1, 0]), Ok(None));
-        assert_eq!(next_frame(&[0, 0x40, 0, 1, 0, 0, 0, 1, 1, 0]), Err(NoFrame));
-        assert_eq!(next_frame(&[0, 0, 0, 0, 0, 0, 0, 1, 9, 0]), Err(NoFrame));
+        assert_eq!(next_frame(&[0, 0x40, 0, 1, 0, 0, 0, 1, 1, 0]), Err(InvalidFrame));
+        assert_eq!(next_frame(&[0, 0, 0, 0, 0, 0, 0, 1, 9, 0]), Err(InvalidFrame));
     }
 }

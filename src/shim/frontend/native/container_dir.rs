@@ -131,7 +131,7 @@ impl ContainerDir {
         }
         match fd::stat_at(fd::CWD, path) {
             Err(failed) if failed.errno == Errno::ENOENT => Ok(()),
-            other => believed(&other?, path),
+            other => check_trusted(&other?, path),
         }
     }
 
@@ -139,7 +139,7 @@ impl ContainerDir {
         let state = self.state();
         match way::open(state) {
             Err(failed) if failed.errno == Errno::ENOENT => Ok(()),
-            other => believed(&fd::stat(other?.as_fd())?, state),
+            other => check_trusted(&fd::stat(other?.as_fd())?, state),
         }
     }
 
@@ -266,7 +266,7 @@ impl ContainerDir {
             Errno::ENOENT => Refusal::new(Code::NotFound, format!("{:?} is not the container of a shim", self.dir)),
             _ => failed.into(),
         })?;
-        believed(&fd::stat(file.as_fd())?, &path)?;
+        check_trusted(&fd::stat(file.as_fd())?, &path)?;
         let text = fd::read_all(file, fd::DOCUMENT)?;
         let facts: Facts =
             serde_json::from_slice(&text).map_err(|error| Refusal::new(Code::Invalid, format!("{path:?}: {error}")))?;
@@ -316,9 +316,9 @@ impl ContainerDir {
     }
 }
 
-fn believed(stat: &nix::sys::stat::FileStat, path: &Path) -> Result<()> {
+fn check_trusted(stat: &nix::sys::stat::FileStat, path: &Path) -> Result<()> {
     let refused = |why| Err(Refusal::new(Code::Invalid, format!("{path:?} {why}")));
-    fd::distrust(stat).map_or(Ok(()), refused)
+    fd::why_untrusted(stat).map_or(Ok(()), refused)
 }
 
 fn exec_name(exec: &str, suffix: &str) -> String {

@@ -14,7 +14,7 @@ use windlass_base::rfc3339;
 
 /// The entries that are printed, and how.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Wanted {
+pub(super) struct LogFilter {
     /// The oldest time, in RFC 3339 and UTC, as the log has it.
     pub since: Option<String>,
     /// Whether to print the time before each line.
@@ -32,7 +32,7 @@ enum Format {
 pub(super) struct Reader {
     spec: LogFile,
     format: Format,
-    wanted: Wanted,
+    wanted: LogFilter,
     file: Option<File>,
     inode: u64,
     /// The beginning of an incomplete entry.
@@ -43,7 +43,7 @@ pub(super) struct Reader {
 
 impl Reader {
     /// A reader of the first log that is a file.
-    pub(super) fn new(logs: &[Log], wanted: Wanted) -> Result<Reader, Refusal> {
+    pub(super) fn new(logs: &[Log], wanted: LogFilter) -> Result<Reader, Refusal> {
         let found = logs.iter().find_map(|log| match log {
             Log::K8s(file) => Some((Format::K8s, file)),
             Log::Json(file) => Some((Format::Json, file)),
@@ -211,7 +211,7 @@ mod tests {
         let line = |second: u32, text: &str| format!("2026-01-01T00:00:{second:02}.5+00:00 stdout F {text}\n");
         std::fs::write(dir.join("log.1"), line(1, "one")).expect("written");
         std::fs::write(&path, line(2, "two")).expect("written");
-        let mut reader = Reader::new(&[Log::K8s(spec.clone())], Wanted::default()).expect("a log");
+        let mut reader = Reader::new(&[Log::K8s(spec.clone())], LogFilter::default()).expect("a log");
         assert_eq!(read(&mut reader), "one\ntwo\n");
         // After two rotations, the reader continues in the old file and then reads the newer ones.
         let mut old = std::fs::OpenOptions::new().append(true).open(&path).expect("opened");
@@ -221,7 +221,7 @@ mod tests {
         std::fs::write(&path, line(5, "five")).expect("written");
         assert_eq!(read(&mut reader), "three\nfour\nfive\n");
         assert_eq!(read(&mut reader), "");
-        let wanted = Wanted { since: Some("2026-01-01T00:00:04.500Z".into()), timestamps: true };
+        let wanted = LogFilter { since: Some("2026-01-01T00:00:04.500Z".into()), timestamps: true };
         let mut late = Reader::new(&[Log::K8s(spec)], wanted).expect("a log");
         assert_eq!(read(&mut late), "2026-01-01T00:00:04.5+00:00 four\n2026-01-01T00:00:05.5+00:00 five\n");
         std::fs::remove_dir_all(dir).expect("removed");

@@ -88,7 +88,7 @@ fn all(state: &Path) -> Result<Vec<Shim>, Failure> {
         other => other.map_err(|failed| Failure(failed.to_string()))?,
     };
     let stat = fd::stat(opened.as_fd()).map_err(|failed| Failure(failed.to_string()))?;
-    if let Some(why) = fd::distrust(&stat) {
+    if let Some(why) = fd::why_untrusted(&stat) {
         print_error(NAME, &format!("{controls:?} {why}"));
         return Ok(shims);
     }

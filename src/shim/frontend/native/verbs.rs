@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::container_dir::ContainerDir;
-use super::logs::{self, Reader, Wanted};
+use super::logs::{self, LogFilter, Reader};
 use super::stalled::{self, ANSWER_TIME};
 use super::{attach, dead};
 use crate::refusal::{Refusal, Result};
@@ -253,7 +253,7 @@ impl Invocation<'_> {
         let logs = dir.facts()?.logs()?;
         let since = self.matches.text("since")?;
         let since = since.map(|text| logs::since(&text, clock::wall())).transpose()?;
-        let mut reader = Reader::new(&logs, Wanted { since, timestamps: self.matches.switch("timestamps") })?;
+        let mut reader = Reader::new(&logs, LogFilter { since, timestamps: self.matches.switch("timestamps") })?;
         let (mut stdout, mut stderr) = (io::BufWriter::new(io::stdout()), io::BufWriter::new(io::stderr()));
         loop {
             // Checked before the log is read, so that everything that was written before the end is printed.
