@@ -42,7 +42,8 @@ pub enum Kind {
     Kernel,
     /// systemd refused, or could not be reached.
     Systemd,
-    /// The two halves of the runtime did not understand each other, or one of them died.
+    /// The two halves of the runtime did not understand each other, or one of them died. Also a fault of windlass itself,
+    /// such as a plan that uses a source twice.
     Protocol,
     /// A file of the runtime's own is damaged or of an unknown version.
     State,

@@ -186,7 +186,7 @@ impl Outlet {
     /// Moves as much as possible.
     pub(super) fn pump(&mut self, context: &mut OutletContext<'_>) {
         self.waits_for_clients = false;
-        self.spool.iter_mut().for_each(|spool| spool.handle_children());
+        self.spool.iter_mut().for_each(|spool| spool.check_writer());
         let mut reads = true;
         // Whether a splice has left bytes in the source because the sink is full.
         let mut full = false;

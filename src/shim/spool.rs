@@ -242,7 +242,7 @@ impl Spool {
     }
 
     /// Checks whether the child that writes has ended.
-    pub(super) fn handle_children(&mut self) {
+    pub(super) fn check_writer(&mut self) {
         let Some(Writer { answer, .. }) = &self.writer else { return };
         let Some(result) = disk::answer(answer.as_fd()) else { return };
         let Some(Writer { bytes, taken, .. }) = self.writer.take() else { return };

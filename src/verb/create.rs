@@ -60,7 +60,7 @@ struct PlannedBundle {
 impl PlannedBundle {
     fn new(
         options: &cli::Create,
-        restores: bool,
+        from: ProcessSource<'_>,
         root: &Path,
         session: &mut Session<'_>,
         timer: &mut StepTimer,
@@ -75,7 +75,8 @@ impl PlannedBundle {
         bundle.prepare(&mut planning)?;
         let keep_warnings = |_: &Error| session.warnings.extend(bundle.warnings.iter().cloned());
         let mut plan = bundle.plan(&options.id, &planning).inspect_err(keep_warnings)?;
-        let notify = !restores && ServiceManager::from_environment()?.is_some() && notify::plan_mount(&mut plan, root);
+        let notify =
+            !from.is_restore() && ServiceManager::from_environment()?.is_some() && notify::plan_mount(&mut plan, root);
         let resources = bundle.spec.linux.as_ref().and_then(|linux| linux.resources.as_ref());
         let delegation = match is_rootless(global, &planning.host) {
             true => Delegation::Optional,
@@ -126,6 +127,10 @@ enum ProcessSource<'a> {
 }
 
 impl ProcessSource<'_> {
+    fn is_restore(self) -> bool {
+        matches!(self, ProcessSource::Images(_))
+    }
+
     fn purpose(self) -> Purpose {
         match self {
             ProcessSource::Created => Purpose::Create,
@@ -147,8 +152,7 @@ fn make<T>(
 ) -> Result<T> {
     let mut timer = StepTimer::start(session.debug);
     let caller_paths = CallerPaths::open(options, session)?;
-    let restores = matches!(from, ProcessSource::Images(_));
-    let mut planned = PlannedBundle::new(options, restores, &caller_paths.root, session, &mut timer)?;
+    let mut planned = PlannedBundle::new(options, from, &caller_paths.root, session, &mut timer)?;
     let mut stdio = planned.stdio(detached, caller_paths.console_socket)?;
     let mut inherit = stdio.inherit(planned.user(), &planned.options.host, detached)?;
     inherit.listens = session.passed.listens();
@@ -271,10 +275,7 @@ fn run_from(
         process::become_subreaper().with_context(|| "cannot become a subreaper")?;
     }
     // A restored container reported that it was ready before its dump.
-    let host = match from {
-        ProcessSource::Images(_) => None,
-        ProcessSource::Created | ProcessSource::Run => ServiceManager::from_environment()?,
-    };
+    let host = if from.is_restore() { None } else { ServiceManager::from_environment()? };
     let begin = |mut launch: Launch<NewContainer<'_>>, relay, facts: &Host| {
         let notify = match host.as_ref().map_or(Ok(None), |host| launch.handler().listen(host)) {
             // The service manager does not listen for READY=1. In the foreground the caller waits for the end anyway.
@@ -317,13 +318,26 @@ fn run_from(
     };
     let exit = apply::wait(&foreground, &child, relay, notify.as_ref(), &mut session.warnings);
     timer.done("wait for its end");
-    let ended = exit.and_then(|exit| end(&mut container, exit, options.keep, session).map(|()| exit));
+    let status = remove_ended(&mut container, &child, exit, options.keep, session);
     timer.done("remove the container");
+    status
+}
+
+/// Removes a container in the foreground after its end, or ends it if the wait for that has failed. Returns the exit
+/// code.
+fn remove_ended(
+    container: &mut Container,
+    child: &Child,
+    exit: Result<Exit>,
+    keep: bool,
+    session: &mut Session<'_>,
+) -> Result<u8> {
+    let ended = exit.and_then(|exit| end(container, exit, keep, session).map(|()| exit));
     let exit = ended.inspect_err(|_| {
         // For the caller a failure means the end of the container.
         child.end();
-        if !options.keep && container.exists().unwrap_or(false) {
-            session.warnings.extend(apply::destroy(&container).unwrap_or_default());
+        if !keep && container.exists().unwrap_or(false) {
+            session.warnings.extend(apply::destroy(container).unwrap_or_default());
         }
     })?;
     Ok(exit.status() as u8)
