@@ -489,7 +489,7 @@ fn a_read_only_root_says_nothing_of_other_mounts() {
         faults.into_iter().map(|fault| fault.pointer).collect()
     };
     assert_eq!(found(&claims), ["/root/readonly"]);
-    claims.mounts[0].flags = MountAttributes::RDONLY.bits();
+    claims.mounts[0].flags = MountAttributes::RDONLY;
     assert!(found(&claims).is_empty(), "/proc may be written to");
 }
 
