@@ -39,8 +39,10 @@ pub fn run(args: impl Iterator<Item = OsString>) -> u8 {
             return rejected.exit;
         }
     };
-    // A caller's RLIMIT_FSIZE is reported as any other shortage.
-    let _ = signals::block_sigxfsz();
+    // A caller's RLIMIT_FSIZE is reported as any other shortage. `run` in the foreground blocks all signals.
+    if !matches!(&command, Command::Run(run) if !run.detach) {
+        let _ = signals::block_sigxfsz();
+    }
     // This comes first: later the program's own descriptors could be mistaken for the caller's.
     let passed = PassedFds::find(&command);
     let log = match Log::open(&global) {
