@@ -11,6 +11,7 @@ use serde_json::json;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 chapter! { "security":
     dev_as_a_symlink_to_the_host_changes_nothing_there,
@@ -286,7 +287,7 @@ fn a_working_directory_that_leaves_its_volume_meanwhile_does_not_lead_out(t: &T)
     let mut strace = std::process::Command::new("strace");
     strace.args(["-f", "-o", "/dev/null", "-e", "trace=fchdir", "-e", "inject=fchdir:delay_enter=500000"]);
     strace.arg(run.get_program()).args(run.get_args()).args(["run", "--bundle"]).arg(&bundle.dir).arg(&id);
-    let strace = strace.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::piped()).spawn()?;
+    let strace = strace.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     let file = |path: &Path| fs::metadata(path).ok().map(|file| (file.dev(), file.ino()));
     let wanted = file(&work);
     let has_it_open = || {
