@@ -79,7 +79,7 @@ const UNDO: Duration = Duration::from_secs(10);
 pub struct CheckpointError {
     /// The failure.
     pub error: Error,
-    /// Whether CRIU has failed at the dump: [`check`] may name what it could not dump.
+    /// Whether CRIU has failed at the dump: `check` may name what it could not dump.
     pub in_dump: bool,
 }
 
