@@ -13,7 +13,7 @@ use super::supervisor::Supervisor;
 use super::{Container, Event, Interest, ProcessId, Refusal, Reply, WaitToken};
 use windlass_sys::clock;
 use windlass_sys::fd::Durability;
-use windlass_sys::process::{self, Exit};
+use windlass_sys::process;
 
 impl Supervisor {
     /// Carries out the effects of a transition.
@@ -194,10 +194,11 @@ impl Supervisor {
                 }
             },
             // No process can be made at the moment, so the loop writes the record itself, and stands still meanwhile.
-            Err(_) => match exit::write(&writing) {
-                Ok(()) => RecordWrite::Done,
-                Err(_) => RecordWrite::Failed,
-            },
+            Err(_) => {
+                let unwritten = exit::write(&writing);
+                exit::keep_unwritten(&mut managed.new.exit_files, unwritten);
+                if unwritten == 0 { RecordWrite::Done } else { RecordWrite::Failed }
+            }
         }
     }
 
@@ -205,13 +206,12 @@ impl Supervisor {
     pub(super) fn look_at_recorder(&mut self, serial: u32) {
         let Some(managed) = self.processes.get_mut(serial) else { return };
         let Some(child) = &managed.recorder else { return };
-        let written = match child.try_wait() {
-            Ok(None) => return,
-            Ok(Some(exit)) => exit == Exit::Code(0),
-            Err(_) => false,
-        };
+        let ended = child.try_wait();
+        let Some(ended) = ended.transpose() else { return };
+        let unwritten = exit::unwritten_by(ended);
+        exit::keep_unwritten(&mut managed.new.exit_files, unwritten);
         managed.recorder = None;
-        self.recorded(serial, written);
+        self.recorded(serial, unwritten == 0);
     }
 
     fn recorded(&mut self, serial: u32, written: bool) {

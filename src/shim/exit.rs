@@ -152,7 +152,26 @@ impl Writing<'_> {
     }
 }
 
-/// Writes in a child, which exits 0 when everything is on disk.
+/// In what [`write`] returns: everything is still to be written.
+const ALL: u8 = 1;
+/// In what [`write`] returns: the files of an OOM kill.
+const OOM: u8 = 1 << 7;
+
+/// In what [`write`] returns: the exit file at this place of the list.
+fn bit(place: usize) -> u8 {
+    2 << place.min(5)
+}
+
+/// Leaves the files that are still to be written. One that was written may have been read and removed, and its name may
+/// be that of the container's next life: it must not come again.
+pub(super) fn keep_unwritten(files: &mut Vec<ExitFile>, unwritten: u8) {
+    if unwritten & ALL == 0 {
+        let mut place = 0..;
+        files.retain(|_| place.next().is_some_and(|place| unwritten & bit(place) != 0));
+    }
+}
+
+/// Writes in a child, whose exit code is what [`write`] returns.
 ///
 /// If the shim is killed, the child goes on only if its files cannot become another container's
 /// ([`Writing::is_of_this_container`]). Otherwise it dies too, and the end stays as unknown as if it had not begun.
@@ -165,38 +184,51 @@ pub(super) fn write_in_child(writing: &Writing<'_>) -> Result<Child> {
             let goes_on = writing.is_of_this_container()
                 || (process::die_with_parent().is_ok() && nix::unistd::getppid() == shim);
             if !goes_on {
-                process::exit_now(1);
+                process::exit_now(ALL.into());
             }
             // This takes a while on a slow disk. Descriptors that the shim closes meanwhile must be closed here too.
             let kept: Vec<_> = writing.logs.iter().map(AsFd::as_fd).collect();
             descriptors::close_all_but(0, &kept);
-            process::exit_now(i32::from(write(writing).is_err()))
+            process::exit_now(write(writing).into())
         }
     }
 }
 
-/// Writes in this process.
-pub(super) fn write(writing: &Writing<'_>) -> Result<()> {
-    let mut result = Ok(());
+/// What a child that [`write_in_child`] made has not written.
+pub(super) fn unwritten_by(ended: Result<Exit>) -> u8 {
+    ended.ok().and_then(Exit::code).and_then(|code| u8::try_from(code).ok()).unwrap_or(ALL)
+}
+
+/// Writes in this process. Returns what could not be written, as bits: 0 if everything is on disk.
+pub(super) fn write(writing: &Writing<'_>) -> u8 {
+    let mut unwritten = 0;
     for log in writing.logs {
         // An error here means an incomplete log, which does not make the record wrong.
         let _ = nix::unistd::fdatasync(log);
     }
     if writing.record.exit.oom_killed {
         for path in writing.oom_files {
-            result = result.and(put(path, b"", writing.durability));
+            unwritten |= if put(path, b"", writing.durability).is_err() { OOM } else { 0 };
         }
     }
-    for file in writing.files {
+    for (place, file) in writing.files.iter().enumerate() {
         let done = match file {
             ExitFile::Record(path) => put_record(path, &json(writing.record), writing.durability),
-            ExitFile::Decimal(path) => put(path, writing.code.to_string().as_bytes(), writing.durability),
+            ExitFile::Decimal(path) => put_if_wanted(path, writing.code, writing.durability),
             ExitFile::RuntimeState(path) => tell_runtime(path, writing.record, writing.durability),
         };
         // Each file has its own readers, so a file that cannot be written does not stop the others.
-        result = result.and(done);
+        unwritten |= if done.is_err() { bit(place) } else { 0 };
     }
-    result
+    unwritten
+}
+
+/// Writes a file of conmon's. The engine removes its directory once it has learnt of the end from another one.
+fn put_if_wanted(path: &Path, code: i32, durability: Durability) -> Result<()> {
+    match put(path, code.to_string().as_bytes(), durability) {
+        Err(failed) if failed.errno == Errno::ENOENT => Ok(()),
+        other => other,
+    }
 }
 
 /// The file beside a record that keeps room on the disk for it.
@@ -267,6 +299,36 @@ mod tests {
         assert_eq!(String::from_utf8_lossy(&json(&record)), text, "engines read it");
         assert_eq!(read.status(), status());
         assert_eq!(std::fs::read_dir(&dir).expect("read").count(), 1, "nothing temporary stays");
+        std::fs::remove_dir_all(&dir).expect("removed");
+    }
+
+    #[test]
+    fn what_was_written_is_not_written_again() {
+        let dir = std::env::temp_dir().join(format!("windlass-again-{}", std::process::id()));
+        std::fs::create_dir_all(dir.join("exits")).expect("a directory");
+        std::fs::write(dir.join("file"), "").expect("a file");
+        let decimal = |name: &str| ExitFile::Decimal(dir.join(name));
+        let mut files = vec![decimal("exits/web"), decimal("file/exit"), decimal("gone/exit"), decimal("exits/other")];
+        let record = Record::of(&ProcessId::init("web"), 7, &status(), (0, 0));
+        let unwritten = |files: &[ExitFile]| {
+            write(&Writing {
+                files,
+                oom_files: &[],
+                record: &record,
+                code: 137,
+                durability: Durability::Synced,
+                logs: &[],
+            })
+        };
+        let left = unwritten(&files);
+        assert_eq!(std::fs::read_to_string(dir.join("exits/web")).expect("written"), "137");
+        keep_unwritten(&mut files, left);
+        assert_eq!(files, [decimal("file/exit")], "nobody reads what is to be in a directory that is gone");
+        std::fs::remove_file(dir.join("file")).expect("removed");
+        std::fs::create_dir(dir.join("file")).expect("a directory");
+        assert_eq!(unwritten(&files), 0);
+        keep_unwritten(&mut files, unwritten_by(Ok(Exit::Signal(9))));
+        assert_eq!(files.len(), 1, "a child that was killed has told nothing");
         std::fs::remove_dir_all(&dir).expect("removed");
     }
 

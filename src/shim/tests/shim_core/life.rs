@@ -5,7 +5,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd};
 use std::process::Command;
 use std::time::Duration;
 
-use windlass_shim::{Code, Event, Interest, NewProcess, Output, Phase, ProcessId, Reply, Request, Stdio, Timeouts};
+use windlass_shim::{
+    Code, Event, ExitFile, Interest, NewProcess, Output, Phase, ProcessId, Reply, Request, Stdio, Timeouts,
+};
 use windlass_sys::process::Exit;
 
 use super::Test;
@@ -32,7 +34,28 @@ pub const TESTS: &[Test] = tests![
     the_error_of_a_call_is_not_taken_away_by_another,
     an_exec_is_not_made_known_after_the_end_of_init,
     a_thousand_execs_leave_nothing_behind,
+    a_status_that_the_engine_has_taken_is_not_written_again,
 ];
+
+/// podman removes the second directory when it has learnt of the end, and may have started the container again by the
+/// time of another try: the status would be that of its new life.
+fn a_status_that_the_engine_has_taken_is_not_written_again() {
+    let mut rig = Rig::new();
+    let (exits, persist) = (rig.dir.join("exits"), rig.dir.join("persist"));
+    fs::create_dir(&exits).expect("a directory");
+    // Not a directory: this one fails each time.
+    fs::write(&persist, "").expect("a file");
+    let files = [exits.join("c"), persist.join("exit"), rig.dir.join("gone/exit")].map(ExitFile::Decimal).to_vec();
+    let new = NewProcess { exit_files: files, ..rig.new_process("", "exit 3", Stdio::default()) };
+    rig.done(Request::Create(new)).expect("created");
+    rig.done(Request::Start(init())).expect("started");
+    rig.turns_until("the status", |_| exits.join("c").exists());
+    fs::remove_file(exits.join("c")).expect("removed");
+    rig.turns(Duration::from_millis(1200));
+    fs::remove_file(&persist).expect("removed");
+    assert_eq!(rig.exit(&init()), Some(Exit::Code(3)), "what nobody wants holds nothing up");
+    assert!(!exits.join("c").exists(), "it came again");
+}
 
 fn a_life_is_told_in_order() {
     let mut rig = Rig::new();
