@@ -23,6 +23,7 @@ chapter! { "checkpoint":
     binds_are_the_host_s_again [Windlass, Criu, Slow],
     a_read_only_root_is_read_only_again [Windlass, Criu, Slow],
     a_user_namespace_with_its_cgroup_mount_comes_back [Windlass, Criu, Slow],
+    mounts_on_mounts_come_back_in_a_user_namespace [Windlass, Criu, Slow],
     images_are_read_by_two_user_namespaces_at_once [Windlass, Criu, Slow],
     isolation_is_the_same_afterwards [Windlass, Criu, Slow],
     a_pipe_of_the_caller_is_replaced_by_the_next_one [Windlass, Criu, Slow],
@@ -193,6 +194,40 @@ fn a_user_namespace_with_its_cgroup_mount_comes_back(t: &T) -> Verdict {
     let container = comes_back(t, &bundle, &[])?;
     let seen = container.exec_sh("cat /proc/self/uid_map; cat /proc/self/cgroup; cat /sys/fs/cgroup/cgroup.procs")?;
     seen.stdout_has("100000")?.stdout_has("0::/\n")?.stdout_has("1\n")?;
+    Ok(())
+}
+
+/// CRIU copies each mount alone, which the kernel refuses in a user namespace where others are on it, and with the rights
+/// of the container's root, which cannot reach every source.
+fn mounts_on_mounts_come_back_in_a_user_namespace(t: &T) -> Verdict {
+    use std::os::unix::fs::PermissionsExt;
+    let hidden = t.path("hidden");
+    let (whole, inner, file) = (hidden.join("whole"), hidden.join("whole/inner"), hidden.join("file"));
+    fs::create_dir_all(&inner).context("directories")?;
+    fs::write(&file, "bound").context("a file")?;
+    t.host("mount", &["-t", "tmpfs", "none", &inner.display().to_string()])?;
+    fs::write(inner.join("mark"), "inner").context("a file")?;
+    fs::set_permissions(&hidden, fs::Permissions::from_mode(0o700)).context("mode")?;
+    let bind = |from: &Path, to: &str| json!({"destination": to, "type": "bind", "source": from, "options": ["rbind", "rprivate"]});
+    let queue = json!({"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue"});
+    let bundle = in_a_user_namespace(counting(t)?)
+        .mount(queue)
+        .mount(bind(&whole, "/whole"))
+        .mount(bind(&file, "/whole/inner/file"))
+        .mount(bind(&file, "/bound"));
+    let look = "cat /whole/inner/mark /whole/inner/file /bound; ls -d /dev/mqueue";
+    let container = start(t, &bundle)?;
+    let before = container.exec_sh(look)?.stdout;
+    ensure_eq!(before, "innerboundbound/dev/mqueue\n", "before");
+    counts_on(&bundle, 1)?;
+    let images = Images::new(t);
+    images.dump(&container, &[])?;
+    let at = count(&bundle);
+    let container = images.restore(&bundle, &[])?;
+    counts_on(&bundle, at)?;
+    ensure_eq!(container.exec_sh(look)?.stdout, before, "afterwards");
+    drop(container);
+    t.host("umount", &[&inner.display().to_string()])?;
     Ok(())
 }
 

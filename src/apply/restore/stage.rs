@@ -7,8 +7,12 @@
 //!
 //! Where the host has the same mount, CRIU gets the path on the host. CRIU joins mounts to a peer group through one of
 //! their sources, whose mount must contain the others (move_mount(2), `MOVE_MOUNT_SET_GROUP`).
+//!
+//! CRIU copies each mount alone. If the container has a user namespace, the kernel refuses that where another mount is on
+//! it (mount_namespaces(7)). So such a mount is copied once more here, without the mounts on it.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
@@ -163,7 +167,7 @@ pub(crate) fn stage(
         };
         done.map_err(|error| error.origin(step.origin.clone()))?;
     }
-    staging.end()
+    staging.end(plan.topology.new.contains(Namespaces::USER))
 }
 
 /// The directory of the container's cgroup, if the container gets a cgroup namespace.
@@ -177,13 +181,18 @@ fn own_cgroup(plan: &Plan, cgroup: Option<&str>) -> Result<Option<OwnedFd>> {
     }
 }
 
-/// The path of a source on the host, if CRIU can take it there: its ids are not mapped, and the tmpfs does not cover
-/// it.
+/// The path of a source on the host, if CRIU can take it there: its ids are not mapped, the tmpfs does not cover it, and
+/// root of the container can reach it: in a user namespace, CRIU takes the source with the rights of that user.
 fn outside(plan: &Plan, id: SourceId, bundle: &Path, place: &Path) -> Option<PathBuf> {
     let source = plan.source(id).filter(|source| source.idmap.is_none())?;
     let path = std::fs::canonicalize(bundle.join(&source.path)).ok()?;
-    (!path.starts_with(place)).then_some(path)
+    let open = |dir: &Path| std::fs::metadata(dir).is_ok_and(|dir| dir.permissions().mode() & SEARCHED_BY_OTHERS != 0);
+    let reached = !plan.topology.new.contains(Namespaces::USER) || path.ancestors().skip(1).all(open);
+    (reached && !path.starts_with(place)).then_some(path)
 }
+
+/// The mode bit of a directory that everybody may search.
+const SEARCHED_BY_OTHERS: u32 = 0o001;
 
 /// Whether the ids of a source and of the mounts below it are mapped.
 fn mapped(source: Option<&Source>) -> [MountAttributes; 2] {
@@ -236,12 +245,7 @@ impl<'a> Staging<'a> {
     fn attach_beside(&mut self, name: String, copy: Copy) -> Result<()> {
         let context = || format!("cannot make {name} ready for CRIU");
         let file = self.attached.len().to_string();
-        if is_directory(copy.mount.as_fd()).with_context(context)? {
-            fd::mkdirat(self.dir.as_fd(), &file, 0o700).with_context(context)?;
-        } else {
-            drop(fd::make_new(self.dir.as_fd(), &file, 0o600).with_context(context)?);
-        }
-        mount::attach_at(copy.mount.as_fd(), self.dir.as_fd(), &file).with_context(context)?;
+        self.attach(copy.mount.as_fd(), &file).with_context(context)?;
         let Copy { outside, flags, .. } = copy;
         self.attached.push(Attached { name, place: self.place.join(file), outside, flags });
         Ok(())
@@ -263,8 +267,9 @@ impl<'a> Staging<'a> {
         Ok(())
     }
 
-    /// Adds the mounts below the attached ones, which came along with them.
-    fn end(self) -> Result<Stage> {
+    /// Adds the mounts below the attached ones, which came along with them. `alone`: CRIU gets no mount with another one
+    /// below it.
+    fn end(self, alone: bool) -> Result<Stage> {
         let text = fd::document("/proc/self/mountinfo");
         let mounted = mountinfo::parse(&text.with_context(|| "cannot read the mounts")?);
         let root = self.place.join(ROOT);
@@ -294,7 +299,32 @@ impl<'a> Staging<'a> {
                 sources.push(external(of, Some(mount), format!("{}/{}", of.name, rest.display()), rest));
             }
         }
-        Ok(Stage { root: root.to_string_lossy().into_owned(), rootfs, sources })
+        let mut stage = Stage { root: root.to_string_lossy().into_owned(), rootfs, sources };
+        let sources = std::iter::once(&mut stage.root).chain(stage.sources.iter_mut().map(|it| &mut it.source));
+        for (number, source) in sources.enumerate().filter(|_| alone) {
+            if mounted.iter().any(|mount| mount.point != *source && Path::new(&mount.point).starts_with(&*source)) {
+                *source = self.copy_alone(source, &format!("alone{number}"))?;
+            }
+        }
+        Ok(stage)
+    }
+
+    /// Attaches a copy of the mount at `path` beside the root filesystem, without the mounts below it. Returns its path.
+    fn copy_alone(&self, path: &str, file: &str) -> Result<String> {
+        let context = || format!("cannot make {path} ready for CRIU");
+        let from = fd::open(path, OFlag::O_PATH).with_context(context)?;
+        let copy = clone_tree(from.as_fd(), "", false).with_context(context)?;
+        self.attach(copy.as_fd(), file).with_context(context)?;
+        Ok(self.place.join(file).to_string_lossy().into_owned())
+    }
+
+    /// Attaches a mount under this name beside the root filesystem.
+    fn attach(&self, mount: BorrowedFd<'_>, file: &str) -> windlass_sys::Result<()> {
+        match is_directory(mount)? {
+            true => fd::mkdirat(self.dir.as_fd(), file, 0o700)?,
+            false => drop(fd::make_new(self.dir.as_fd(), file, 0o600)?),
+        }
+        mount::attach_at(mount, self.dir.as_fd(), file)
     }
 }
 
