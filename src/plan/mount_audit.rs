@@ -17,7 +17,7 @@ use crate::checkpoint::is_below;
 use crate::create::Plan;
 use crate::mount::MountKind;
 use crate::path::RootPath;
-use crate::restore::{OWN, RESTRICTING, may_mount, of_mount, pointer_of, required};
+use crate::restore::{OWN, RESTRICTING, may_mount, pointer_of, required};
 use crate::step::Action;
 
 /// A file or directory in a filesystem, as mountinfo names both (proc_pid_mountinfo(5)).
@@ -129,6 +129,9 @@ pub enum Shows {
     Nothing,
 }
 
+/// The flags of a [`View`]: those that images are judged by, and one that they do not have.
+const SHOWN: MountAttributes = RESTRICTING.union(MountAttributes::NOSYMFOLLOW);
+
 /// The views of a container, unless its processes may mount and have changed them (`may_mount`).
 pub fn views(plan: &Plan) -> Vec<View> {
     let mut views: Vec<View> = Vec::new();
@@ -138,7 +141,11 @@ pub fn views(plan: &Plan) -> Vec<View> {
             Action::Mount(mount) => {
                 // The mount hides what lies below it.
                 views.retain(|view| view.path.without(&mount.destination).is_none());
-                (mount.destination.clone(), Shows::Flags(of_mount(plan, mount)))
+                let flags = match &mount.what {
+                    MountKind::Bind(id) => plan.source(*id).map_or(MountAttributes::empty(), |it| it.set | it.set_all),
+                    MountKind::New { .. } => mount.set,
+                };
+                (mount.destination.clone(), Shows::Flags(flags))
             }
             Action::Rootfs { source: Some(id), .. } => {
                 let flags = |source: &crate::mount::Source| source.set | source.set_all;
@@ -151,8 +158,8 @@ pub fn views(plan: &Plan) -> Vec<View> {
             _ => continue,
         };
         let shows = match shows {
-            Shows::Flags(flags) if (flags & RESTRICTING).is_empty() => continue,
-            Shows::Flags(flags) => Shows::Flags(flags & RESTRICTING),
+            Shows::Flags(flags) if (flags & SHOWN).is_empty() => continue,
+            Shows::Flags(flags) => Shows::Flags(flags & SHOWN),
             Shows::Nothing => Shows::Nothing,
         };
         let pointer = match &step.origin {

@@ -324,7 +324,7 @@ pub(crate) fn required(plan: &Plan, point: &str) -> MountAttributes {
     flags & RESTRICTING
 }
 
-pub(crate) fn of_mount(plan: &Plan, mount: &crate::mount::Mount) -> MountAttributes {
+fn of_mount(plan: &Plan, mount: &crate::mount::Mount) -> MountAttributes {
     match &mount.what {
         MountKind::Bind(id) => required_of(plan.source(*id)),
         MountKind::New { .. } => mount.set,

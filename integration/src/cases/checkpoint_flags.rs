@@ -17,6 +17,7 @@ chapter! { "checkpoint_flags":
     each_mode_of_cgroups_dumps_and_restores [Windlass, Criu, Slow],
     flags_that_change_nothing_here_do_no_harm [Windlass, Criu, Slow],
     a_name_of_an_unlinked_file_needs_its_flag [Windlass, Criu, Slow],
+    links_are_not_followed_afterwards_where_they_were_not [Windlass, Criu, Slow],
 }
 
 const FLAGS: &[(&str, &[&str])] = &[
@@ -179,5 +180,25 @@ fn a_name_of_an_unlinked_file_needs_its_flag(t: &T) -> Verdict {
     counts_on(&bundle, at)?;
     let open = || fs::read_link(format!("/proc/{}/fd/9", container.pid().ok()?)).ok();
     eventually("the file is open", open)?;
+    Ok(())
+}
+
+fn links_are_not_followed_afterwards_where_they_were_not(t: &T) -> Verdict {
+    let bound = t.path("bound");
+    fs::create_dir(&bound).context("a directory")?;
+    let tmpfs = json!({"destination": "/new", "type": "tmpfs", "source": "tmpfs", "options": ["nosymfollow"]});
+    let bundle =
+        t.bundle()?.sh(COUNTING).mount(tmpfs).bind(&bound, "/bound", &["rbind", "rprivate", "nosymfollow", "nodev"]);
+    let look =
+        "for d in /new /bound; do echo in >$d/file; ln -sf file $d/link; cat $d/link 2>/dev/null || echo no; done";
+    let container = start(t, &bundle)?;
+    ensure_eq!(container.exec_sh(look)?.stdout, "no\nno\n", "before");
+    let images = Images::new(t);
+    let mut command = t.command();
+    command.args(["checkpoint", "--check", &container.id]);
+    ensure!(!t.finish(command)?.stdout.contains("nosymfollow"), "nothing of it is lost");
+    images.dump(&container, &[])?;
+    let container = images.restore(&bundle, &[])?;
+    ensure_eq!(container.exec_sh(look)?.stdout, "no\nno\n", "afterwards");
     Ok(())
 }

@@ -13,7 +13,7 @@ use windlass_base::mountinfo::{self, Mounted};
 use windlass_base::namespaces::Namespaces;
 use windlass_plan::Plan;
 use windlass_plan::mount_audit::{Shows, Sources, View, foreign_mounts, views};
-use windlass_plan::restore::may_mount;
+use windlass_plan::restore::{RESTRICTING, may_mount};
 use windlass_sys::mount::{self, Attributes};
 use windlass_sys::process::{self, Child};
 use windlass_sys::{fd, stdio};
@@ -28,14 +28,18 @@ const TMPFS: i64 = 0x0102_1994;
 
 const CONTEXT: &str = "cannot look at the mounts of the restored processes";
 
-/// Sets the flags that the configuration demands on bind mounts that CRIU has made without them. CRIU makes the root
-/// without any flags. Of two bind mounts with the same source and the same flags, it makes the second as a copy of the
-/// host's mount, which need not have these flags.
+/// Sets the flags that the configuration demands on mounts that CRIU has made without them. CRIU does not know nosymfollow,
+/// and makes the root without any flags. Of two bind mounts with the same source and the same flags, it makes the second
+/// as a copy of the host's mount, which need not have these flags.
 pub(crate) fn restrict(init: &Child, plan: &Plan) -> Result<()> {
     let _visit = JoinedNamespaces::visit(init.pidfd.as_fd(), Namespaces::MOUNT)?;
     let root = fd::open("/", OFlag::O_PATH | OFlag::O_DIRECTORY).with_context(|| CONTEXT)?;
     for View { path, shows, external, .. } in views(plan) {
-        let (Shows::Flags(set), true) = (shows, external) else { continue };
+        let Shows::Flags(flags) = shows else { continue };
+        let set = if external { flags } else { flags & MountAttributes::NOSYMFOLLOW };
+        if set.is_empty() {
+            continue;
+        }
         let context = || format!("cannot restrict the restored mount {path}");
         let found = resolve::find_if_exists(root.as_fd(), &path, resolve::IN_ROOT).with_context(context)?;
         let Some(mount) = found else { continue };
@@ -114,7 +118,7 @@ fn judge(root: BorrowedFd<'_>, view: &View) -> Result<Option<Diagnostic>> {
     let Some(shown) = found else { return Ok(None) };
     let flags = mount::flags_of(shown.as_fd()).with_context(context)?;
     let wrong = match shows {
-        Shows::Flags(needed) => (!flags.contains(*needed)).then_some("lacks restrictions"),
+        Shows::Flags(needed) => (!flags.contains(*needed & RESTRICTING)).then_some("lacks restrictions"),
         Shows::Nothing => {
             let stat = fd::stat(shown.as_fd()).with_context(context)?;
             let empty = match fd::is_dir(&stat) {

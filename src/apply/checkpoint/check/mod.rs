@@ -10,11 +10,12 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 
 use windlass_base::error::{Diagnostic, Error, Kind, Result, WithContext};
+use windlass_base::mount::MountAttributes;
 use windlass_base::mountinfo::Mounted;
 use windlass_base::namespaces::Namespaces;
 use windlass_cgroup::AnyCgroup;
 use windlass_criu::flags::Flags;
-use windlass_plan::mount_audit::flags_of;
+use windlass_plan::mount_audit::{Shows, View, flags_of, views};
 use windlass_plan::restore::{ClaimedMount, Claims, mount_contradictions};
 use windlass_plan::{Action, Plan};
 use windlass_store::{Container, process_stat};
@@ -164,7 +165,13 @@ fn of_mounts(plan: &Plan, elements: &Elements, findings: &mut Vec<CheckpointObst
         let loss = if mount.kind == "tracefs" { Loss::Part } else { Loss::Restore };
         findings.push(CheckpointObstacle { loss, pointer: "/mounts".into(), ..found });
     }
-    for mount in elements.mounted.iter().filter(|mount| mount.flags.split(',').any(|flag| flag == "nosymfollow")) {
+    let asked = |mount: &Mounted| {
+        let set =
+            |view: &View| matches!(view.shows, Shows::Flags(flags) if flags.contains(MountAttributes::NOSYMFOLLOW));
+        views(plan).iter().any(|view| view.path.is(&mount.point) && set(view))
+    };
+    let forbids = |mount: &&Mounted| mount.flags.split(',').any(|flag| flag == "nosymfollow");
+    for mount in elements.mounted.iter().filter(forbids).filter(|mount| !asked(mount)) {
         let found = finding(format!("the mount {} loses nosymfollow", mount.point), "CRIU does not know the flag");
         findings.push(CheckpointObstacle { loss: Loss::Part, ..found });
     }
