@@ -31,7 +31,7 @@ impl Checkpoint {
             link_remap: matches.switch("link-remap"),
             pre_dump: matches.switch("pre-dump"),
             parent: matches.text("parent-path")?.filter(|parent| !parent.is_empty()),
-            page_server: matches.text("page-server")?.filter(|text| !text.is_empty()).map(page_server).transpose()?,
+            page_server: server(matches)?,
             ..common(matches)?
         };
         if flags.lazy_pages && flags.page_server.is_none() {
@@ -70,6 +70,8 @@ pub struct RestoreOptions {
     pub trusted: bool,
     /// Make only init: `start` restores the processes.
     pub hold: bool,
+    /// Where memory that is left for later is fetched from, if not from the images.
+    pub page_server: Option<(String, u16)>,
 }
 
 impl RestoreOptions {
@@ -82,7 +84,11 @@ impl RestoreOptions {
         };
         let trusted = matches.switch("trust-images");
         let hold = matches.switch("hold");
-        Ok(RestoreOptions { directory: images(matches), work: work(matches), flags, trusted, hold })
+        let page_server = server(matches)?;
+        if page_server.is_some() && !flags.lazy_pages {
+            return Err(flag("page-server", "--page-server needs --lazy-pages"));
+        }
+        Ok(RestoreOptions { directory: images(matches), work: work(matches), flags, trusted, hold, page_server })
     }
 }
 
@@ -146,6 +152,11 @@ fn cgroup_mode(mode: &str) -> Result<Option<CgroupMode>> {
             return Err(flag("manage-cgroups-mode", &why));
         }
     }))
+}
+
+/// `--page-server`, if it is given.
+fn server(matches: &Matches) -> Result<Option<(String, u16)>> {
+    matches.text("page-server")?.filter(|text| !text.is_empty()).map(page_server).transpose()
 }
 
 fn page_server(text: String) -> Result<(String, u16)> {

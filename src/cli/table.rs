@@ -51,6 +51,7 @@ const EXT_UNIX_SK: Flag = flag("ext-unix-sk", Takes::Nothing, "allow unix socket
 const SHELL_JOB: Flag = flag("shell-job", Takes::Nothing, "allow shell jobs");
 const FILE_LOCKS: Flag = flag("file-locks", Takes::Nothing, "allow file locks");
 const LAZY_PAGES: Flag = flag("lazy-pages", Takes::Nothing, "use userfaultfd to transfer memory on demand");
+const PAGE_SERVER: Flag = flag("page-server", Takes::Text("ADDRESS:PORT"), "where memory is sent to, or fetched from");
 const CGROUPS_MODE: Flag = flag("manage-cgroups-mode", Takes::Text("MODE"), "cgroups: ignore, soft, full, strict");
 const EMPTY_NS: Flag =
     flag("empty-ns", Takes::Text("network"), "create the namespace without its properties").many().hidden();
@@ -332,7 +333,7 @@ pub const VERBS: &[Verb] = &[
             CGROUPS_MODE,
             NETWORK_LOCK.hidden(),
             LAZY_PAGES.hidden(),
-            flag("page-server", Takes::Text("ADDRESS:PORT"), "where memory is sent to, or fetched from").hidden(),
+            PAGE_SERVER.hidden(),
             flag("status-fd", Takes::Text("N"), "gets a NUL byte when the page server listens").hidden(),
             EMPTY_NS,
             DEBUG.hidden(),
@@ -373,6 +374,7 @@ pub const VERBS: &[Verb] = &[
             NO_NEW_KEYRING.hidden(),
             NETWORK_LOCK.hidden(),
             LAZY_PAGES.hidden(),
+            PAGE_SERVER.hidden(),
             AUTO_DEDUP.hidden(),
             EMPTY_NS,
             flag("parent-path", Takes::Dir("DIR"), "accepted: the images name their parent").hidden(),

@@ -135,6 +135,16 @@ const KNOWN: &[Explanation] = &[
         "a file is of another kind than the one that was dumped",
         "restore with the same files and standard streams",
     ),
+    known(
+        "Can't open file fd/",
+        "CRIU cannot open a standard stream for the container's user",
+        "give restore pipes or the null device",
+    ),
+    known(
+        "Unable to open an userfaultfd descriptor",
+        "the processes of a user namespace may not fetch memory later",
+        "restore without --lazy-pages, or set the parameter vm.unprivileged_userfaultfd to 1",
+    ),
     known("Can't open file", "a file of the images is missing", "restore with the same content of the root filesystem"),
     known("No mapping for", "a mount of the images is not in config.json", "add the mount to config.json"),
     known("CPU xsave size mismatch", "the images are of another CPU", "restore on a CPU with the same features"),

@@ -2,8 +2,12 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use nix::poll::{PollFd, PollFlags};
+
 use windlass_base::error::{Error, Kind, Result, WithContext};
 use windlass_base::protobuf::Message;
+use windlass_sys::poll::{self, Deadline};
+use windlass_sys::process::{self, Exit};
 use windlass_sys::socket;
 
 use crate::message::{Features, Request, Response, Step, Type, Version};
@@ -24,6 +28,8 @@ pub fn number(fd: BorrowedFd<'_>) -> i32 {
 pub struct Session {
     socket: OwnedFd,
     buffer: Vec<u8>,
+    /// The pidfd of a child of ours without which CRIU would wait for ever.
+    helper: Option<OwnedFd>,
 }
 
 /// How a dump or a restore ended.
@@ -35,6 +41,8 @@ pub enum Outcome {
     Failed(Response),
     /// CRIU has ended without an answer.
     Died,
+    /// What CRIU needs has failed ([`Session::needs`]).
+    HelperDied,
     /// CRIU waits for the answer to a step: [`Session::resume`] gives it.
     Held,
 }
@@ -54,7 +62,28 @@ pub enum Next {
 impl Session {
     /// Takes our end of a pair of sockets.
     pub fn new(socket: OwnedFd) -> Session {
-        Session { socket, buffer: Vec::new() }
+        Session { socket, buffer: Vec::new(), helper: None }
+    }
+
+    /// CRIU needs a child of ours, by its pidfd, until that has ended with 0 or the request is done or held.
+    pub fn needs(&mut self, helper: OwnedFd) {
+        self.helper = Some(helper);
+    }
+
+    /// Waits for a message. False: the child that CRIU needs has failed.
+    fn await_message(&mut self) -> Result<bool> {
+        while let Some(helper) = &self.helper {
+            let mut fds = [&self.socket, helper].map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN));
+            poll::poll(&mut fds, Deadline::NEVER).with_context(|| "cannot wait for CRIU")?;
+            if fds[0].any().unwrap_or(true) {
+                break;
+            }
+            if !matches!(process::try_wait(helper.as_fd()), Ok(None | Some(Exit::Code(0)))) {
+                return Ok(false);
+            }
+            self.helper = None;
+        }
+        Ok(true)
     }
 
     /// The socket.
@@ -144,6 +173,9 @@ impl Session {
     fn follow(&mut self, kind: Option<i32>, each: &mut dyn FnMut(&Step, Option<OwnedFd>) -> Answer) -> Result<Outcome> {
         let mut refused = None;
         for _ in 0..STEPS {
+            if !self.await_message()? {
+                return refused.map_or(Ok(Outcome::HelperDied), Err);
+            }
             let Some((response, fd)) = self.receive()? else {
                 return refused.map_or(Ok(Outcome::Died), Err);
             };
@@ -152,6 +184,7 @@ impl Session {
                 // Notifications that come while CRIU undoes are only answered.
                 let answer = if refused.is_none() { each(&step, fd) } else { Ok(Next::GoOn) };
                 if let Ok(Next::Hold) = answer {
+                    self.helper = None;
                     return Ok(Outcome::Held);
                 }
                 self.answer(answer.is_ok())?;
@@ -210,6 +243,35 @@ mod tests {
         assert!(matches!(dump(&[], "").0, Ok(Outcome::Died)));
         // The end of another request does not end this one.
         assert!(matches!(dump(&[response(Type::Restore, true, "")], "").0, Ok(Outcome::Failed(_))));
+    }
+
+    #[test]
+    fn a_helper_that_fails_ends_the_wait_and_one_that_is_done_does_not() {
+        use std::process::Command;
+        let wait_with = |helper: &str, said: &[u8]| {
+            let (ours, theirs) = socket::pair().expect("a pair");
+            let mut child = Command::new("sh").args(["-c", helper]).spawn().expect("started");
+            let mut session = Session::new(ours);
+            session.needs(process::open_pid(child.id() as i32).expect("a pidfd"));
+            let answer = std::thread::spawn({
+                let said = said.to_vec();
+                move || {
+                    std::thread::sleep(std::time::Duration::from_millis(300));
+                    let _ = socket::send(theirs.as_fd(), &said, &[]);
+                    std::thread::sleep(std::time::Duration::from_millis(300));
+                }
+            });
+            let request = Request { kind: Some(Type::Restore as i32), ..Request::default() };
+            let outcome = session.perform(&request, &mut |_, _| Ok(Next::GoOn));
+            answer.join().expect("it has ended");
+            // The session may have reaped it.
+            let _ = child.wait();
+            outcome.expect("an outcome")
+        };
+        let done = response(Type::Restore, true, "");
+        assert!(matches!(wait_with("exit 0", &done), Outcome::Done));
+        assert!(matches!(wait_with("exit 1", &done), Outcome::HelperDied));
+        assert!(matches!(wait_with("kill -9 $$", &done), Outcome::HelperDied));
     }
 
     #[test]

@@ -149,6 +149,7 @@ impl<'a> ImageFiles<'a> {
             config_file,
             root,
             trusted: self.options.trusted,
+            page_server: self.options.page_server.as_ref(),
         }
     }
 }

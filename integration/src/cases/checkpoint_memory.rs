@@ -20,6 +20,8 @@ chapter! { "checkpoint_memory":
     pages_that_are_dumped_again_can_leave_the_first_images [Windlass, Criu, Slow],
     pages_go_to_a_page_server [Windlass, Criu, Slow],
     memory_follows_when_it_is_needed [Windlass, Criu, Slow],
+    memory_is_fetched_from_the_images_when_it_is_needed [Windlass, Criu, Slow],
+    memory_that_nobody_serves_fails_the_restore [Windlass, Criu, Slow],
 }
 
 /// A container that counts and has 8 MB of memory to which it does not write.
@@ -119,10 +121,13 @@ impl Drop for Helper {
     }
 }
 
-/// A port of this host that nobody listens at.
-fn free_port() -> Verdict<u16> {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").context("a port")?;
-    Ok(listener.local_addr().context("a port")?.port())
+/// The port that CRIU has chosen, by its log, once it listens there.
+fn port_of(log: &Path) -> Verdict<u16> {
+    let chosen = |text: &str| {
+        let line = text.lines().find_map(|line| line.split_once("Using ")?.1.strip_suffix(" port"))?;
+        line.parse::<u16>().ok().filter(|port| listens(*port))
+    };
+    eventually("CRIU listens", || chosen(&fs::read_to_string(log).unwrap_or_default()))
 }
 
 fn listens(port: u16) -> bool {
@@ -135,10 +140,9 @@ fn pages_go_to_a_page_server(t: &T) -> Verdict {
     let container = start(t, &bundle)?;
     counts_on(&bundle, 1)?;
     let images = Images::new(t);
-    let port = free_port()?;
-    let server = Helper::start(&["page-server", "--address", "127.0.0.1", "--port", &port.to_string()], &images.dir)?;
+    let server = Helper::start(&["page-server", "--address", "127.0.0.1"], &images.dir)?;
     fs::set_permissions(&images.dir, std::os::unix::fs::PermissionsExt::from_mode(0o700)).context("images")?;
-    eventually("the page server listens", || listens(port).then_some(()))?;
+    let port = port_of(&images.dir.join("helper.log"))?;
     let rest = Images::new(t);
     rest.dump(&container, &["--page-server", &format!("127.0.0.1:{port}")])?;
     drop(server);
@@ -151,55 +155,129 @@ fn pages_go_to_a_page_server(t: &T) -> Verdict {
     Ok(())
 }
 
-/// Dumps a container whose pages stay behind until they are requested. Returns the dump, which lives as long.
-fn left_behind(images: &Images, container: &Container, port: u16) -> Verdict<Child> {
+/// Skips where CRIU or the kernel has no means to fetch memory later.
+fn needs_lazy_pages() -> Verdict {
+    let mut command = Command::new(crate::kit::criu::program().unwrap_or_default());
+    let asked = command.args(["check", "--feature", "uffd-noncoop"]).stdin(Stdio::null()).output().context("CRIU")?;
+    match asked.status.success() {
+        true => Ok(()),
+        false => skip("this kernel, or this CRIU, cannot fetch memory later (criu check --feature uffd-noncoop)"),
+    }
+}
+
+/// What CRIU 4.1 and 4.2 say on Linux 6.18, where they serve memory from a pipe that they do not have.
+const NO_PIPE: &str = "page-pipe: splice: -1";
+
+/// Dumps a container whose pages stay behind until they are requested. Returns the dump, which lives as long, and its port.
+fn left_behind(images: &Images, container: &Container) -> Verdict<(Child, u16)> {
     let mut command = images.command();
-    command.args(["checkpoint", "--lazy-pages", "--page-server", &format!("127.0.0.1:{port}"), "--status-fd", "1"]);
+    command.args(["checkpoint", "--lazy-pages", "--page-server", "127.0.0.1:0", "--status-fd", "1"]);
     command.arg("--image-path").arg(&images.dir).arg(&container.id);
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("checkpoint")?;
     let mut word = [0; 1];
     let said = child.stdout.take().map_or(Ok(0), |mut stdout| stdout.read(&mut word)).context("the word")?;
-    if said == 0 {
-        let code = child.wait().context("checkpoint")?;
-        return skip(format!(
-            "this CRIU cannot leave memory behind on this kernel: {code}: {}",
-            images.log("dump.log")
-        ));
-    }
-    Ok(child)
+    ensure!(said == 1, "{:?}: {}", child.wait(), images.log("dump.log"));
+    Ok((child, port_of(&images.dir.join("dump.log"))?))
+}
+
+/// `restore` of memory that is fetched later, with these flags.
+fn lazily(t: &T, images: &Images, bundle: &Bundle, flags: &[&str], id: &str) -> Verdict<Command> {
+    bundle.write()?;
+    let mut command = images.command();
+    command.arg("--log").arg(t.path("lazily"));
+    command.args(["restore", "--detach", "--lazy-pages", "--bundle"]).arg(&bundle.dir);
+    command.arg("--image-path").arg(&images.dir).args(flags).arg(id);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    Ok(command)
+}
+
+/// How many processes fetch memory for a directory.
+fn fetching(dir: &Path) -> usize {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let fetches = |process: &fs::DirEntry| {
+        let words = fs::read(process.path().join("cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&words).contains("\0lazy-pages\0")
+            && fs::read_link(process.path().join("cwd")).is_ok_and(|cwd| cwd == dir)
+    };
+    processes.filter(fetches).count()
 }
 
 fn memory_follows_when_it_is_needed(t: &T) -> Verdict {
+    needs_lazy_pages()?;
     let bundle = large(t)?;
     let container = start(t, &bundle)?;
     counts_on(&bundle, 1)?;
     let images = Images::new(t);
-    let port = free_port()?;
-    let mut dump = left_behind(&images, &container, port)?;
+    let (mut dump, port) = left_behind(&images, &container)?;
     let at = count(&bundle);
-    let words = ["lazy-pages", "--page-server", "--address", "127.0.0.1", "--port", &port.to_string()];
-    let _pages = Helper::start(&words, &images.dir)?;
-    eventually("CRIU serves pages", || images.dir.join("lazy-pages.socket").exists().then_some(()))?;
     let id = t.id();
-    let mut command = images.command();
-    command.args(["restore", "--detach", "--lazy-pages", "--bundle"]).arg(&bundle.dir);
-    command.arg("--image-path").arg(&images.dir).arg(&id);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    let mut restore = command.spawn().context("restore")?;
+    let mut restore = lazily(t, &images, &bundle, &["--page-server", &format!("127.0.0.1:{port}")], &id)?;
+    let mut restore = restore.spawn().context("restore")?;
     let restored = Container::new(t, id, bundle.dir.clone());
     let ended = eventually("an end of the restore, or of the dump", || match dump.try_wait() {
-        Ok(Some(ended)) if !ended.success() => Some(Err(ended)),
-        _ => restore.try_wait().ok().flatten().map(Ok),
+        Ok(Some(ended)) if !ended.success() => Some(ended),
+        _ => restore.try_wait().ok().flatten(),
     })?;
-    if let Err(ended) = ended {
+    if !ended.success() {
         let _ = restore.kill();
         let _ = restore.wait();
         restored.verb("delete", &["--force"], &[])?.ok()?;
-        return skip(format!("this CRIU cannot leave memory behind here: {ended}: {}", images.log("dump.log")));
+        eventually("the end of the dump", || dump.try_wait().ok().flatten())?;
+        let log = images.log("dump.log");
+        ensure!(log.contains(NO_PIPE), "{ended}: {}{log}", images.log("restore.log"));
+        return skip(format!("this CRIU cannot leave memory behind on this kernel: {log}"));
     }
-    ensure_eq!(ended.ok().and_then(|ended| ended.code()), Some(0), "{}", images.log("restore.log"));
     counts_on(&bundle, at)?;
     restored.exec(&["/bin/true"])?;
     ensure!(dump.wait().context("checkpoint")?.success(), "the dump failed: {}", images.log("dump.log"));
+    Ok(())
+}
+
+fn memory_is_fetched_from_the_images_when_it_is_needed(t: &T) -> Verdict {
+    needs_lazy_pages()?;
+    let bundle = large(t)?;
+    let container = start(t, &bundle)?;
+    counts_on(&bundle, 1)?;
+    let images = Images::new(t);
+    images.dump(&container, &[])?;
+    let mut at = count(&bundle);
+    // By a process that restore starts, twice, and by one that the caller has started, as for runc.
+    for started in [false, false, true] {
+        let helper = started.then(|| Helper::start(&["lazy-pages"], &images.dir)).transpose()?;
+        if started {
+            eventually("CRIU waits", || images.dir.join("lazy-pages.socket").exists().then_some(()))?;
+        }
+        let id = t.id();
+        let ended = lazily(t, &images, &bundle, &[], &id)?.status().context("restore")?;
+        ensure!(ended.success(), "{ended}: {}{}", images.log("restore.log"), images.log("lazy-pages.log"));
+        let restored = Container::new(t, id, bundle.dir.clone());
+        ensure!(started || !images.dir.join("lazy-pages.socket").exists(), "the socket is left");
+        at = counts_on(&bundle, at)?;
+        restored.exec(&["/bin/true"])?;
+        restored.verb("delete", &["--force"], &[])?.ok()?;
+        drop(helper);
+        eventually("the end of the process", || (fetching(&images.dir) == 0).then_some(()))?;
+        let _ = fs::remove_file(images.dir.join("lazy-pages.socket"));
+    }
+    Ok(())
+}
+
+fn memory_that_nobody_serves_fails_the_restore(t: &T) -> Verdict {
+    needs_lazy_pages()?;
+    let bundle = large(t)?;
+    let container = start(t, &bundle)?;
+    counts_on(&bundle, 1)?;
+    let images = Images::new(t);
+    images.dump(&container, &[])?;
+    // The discard port: whoever serves something there serves no memory.
+    let (id, flags) = (t.id(), ["--page-server", "127.0.0.1:9"]);
+    let ended = lazily(t, &images, &bundle, &flags, &id)?.status().context("restore")?;
+    ensure!(!ended.success(), "it succeeded");
+    let said = fs::read_to_string(t.path("lazily")).context("the log")?;
+    for words in ["criu failed: type LAZY_PAGES", "Can't connect to server 127.0.0.1:9"] {
+        ensure!(said.contains(words), "{said}");
+    }
+    ensure_eq!(fetching(&images.dir), 0, "processes that are left");
+    Container::new(t, id, bundle.dir.clone()).verb("state", &[], &[])?.fails()?;
     Ok(())
 }

@@ -33,12 +33,14 @@ pub(crate) fn error(outcome: &Outcome, what: &str, log: &Log<'_>, stderr: &str) 
         _ => (0, ""),
     };
     let died = matches!(outcome, Outcome::Died);
-    let cause = read(log).and_then(|text| log::cause(&text)).or_else(|| log::cause(stderr));
+    let text = read(log).unwrap_or_default();
+    let cause = log::cause(&text).or_else(|| log::cause(stderr));
     let why = match &cause {
         Some(Cause { text, known: Some(known), .. }) => format!("{} ({text})", known.means),
         Some(Cause { text, .. }) => text.clone(),
         None if died && !stderr.is_empty() => last_line(stderr).to_string(),
-        None if died => "CRIU ended without an answer".into(),
+        None if died && text.is_empty() => "CRIU ended without an answer".into(),
+        None if died => format!("CRIU ended without an answer after {:?}", last_line(&text)),
         None => reported.into(),
     };
     let msg = format!("criu failed: type {what} errno {errno}: {why}; log file: {}", path.display());

@@ -15,7 +15,7 @@ use super::claims::refuse;
 /// The directory of the parent dump, or the link to it.
 pub(crate) const PARENT: &str = "parent";
 /// The socket of the process that fetches memory (`criu lazy-pages`).
-const LAZY_PAGES: &str = "lazy-pages.socket";
+pub(super) const LAZY_PAGES: &str = "lazy-pages.socket";
 /// Most entries of a directory.
 const ENTRIES: usize = 1 << 20;
 /// Most directories.

@@ -22,6 +22,7 @@ use windlass_sys::{fd, socket};
 
 use super::audit;
 use super::child::{self, CriuLaunch, LogDirectory};
+use super::lazy_pages::LazyPages;
 use super::stage::Stage;
 use super::{cgroups, chain, claims, mounts, pages};
 use crate::action::sysctl_path;
@@ -51,6 +52,8 @@ pub struct RestoreRequest<'a> {
     pub root: &'a Path,
     /// Whether the images are restored without being compared with the configuration.
     pub trusted: bool,
+    /// Where memory that is fetched later comes from; without it, from the images.
+    pub page_server: Option<&'a (String, u16)>,
 }
 
 /// The name of the log of a restore.
@@ -76,6 +79,8 @@ pub(crate) struct Restoring<'r, 'i> {
     /// The log's directory in CRIU's mount namespace, if CRIU manages cgroups.
     pub log: Option<OwnedFd>,
     pub progress: Progress,
+    /// Fetches the memory that is left for later.
+    pub pages: Option<LazyPages>,
     pub timer: StepTimer,
 }
 
@@ -170,6 +175,15 @@ impl Restoring<'_, '_> {
         self.timer.done("start CRIU");
         self.judge(&stage, launch.handler())?;
         self.timer.done("compare the images with the configuration");
+        if self.images.flags.lazy_pages {
+            let RestoreRequest { program, path, directories, page_server, .. } = *self.images;
+            let pages = LazyPages::start(program, path, directories, page_server)?;
+            if let Some(process) = pages.process().with_context(|| "cannot keep the process that fetches memory")? {
+                session.needs(process);
+            }
+            self.pages = Some(pages);
+            self.timer.done("start the process that fetches memory");
+        }
         let message = self.message(&stage, launch.handler());
         self.stage = Some(stage);
         let outcome = session.perform(&message, &mut |step, fd| {
@@ -194,7 +208,11 @@ impl Restoring<'_, '_> {
             Outcome::Done => {
                 return Err(Error::new(Kind::Protocol, "CRIU reports success and has not restored init"));
             }
+            Outcome::HelperDied => return Err(LazyPages::failure(self.images.directories)),
             failed => return Err(failure(failed, "RESTORE", &self.log(), "")),
+        }
+        if let Some(pages) = self.pages.take() {
+            pages.leave(self.images.directories);
         }
         Ok(self.progress)
     }

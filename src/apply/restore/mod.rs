@@ -12,6 +12,7 @@ pub(super) mod claims;
 mod conversation;
 mod descendants;
 mod hold;
+mod lazy_pages;
 mod mounts;
 mod pages;
 mod seen_images;
@@ -75,6 +76,7 @@ pub fn restore<'a>(
         stage: None,
         log: None,
         progress: Progress::Begun,
+        pages: None,
         timer,
     };
     let mut launch = restoring.start(creation, theirs, debug, proof)?;
