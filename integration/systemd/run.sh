@@ -43,6 +43,14 @@ cat >"$work/short" <<'GUEST'
 cp /host/windlass /host/windlass-shim /usr/local/bin/
 bash /host/cases.sh /usr/local/bin/windlass '^[^f]'
 GUEST
+# User-Mode Linux cannot make checkpoints, and this kernel may.
+cat >"$work/checkpoints" <<'GUEST'
+cp /host/windlass /usr/local/bin/
+printf '#!/bin/sh\nexec /host/files/loader --library-path /host/files /host/files/criu.bin "$@"\n' >/usr/local/bin/criu
+chmod 755 /usr/local/bin/criu
+bash /host/cases.sh /usr/local/bin/windlass a_checkpoint
+GUEST
+criu=$(dirname "$cache")/criu
 cat >"$work/peers" <<'GUEST'
 bash /host/cases.sh "$(command -v runc)"
 bash /host/cases.sh "$(command -v crun)"
@@ -53,6 +61,11 @@ for suite in "$@"; do
     image=$cache/$suite${short:+-$short}.img
     "$here/image.sh" "$suite" "$image" $short
     echo "== $suite"
+    if [ -e "$criu/criu" ]; then
+        "$here/namespaces.sh" "$image" 300 "$work/checkpoints" "$work/windlass" "$work/cases.sh" "$criu/files" || failed=1
+    else
+        echo "SKIPPED: checkpoints below systemd: NO CRIU: integration/criu.sh target/criu makes one"
+    fi
     if [ -n "$short" ]; then
         "$here/boot.sh" "$image" 600 "$work/short" "$work/windlass" "$work/windlass-shim" "$work/cases.sh" \
             "$work/windlass@.service" || failed=1
