@@ -108,6 +108,12 @@ pub const KNOWN: &[Known] = &[
         reason: LOST,
     },
     Known {
+        case: "docker::checkpoint::a_container_goes_on_where_it_was",
+        on: "runc+shim",
+        releases: &["sid"],
+        reason: "docker 28 looks at the process before the start, and runc cannot make it before",
+    },
+    Known {
         case: "docker::limits::io_is_limited",
         on: "all",
         releases: &["trixie"],

@@ -14,9 +14,16 @@ chapter! { [Docker, Podman] "checkpoint":
     a_container_goes_on_where_it_was,
 }
 
-/// The number that a container has counted up to.
+/// The number that a container has counted up to; 0 before it has begun to.
 pub fn counted(s: &Session, name: &str) -> Verdict<u32> {
-    Ok(s.ok(&format!("exec {name} cat /count"))?.trim().parse().unwrap_or(0))
+    let script = "cat /count 2>/dev/null || echo 0";
+    Ok(s.ok_with(&format!("exec {name} sh -c"), script)?.trim().parse().unwrap_or(0))
+}
+
+/// Removes containers that do not end at SIGTERM.
+pub fn remove(s: &Session, names: &str) -> Verdict {
+    let at_once = if s.engine == Engine::Podman { "-t 0" } else { "" };
+    s.ok(&format!("rm -f {at_once} {names}")).map(drop)
 }
 
 pub fn counts_beyond(s: &Session, name: &str, past: u32) -> Verdict {
@@ -25,8 +32,13 @@ pub fn counts_beyond(s: &Session, name: &str, past: u32) -> Verdict {
 
 /// A container that counts; its name.
 pub fn counting(s: &Session) -> Verdict<String> {
+    counting_with(s, "")
+}
+
+/// The same with further options.
+pub fn counting_with(s: &Session, options: &str) -> Verdict<String> {
     let name = s.name();
-    s.ok_with(&format!("run -d --name {name} --network none {NAME} sh -c"), criu::COUNTING)?;
+    s.ok_with(&format!("run -d --name {name} --network none {options} {NAME} sh -c"), criu::COUNTING)?;
     counts_beyond(s, &name, 1)?;
     Ok(name)
 }
@@ -50,18 +62,20 @@ fn a_container_goes_on_where_it_was(s: &Session) -> Verdict {
     if docker && s.below.shim.is_none() {
         return skip("below docker only windlass-shim tells the process id before the start");
     }
-    with_criu(s, || {
-        if docker {
-            s.end_daemon(Signal::SIGTERM)?;
-            start_dockerd(s, &["--experimental"])?;
-        }
-        let gone_on = goes_on(s, docker);
-        if docker {
-            s.end_daemon(Signal::SIGTERM)?;
-            start_dockerd(s, &[])?;
-        }
-        gone_on
+    with_criu(s, || match docker {
+        true => experimental(s, || goes_on(s, docker)),
+        false => goes_on(s, docker),
     })
+}
+
+/// Does something while dockerd has its experimental commands.
+pub fn experimental(s: &Session, work: impl FnOnce() -> Verdict) -> Verdict {
+    s.end_daemon(Signal::SIGTERM)?;
+    start_dockerd(s, &["--experimental"])?;
+    let done = work();
+    s.end_daemon(Signal::SIGTERM)?;
+    start_dockerd(s, &[])?;
+    done
 }
 
 fn goes_on(s: &Session, docker: bool) -> Verdict {
@@ -78,5 +92,5 @@ fn goes_on(s: &Session, docker: bool) -> Verdict {
     ensure!(counted(s, &name)? > 0, "it has lost its files");
     let at = counted(s, &name)?;
     counts_beyond(s, &name, at)?;
-    s.ok(&format!("rm -f {name}")).map(drop)
+    remove(s, &name)
 }

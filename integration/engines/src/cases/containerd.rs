@@ -47,6 +47,7 @@ fn sleeper(s: &Session, options: &str) -> Verdict<String> {
     Ok(id)
 }
 
+/// The status of a task, as `tasks ls` has it.
 pub(super) fn status(s: &Session, id: &str) -> Verdict<String> {
     let listed = s.ok("tasks ls")?;
     let line = listed.lines().find(|line| line.starts_with(&format!("{id} "))).unwrap_or_default();
@@ -100,7 +101,8 @@ fn removed(s: &Session, id: &str, code: i32) -> Verdict {
     s.run(&format!("tasks rm {id}"))?.ok()?.stderr_has(&format!("exit code {code}")).map(drop)
 }
 
-fn exec(s: &Session, id: &str, options: &str, words: &str) -> String {
+/// `ctr tasks exec` in a task.
+pub(super) fn exec(s: &Session, id: &str, options: &str, words: &str) -> String {
     format!("tasks exec {options} --exec-id {} {id} {words}", s.name())
 }
 

@@ -6,6 +6,10 @@ use crate::engine::Engine;
 mod build;
 mod buildah;
 mod checkpoint;
+mod checkpoint_containerd;
+#[cfg(feature = "cri")]
+mod checkpoint_cri;
+mod checkpoint_docker;
 mod checkpoint_podman;
 mod containerd;
 #[cfg(feature = "cri")]
@@ -48,6 +52,7 @@ pub fn of(engine: Engine) -> impl Iterator<Item = &'static Case> {
         restore::CASES,
         today::CASES,
         checkpoint::CASES,
+        checkpoint_docker::CASES,
         checkpoint_podman::CASES,
         upgrade::CASES,
         outage::CASES,
@@ -57,10 +62,13 @@ pub fn of(engine: Engine) -> impl Iterator<Item = &'static Case> {
         rootless::CASES,
         buildah::CASES,
         containerd::CASES,
+        checkpoint_containerd::CASES,
         #[cfg(feature = "cri")]
         cri::CASES,
         #[cfg(feature = "cri")]
         cri_today::CASES,
+        #[cfg(feature = "cri")]
+        checkpoint_cri::CASES,
         #[cfg(feature = "cri")]
         kubernetes::CASES,
     ]

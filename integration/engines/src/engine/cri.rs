@@ -38,6 +38,21 @@ pub fn restart(session: &Session, tables: &str) -> Verdict {
     containerd::start_daemon(session)
 }
 
+/// [`tables`] with a program in place of the runtime that removes the limits of the CPU and the `oomScoreAdj`, which every
+/// pod has, and calls the runtime.
+pub fn tables_without_limits(session: &Session) -> Verdict<String> {
+    let runtime = session.below.runtime.display().to_string();
+    let program = session.path("bin").join("without-limits");
+    let edit = r#"s/"cpu":{[^}]*}/"cpu":{}/; s/"oomScoreAdj":-[0-9]*/"oomScoreAdj":0/"#;
+    let script = format!(
+        "#!/bin/sh\nbundle=. before=\nfor word; do [ \"$before\" != --bundle ] || bundle=$word; before=$word; done\n\
+         [ ! -f \"$bundle/config.json\" ] || sed -i '{edit}' \"$bundle/config.json\"\nexec {runtime} \"$@\"\n"
+    );
+    fs::write(&program, script).context(program.display())?;
+    fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    Ok(tables(session)?.replace(&runtime, &program.display().to_string()))
+}
+
 /// The tables of the recommended configuration file, with the runtime under test.
 pub fn tables(session: &Session) -> Verdict<String> {
     let current = containerd::version(session)? >= (2, 0);

@@ -13,7 +13,7 @@ mod prepare;
 pub use containerd::version as containerd_version;
 pub use containerd::{SOCKET as CONTAINERD_SOCKET, start_daemon as start_containerd};
 #[cfg(feature = "cri")]
-pub use cri::{restart as restart_cri, shim_tables, tables as cri_tables};
+pub use cri::{restart as restart_cri, shim_tables, tables as cri_tables, tables_without_limits};
 pub use docker::{SOCKET as DOCKER_SOCKET, configuration as docker_configuration, post, start_with as start_dockerd};
 pub use kind::Engine;
 pub use podman::configuration as podman_configuration;
