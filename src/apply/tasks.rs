@@ -1,6 +1,7 @@
 //! Compares living tasks, read from procfs, with the configuration: tasks of a restore before they run, and tasks that
 //! a dump would store.
 
+use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 use std::rc::Rc;
 
@@ -12,7 +13,7 @@ use windlass_base::error::{Diagnostic, Error, Kind, Result, WithContext};
 use windlass_base::namespaces::{KINDS, Namespaces};
 use windlass_base::spec::IdMapping;
 use windlass_plan::limit_audit;
-use windlass_plan::restore::{Claims, Thread, one_of_each, task_contradictions};
+use windlass_plan::restore::{Claims, Thread, bounding, one_of_each, task_contradictions};
 use windlass_plan::{Action, Plan};
 use windlass_sys::{directory, fd, sched};
 
@@ -53,6 +54,11 @@ impl<'a> Tasks<'a> {
         let oom = [oom_score_adj(&pid.to_string())?, self.own_oom_score_adj];
         let hard = |number| sched::hard_limit_of(pid, number).ok();
         self.faults.extend(limit_audit::raised(self.plan, oom, &hard));
+        if !bounding(self.plan).contains(CapabilitySet::NET_RAW) && has_raw_socket(pid) {
+            // CRIU makes it with its own capabilities.
+            let msg = format!("process {pid} has a raw socket, which the bounding set does not allow");
+            self.faults.push(Diagnostic { pointer: "/process/capabilities/bounding".into(), msg });
+        }
         let own_limit = |number| sched::hard_limit_of(0, number).unwrap_or(0);
         let tasks = fd::open(format!("/proc/{pid}/task"), OFlag::O_RDONLY | OFlag::O_DIRECTORY);
         for tid in tasks.and_then(|dir| directory::names(dir.as_fd())).with_context(|| CONTEXT)? {
@@ -89,6 +95,24 @@ fn oom_score_adj(process: &str) -> Result<i64> {
     let text = text.with_context(|| CONTEXT)?;
     let number = std::str::from_utf8(&text).ok().and_then(|text| text.trim().parse().ok());
     number.ok_or_else(|| Error::new(Kind::Kernel, "the oom_score_adj of a process is not a number"))
+}
+
+/// Whether a process has a socket that takes CAP_NET_RAW to make (raw(7), packet(7)).
+fn has_raw_socket(pid: i32) -> bool {
+    // The tables of its network namespace, and where the inode is in a line.
+    let tables = [("packet", 8), ("raw", 9), ("raw6", 9)];
+    let inodes = tables.into_iter().flat_map(|(name, at)| {
+        let text = fd::document(format!("/proc/{pid}/net/{name}")).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text).into_owned();
+        let inode = move |line: &str| line.split_whitespace().nth(at).map(|inode| format!("socket:[{inode}]"));
+        text.lines().skip(1).filter_map(inode).collect::<Vec<_>>()
+    });
+    let raw: BTreeSet<String> = inodes.collect();
+    let files = || std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let is_raw = |file: std::fs::DirEntry| {
+        std::fs::read_link(file.path()).is_ok_and(|link| link.to_str().is_some_and(|link| raw.contains(link)))
+    };
+    !raw.is_empty() && files().any(is_raw)
 }
 
 /// The kinds of namespaces that a process does not share with the runtime.
@@ -140,6 +164,23 @@ fn inside(id: u32, maps: &[IdMapping], mapped: bool) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_raw_socket_is_seen_while_it_is_open() {
+        use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
+        let own = std::process::id() as i32;
+        let _stream = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None);
+        assert!(!has_raw_socket(own));
+        for (family, protocol) in
+            [(AddressFamily::Packet, SockProtocol::EthAll), (AddressFamily::Inet, SockProtocol::Icmp)]
+        {
+            // It takes CAP_NET_RAW.
+            let Ok(raw) = socket(family, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol) else { continue };
+            assert!(has_raw_socket(own), "{family:?}");
+            drop(raw);
+            assert!(!has_raw_socket(own), "{family:?}");
+        }
+    }
 
     #[test]
     fn an_id_is_that_of_the_container_or_none() {

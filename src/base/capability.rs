@@ -8,6 +8,8 @@ bitflags::bitflags! {
         const SETGID = 1 << 6;
         /// `CAP_SETUID`.
         const SETUID = 1 << 7;
+        /// `CAP_NET_RAW`.
+        const NET_RAW = 1 << 13;
         /// `CAP_SYS_ADMIN`.
         const SYS_ADMIN = 1 << 21;
         /// `CAP_SYS_NICE`.

@@ -300,10 +300,16 @@ fn is_canonical(path: &str) -> bool {
 
 /// Whether the processes of the container may mount and unmount.
 pub fn may_mount(plan: &Plan) -> bool {
-    plan.init.iter().any(|step| match &step.action {
-        Action::Identity(identity) => identity.capabilities.bounding.contains(CapabilitySet::SYS_ADMIN),
-        _ => false,
-    })
+    bounding(plan).contains(CapabilitySet::SYS_ADMIN)
+}
+
+/// The bounding set of the configuration.
+pub fn bounding(plan: &Plan) -> CapabilitySet {
+    let identity = plan.init.iter().find_map(|step| match &step.action {
+        Action::Identity(identity) => Some(identity.capabilities.bounding),
+        _ => None,
+    });
+    identity.unwrap_or(CapabilitySet::empty())
 }
 
 /// The restricting flags that the configuration demands of the last mount on a path.
