@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 use std::rc::Rc;
 
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
 use windlass_base::abi::SchedulerAttributes;
@@ -54,7 +55,7 @@ impl<'a> Tasks<'a> {
         let oom = [oom_score_adj(&pid.to_string())?, self.own_oom_score_adj];
         let hard = |number| sched::hard_limit_of(pid, number).ok();
         self.faults.extend(limit_audit::raised(self.plan, oom, &hard));
-        if !bounding(self.plan).contains(CapabilitySet::NET_RAW) && has_raw_socket(pid) {
+        if !bounding(self.plan).contains(CapabilitySet::NET_RAW) && has_raw_socket(pid)? {
             // CRIU makes it with its own capabilities.
             let msg = format!("process {pid} has a raw socket, which the bounding set does not allow");
             self.faults.push(Diagnostic { pointer: "/process/capabilities/bounding".into(), msg });
@@ -98,21 +99,31 @@ fn oom_score_adj(process: &str) -> Result<i64> {
 }
 
 /// Whether a process has a socket that takes CAP_NET_RAW to make (raw(7), packet(7)).
-fn has_raw_socket(pid: i32) -> bool {
+fn has_raw_socket(pid: i32) -> Result<bool> {
     // The tables of its network namespace, and where the inode is in a line.
-    let tables = [("packet", 8), ("raw", 9), ("raw6", 9)];
-    let inodes = tables.into_iter().flat_map(|(name, at)| {
-        let text = fd::document(format!("/proc/{pid}/net/{name}")).unwrap_or_default();
-        let text = String::from_utf8_lossy(&text).into_owned();
-        let inode = move |line: &str| line.split_whitespace().nth(at).map(|inode| format!("socket:[{inode}]"));
-        text.lines().skip(1).filter_map(inode).collect::<Vec<_>>()
-    });
-    let raw: BTreeSet<String> = inodes.collect();
-    let files = || std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-    let is_raw = |file: std::fs::DirEntry| {
-        std::fs::read_link(file.path()).is_ok_and(|link| link.to_str().is_some_and(|link| raw.contains(link)))
-    };
-    !raw.is_empty() && files().any(is_raw)
+    let mut raw = BTreeSet::new();
+    for (name, at) in [("packet", 8), ("raw", 9), ("raw6", 9)] {
+        let text = match fd::document(format!("/proc/{pid}/net/{name}")) {
+            // A kernel without this kind of sockets has no table.
+            Err(failed) if failed.errno == Errno::ENOENT => continue,
+            other => other.with_context(|| CONTEXT)?,
+        };
+        let text = String::from_utf8_lossy(&text);
+        let inodes = text.lines().skip(1).filter_map(|line| line.split_whitespace().nth(at));
+        raw.extend(inodes.map(|inode| format!("socket:[{inode}]")));
+    }
+    if raw.is_empty() {
+        return Ok(false);
+    }
+    let files = fd::open(format!("/proc/{pid}/fd"), OFlag::O_RDONLY | OFlag::O_DIRECTORY).with_context(|| CONTEXT)?;
+    for name in directory::names(files.as_fd()).with_context(|| CONTEXT)? {
+        // It may have been closed meanwhile.
+        let link = fd::readlinkat(files.as_fd(), name).unwrap_or_default();
+        if link.to_str().is_some_and(|link| raw.contains(link)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// The kinds of namespaces that a process does not share with the runtime.
@@ -170,15 +181,15 @@ mod tests {
         use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
         let own = std::process::id() as i32;
         let _stream = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None);
-        assert!(!has_raw_socket(own));
+        assert!(!has_raw_socket(own).expect("readable"));
         for (family, protocol) in
             [(AddressFamily::Packet, SockProtocol::EthAll), (AddressFamily::Inet, SockProtocol::Icmp)]
         {
             // It takes CAP_NET_RAW.
             let Ok(raw) = socket(family, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol) else { continue };
-            assert!(has_raw_socket(own), "{family:?}");
+            assert!(has_raw_socket(own).expect("readable"), "{family:?}");
             drop(raw);
-            assert!(!has_raw_socket(own), "{family:?}");
+            assert!(!has_raw_socket(own).expect("readable"), "{family:?}");
         }
     }
 

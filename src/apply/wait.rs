@@ -144,7 +144,7 @@ fn forward(foreground: &Foreground, child: &Child, relay: &mut Relay) -> Result<
         match signal {
             libc::SIGCHLD => process::reap_except(child.pid),
             // These signals are meant for us.
-            libc::SIGURG | libc::SIGPIPE => {}
+            libc::SIGURG | libc::SIGPIPE | libc::SIGXFSZ => {}
             libc::SIGWINCH => relay.resize(),
             signal => {
                 // If the child has ended meanwhile, the loop finds out next.

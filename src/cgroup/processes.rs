@@ -1,6 +1,6 @@
 //! Listing the processes in a cgroup and below it, and sending them signals.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -68,21 +68,40 @@ fn list(dir: impl AsFd, file: &str, pids: &mut Vec<i32>) -> Result<()> {
 /// How many descriptors of processes are open at once, since descriptors are limited.
 const AT_ONCE: usize = 256;
 
+/// A process's id and its pidfd.
+type Opened = (i32, OwnedFd);
+
+/// Descriptors that a list of the processes takes.
+const LIST: usize = 4;
+
+/// Opens the first processes of a list as far as there are descriptors for them and for another list. Returns them, and
+/// the others. A process that has ended is left out.
+fn open_some(pids: &[i32]) -> Result<(Vec<Opened>, &[i32])> {
+    let (mut opened, mut at) = (Vec::new(), 0);
+    let _list = (0..LIST).map_while(|_| fd::open("/", OFlag::O_PATH).ok()).collect::<Vec<_>>();
+    while let Some(&pid) = pids.get(at).filter(|_| opened.len() < AT_ONCE) {
+        match if pid > 0 { process::open_pid(pid).map(Some) } else { Ok(None) } {
+            Ok(pidfd) => opened.extend(pidfd.map(|pidfd| (pid, pidfd))),
+            // It has ended; or its number is that of a thread by now, which has two answers.
+            Err(SyscallError { errno: Errno::ESRCH | Errno::EINVAL | Errno::ENOENT, .. }) => {}
+            Err(SyscallError { errno: Errno::EMFILE | Errno::ENFILE, .. }) if !opened.is_empty() => break,
+            Err(failed) => return Err(failed),
+        }
+        at += 1;
+    }
+    Ok((opened, &pids[at..]))
+}
+
 /// Sends a signal to those of `pids` that `listed` still has. That a process has ended is no error.
 ///
 /// Between the list and its use, a number may have been given to another process. So the processes are opened first, and
 /// only those whose numbers are listed afterwards get the signal. Numbers below 1 are left out: to kill(2) they are
 /// process groups, 0 that of the caller.
 pub fn signal_each(pids: &[i32], signal: i32, listed: &dyn Fn() -> error::Result<Vec<i32>>) -> error::Result<()> {
-    for pids in pids.chunks(AT_ONCE) {
-        let mut opened = Vec::new();
-        for pid in pids.iter().filter(|pid| **pid > 0) {
-            match process::open_pid(*pid) {
-                // It has ended; or its number is that of a thread by now, which has two answers.
-                Err(SyscallError { errno: Errno::ESRCH | Errno::EINVAL | Errno::ENOENT, .. }) => {}
-                other => opened.push((pid, other.with_context(|| format!("cannot send signal {signal} to {pid}"))?)),
-            }
-        }
+    let mut left = pids;
+    while !left.is_empty() {
+        let (opened, rest) = open_some(left).with_context(|| format!("cannot send signal {signal}"))?;
+        left = rest;
         let mut listed = listed()?;
         listed.sort_unstable();
         for (pid, pidfd) in opened.iter().filter(|(pid, _)| listed.binary_search(pid).is_ok()) {
@@ -147,6 +166,33 @@ mod tests {
         // 0 and -1 would end this test, and everything.
         let none = [0, -1, i32::MIN];
         signal_each(&none, SIGKILL, &|| Ok(none.to_vec())).expect("left out");
+    }
+
+    /// In a process of its own, since its descriptors are limited.
+    #[test]
+    fn a_signal_needs_few_descriptors() {
+        const INNER: &str = "WINDLASS_TEST_FEW_DESCRIPTORS";
+        if std::env::var_os(INNER).is_none() {
+            let name = "processes::tests::a_signal_needs_few_descriptors";
+            let inner = std::process::Command::new("sh")
+                .args(["-c", "ulimit -n 16; exec \"$@\"", "sh"])
+                .arg(std::env::current_exe().expect("a program"))
+                .args(["--exact", name, "--test-threads=1"])
+                .env(INNER, "1")
+                .status();
+            assert!(inner.expect("started").success());
+            return;
+        }
+        let sleep = || std::process::Command::new("sleep").arg("1000").spawn().expect("a process");
+        let mut children: Vec<_> = (0..40).map(|_| sleep()).collect();
+        let pids: Vec<i32> = children.iter().map(|child| child.id() as i32).collect();
+        signal_each(&pids, SIGKILL, &|| {
+            // A list takes some.
+            let taken: std::io::Result<Vec<_>> = (0..3).map(|_| std::fs::File::open("/")).collect();
+            Ok(taken.map(|_| pids.clone()).expect("descriptors"))
+        })
+        .expect("killed");
+        assert!(children.iter_mut().all(|child| !child.wait().expect("its end").success()));
     }
 
     #[test]

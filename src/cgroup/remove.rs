@@ -52,9 +52,10 @@ impl Cgroup {
     /// the list. A fatal signal reaches a frozen process.
     fn kill_listed(&self) -> Result<()> {
         let frozen = self.freeze();
-        signal_each(&self.pids(true)?, Signal::SIGKILL as i32, &|| self.pids(true))
-            .map_err(|error| error.prefixed(self.cannot("kill the processes of")))?;
-        if frozen.is_ok() { self.thaw() } else { Ok(()) }
+        let killed = signal_each(&self.pids(true)?, Signal::SIGKILL as i32, &|| self.pids(true))
+            .map_err(|error| error.prefixed(self.cannot("kill the processes of")));
+        let thawed = if frozen.is_ok() { self.thaw() } else { Ok(()) };
+        killed.and(thawed)
     }
 
     /// Kills every process in it and below, and waits for their end. Returns whether all have ended in time.

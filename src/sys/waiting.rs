@@ -36,8 +36,7 @@ pub fn describe(pid: i32) -> Option<Description> {
 
 /// Whether the main thread of a process has ended while other threads run.
 pub fn is_leaderless(pid: i32) -> bool {
-    let running = || status::of(pid).is_some_and(|status| status.threads > 1);
-    describe(pid).is_some_and(|process| process.state == 'Z') && running()
+    status::of(pid).is_some_and(|status| status.state.starts_with('Z') && status.threads > 1)
 }
 
 /// Most processes that an error message describes.

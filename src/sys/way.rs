@@ -91,13 +91,15 @@ pub fn walk(path: &Path, refused: Refused) -> Result<Way> {
                     Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Way::Missing),
                     other => other.called(|| format!("lstat({next:?})"))?,
                 };
-                let above = at.metadata().called(|| format!("stat({at:?})"))?;
                 let foreign = ![user, 0].contains(&found.uid());
-                let is_refused = foreign
-                    && match refused {
-                        Refused::InCommon => above.mode() & 0o002 != 0 && above.uid() != found.uid(),
-                        Refused::Links => found.is_symlink(),
-                    };
+                let is_refused = match refused {
+                    Refused::InCommon if foreign => {
+                        let above = at.metadata().called(|| format!("stat({at:?})"))?;
+                        above.mode() & 0o002 != 0 && above.uid() != found.uid()
+                    }
+                    Refused::InCommon => false,
+                    Refused::Links => foreign && found.is_symlink(),
+                };
                 if is_refused {
                     return Ok(Way::Refused { at: next, owner: found.uid() });
                 }

@@ -1,8 +1,8 @@
-//! A process of its own for the check, because file systems may keep it waiting for ever: a FUSE server in the container
-//! answers when it likes, and who waits for an answer that it has begun cannot be killed.
+//! A process of its own for the check, because file systems may keep it waiting for ever: a FUSE server in the
+//! container answers when it likes, and a process cannot be killed while it waits for an answer that was begun.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::fcntl::OFlag;
 use nix::sched::CloneFlags;
@@ -14,7 +14,7 @@ use windlass_sys::{descriptors, fd, socket, waiting};
 
 use super::judge::{CheckpointObstacle, finding};
 
-/// How long a single file may keep the check waiting: longer than a busy disk does.
+/// How long the check may stand still: longer than a busy disk takes.
 const FILE: Duration = Duration::from_secs(10);
 
 /// How long the check may take altogether.
@@ -35,8 +35,9 @@ pub(crate) struct Reporter {
 }
 
 impl Reporter {
-    /// Tells what is looked at next.
-    pub(crate) fn at(&self, what: &str) {
+    /// Sends what was found, and what is looked at next.
+    pub(crate) fn at(&self, what: &str, findings: &mut Vec<CheckpointObstacle>) {
+        self.found(findings);
         self.send(AT, what.as_bytes());
     }
 
@@ -78,7 +79,7 @@ pub(crate) fn look(
 /// The process that looks.
 fn run(reporter: Reporter, look: &dyn Fn(&Reporter, &mut Vec<CheckpointObstacle>) -> Result<()>) -> ! {
     let _ = process::die_with_parent();
-    // Whoever reads what the caller prints does not wait for this process.
+    // A reader of the caller's output does not wait for this process.
     let null = fd::open("/dev/null", OFlag::O_RDWR);
     let left = null.and_then(|null| (0..3).try_for_each(|number| descriptors::install_at(null.as_fd(), number)));
     let mut findings = Vec::new();
@@ -95,10 +96,13 @@ fn run(reporter: Reporter, look: &dyn Fn(&Reporter, &mut Vec<CheckpointObstacle>
 fn listen(from: &OwnedFd, child: &Child) -> Result<Vec<CheckpointObstacle>> {
     let broken = || Error::new(Kind::Protocol, "the process that checks the container has ended");
     let (mut findings, mut at, mut buffer) = (Vec::new(), "the container".to_owned(), vec![0; LONGEST]);
-    let whole = Instant::now() + WHOLE;
+    let whole = Deadline::after(WHOLE);
     loop {
-        let until = Deadline::at(whole.min(Instant::now() + FILE));
-        if !poll::readable(from.as_fd(), until).with_context(|| "cannot wait for the check")? {
+        if !poll::readable(from.as_fd(), Deadline::after(FILE)).with_context(|| "cannot wait for the check")? {
+            // What takes long and runs is the check of a large process.
+            if !whole.has_passed() && waiting::describe(child.pid).is_some_and(|child| child.state == 'R') {
+                continue;
+            }
             findings.push(unanswered(&at, child.pid));
             child.kill();
             return Ok(findings);

@@ -103,17 +103,17 @@ pub(crate) fn look(
     for (name, what) in [("cwd", "current"), ("root", "root")] {
         let own = format!("/proc/{pid}/{name}");
         let owner = format!("the {what} directory of {}", named(pid));
-        reporter.at(&owner);
+        reporter.at(&owner, findings);
         let (Ok(link), Ok(found)) = (std::fs::read_link(&own), std::fs::metadata(&own)) else { continue };
         let directory = Descriptor { hidden: hidden(&link, &found, true), ..seen(&link, &found) };
         findings.extend(judge::descriptor(&owner, &directory, sockets, flags));
     }
-    reporter.at(&format!("the memory of {}", named(pid)));
+    reporter.at(&format!("the memory of {}", named(pid)), findings);
     of_memory(pid, &hidden, flags, findings);
     for entry in std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten() {
         let number = entry.file_name().to_string_lossy().into_owned();
         let owner = format!("descriptor {number} of {}", named(pid));
-        reporter.at(&owner);
+        reporter.at(&owner, findings);
         let (Ok(link), Ok(found)) = (std::fs::read_link(entry.path()), std::fs::metadata(entry.path())) else {
             continue;
         };

@@ -76,7 +76,7 @@ fn look(subject: Subject<'_>, reporter: &Reporter, findings: &mut Vec<Checkpoint
         help: "end it first, or start it anew after the restore".into(),
         pointer: String::new(),
     }));
-    reporter.at("a mount of the container");
+    reporter.at("a mount of the container", findings);
     let elements = elements::look(init.pid, pidfd.as_fd(), &pids, plan)?;
     of_mounts(plan, &elements, findings);
     for mount in elements.mounted.iter().filter(|mount| files::has_queue(init.pid, mount)) {
@@ -92,7 +92,7 @@ fn look(subject: Subject<'_>, reporter: &Reporter, findings: &mut Vec<Checkpoint
     let mut tasks = Tasks::new(plan, "")?;
     // Processes that are not dumped are not judged.
     for pid in pids.iter().filter(|pid| !executed.contains(pid)) {
-        reporter.at(&named(*pid));
+        reporter.at(&named(*pid), findings);
         of_process(*pid, init.pid, paused, findings);
         files::look(*pid, &known, &sockets, flags, reporter, findings);
         let lost = settings::lost(&settings::of(*pid), &restored, configured);

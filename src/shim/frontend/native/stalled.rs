@@ -43,9 +43,10 @@ pub(super) fn kill(client: &Client, socket: &Path) -> Result<(), Refusal> {
         Err(failed) if failed.errno == Errno::ESRCH => return Ok(()),
         other => other?,
     };
-    // While a process listens there, the number is not another process's.
-    if Client::open(socket).is_err() {
-        return Ok(());
+    // While a process listens there, the number is not another process's. One that lets nobody in listens.
+    match Client::open(socket) {
+        Err(error) if !is_stalled(&error) => return Ok(()),
+        _ => {}
     }
     match process::send_signal(pidfd.as_fd(), libc::SIGKILL) {
         Err(failed) if failed.errno == Errno::ESRCH => return Ok(()),
