@@ -59,8 +59,17 @@ fn counted(t: &T, spec: Value) -> Verdict<inject::Counted> {
     inject::count(command)
 }
 
+/// How often something is measured that other processes can only make larger: a wait that is interrupted is begun again,
+/// and a page may lie on either side of a boundary.
+const ROUNDS: usize = 5;
+
+/// The least of some rounds.
+fn least(measure: impl Fn() -> Verdict<u64>) -> Verdict<u64> {
+    (1..ROUNDS).try_fold(measure()?, |least, _| Ok(least.min(measure()?)))
+}
+
 fn run_makes_few_system_calls(t: &T) -> Verdict {
-    judge("system calls of run", u64::from(counted(t, spec::a())?.calls))
+    judge("system calls of run", least(|| Ok(u64::from(counted(t, spec::a())?.calls)))?)
 }
 
 /// Linux 6.18 maps the page cache in large pieces, so that nearly all of the program counts as resident. Only its
@@ -73,7 +82,8 @@ fn run_needs_little_memory(t: &T) -> Verdict {
 
 fn a_waiting_init_keeps_little_memory(t: &T) -> Verdict {
     shipped(t)?;
-    judge("memory of init in created in KiB", memory_of_init(t, &bundle(t, spec::a())?)?)
+    let bundle = bundle(t, spec::a())?;
+    judge("memory of init in created in KiB", least(|| memory_of_init(t, &bundle))?)
 }
 
 /// KiB of anonymous memory of an init that waits for `start`.
