@@ -1,6 +1,6 @@
 //! The owner of what is made and not yet committed, and the runtime's side of the protocol with init.
 //!
-//! `create`, `run` and `exec` all make a process, and other things for it. Until [`Launch::commit`]
+//! `create`, `run`, `exec` and `restore` all make a process, and other things for it. Until [`Launch::commit`]
 //! all of that belongs to a [`Launch`]. Dropping a launch undoes it in reverse order: the process is
 //! killed and reaped, then what was made for it is removed. So no failure needs clean-up code of its own,
 //! neither here nor in the verb, which takes over the caller's terminal and notifies the service

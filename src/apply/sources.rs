@@ -232,7 +232,7 @@ fn map(source: &Source, idmap: &Idmap, copy: BorrowedFd<'_>, namespace: Borrowed
 #[derive(Default)]
 pub(crate) struct Idmaps {
     namespaces: Vec<OwnedFd>,
-    /// The namespace that each source uses, both by index.
+    /// For each source with mappings the index of its namespace.
     of: Vec<(SourceId, usize)>,
 }
 

@@ -54,11 +54,11 @@ pub struct Client {
     marked: bool,
 }
 
-/// How long a shim may leave a full queue of connections: it empties it at each turn of its loop.
+/// How long to wait for a place in the shim's queue of connections. A shim that runs accepts at each turn of its loop.
 const CONNECT: Duration = Duration::from_secs(5);
 
-/// The first `hello` comes after this part of the time that it may take. Answers take milliseconds, unless the runtime has to
-/// be waited for.
+/// After a quarter of the patience without an answer, another connection asks whether the shim still runs. Answers take
+/// milliseconds, unless the shim waits for the runtime.
 const FIRST: u32 = 4;
 
 /// A piece of an attached process's output.
@@ -122,7 +122,7 @@ impl Client {
 
     /// Whether the shim answers another connection. One that is dead does not keep anybody waiting.
     fn answers_another(&self, time: Duration) -> bool {
-        // It lived a moment ago, and is not asked as soon as the first time.
+        // From now on the whole patience passes between two questions: the shim was alive a moment ago.
         let _ = self.stream.get_ref().set_read_timeout(Some(time));
         let asked = Client::open(&self.path).and_then(|mut other| {
             other.set_timeout(time)?;

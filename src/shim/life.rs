@@ -1,10 +1,12 @@
 //! The life of a process, as a state machine.
 //!
 //! ```text
-//! Added ─> Launching ─> Alive ─> Draining ─> Recording ─> Recorded ─> Reported ─> Leaving ─> (forgotten)
-//!              │                               │    ^
-//!              └─> NeverRan                    └─> Retrying
+//! Added <─> Launching ─> Alive ─> Draining ─> Recording ─> Recorded ─> Reported ─┬─────────────> (forgotten)
+//!               │                               │    ^                           └─> Leaving ───────^
+//!               └─> NeverRan                    └─> Retrying
 //! ```
+//!
+//! An adopted process begins as Alive. A process that has never run, or was not started, is forgotten as well.
 //!
 //! Each transition takes an occurrence and returns its consequences as [`Effect`]s. Nothing here reads a clock, opens a
 //! descriptor or makes a process. The state is plain data that can be written down and read back; its descriptors are
@@ -241,7 +243,7 @@ impl Process {
         matches!(self.life, Life::Reported { .. } | Life::Leaving { .. })
     }
 
-    /// Whether an effect of the end is under way.
+    /// Whether output is drained or the exit recorded. Not during the pause before another try.
     pub(super) fn is_ending(&self) -> bool {
         matches!(self.life, Life::Draining { .. } | Life::Recording { .. })
     }

@@ -1,8 +1,9 @@
 //! The supervisor: the tables of containers, processes and calls; requests in, events out.
 //!
 //! The states of processes change in `life`; the supervisor passes on what has happened
-//! and carries out what follows (`effects`, `launch`). Nothing here waits, with one exception: if
-//! no child can be made, the loop writes an exit record itself. A call of the runtime is started and its end is an
+//! and carries out what follows (`effects`, `launch`). Nothing here waits, with two exceptions, both
+//! for want of memory or processes: the loop writes an exit record itself if no child can be made, and waits for the
+//! child that writes one if it cannot be watched. A call of the runtime is started and its end is an
 //! event of the loop (`turn`), so [`Supervisor::state`] and [`Request::Wait`] are answered while a runtime hangs.
 
 use std::collections::VecDeque;
@@ -290,7 +291,7 @@ impl Supervisor {
         self.children.retain(|&child| child != pid);
     }
 
-    /// Whether calls of the runtime run, or the end of a process is being recorded.
+    /// Whether calls of the runtime run, output is drained, or an exit is being recorded.
     pub fn is_busy(&self) -> bool {
         !self.calls.is_idle() || self.processes.iter().any(|managed| managed.process.is_ending())
     }

@@ -2,8 +2,8 @@
 //!
 //! A container can open the binary of a process that joins it through `/proc/PID/exe`, and a hostile image can make us
 //! execute ourselves (`#!/proc/self/exe`). With such a descriptor the container could write to the host's binary as
-//! soon as nothing runs it any more (CVE-2019-5736). So each verb that touches a container runs from a private,
-//! unattached, read-only copy of the mount that the binary is on.
+//! soon as nothing runs it any more (CVE-2019-5736). So each verb whose processes enter a container runs from a
+//! private, unattached, read-only copy of the mount that the binary is on.
 //!
 //! The alternatives:
 //! - a sealed memfd costs a copy of the whole binary per command, in time and in memory that
@@ -31,7 +31,7 @@ use windlass_base::mount::{MountAttributes, Propagation};
 
 use arch::call;
 
-/// The verbs that touch a container.
+/// The verbs whose processes enter a container. Those of `restore` are made by CRIU.
 const VERBS: [&[u8]; 3] = [b"create\0", b"exec\0", b"run\0"];
 
 const SELF: &std::ffi::CStr = c"/proc/self/exe";

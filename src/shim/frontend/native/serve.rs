@@ -85,7 +85,8 @@ pub(crate) struct Server {
     pub(super) adopted: bool,
     pub(super) next_key: u64,
     pub(super) listener: Listener,
-    /// Whether the limit of clients was reached at the last accept.
+    /// Whether clients above the limit are turned away at the next accept. They wait for one turn of the loop, in which
+    /// others may have hung up.
     pub(super) is_full: bool,
     /// The lock on `shim.lock`, held until the shim ends.
     pub(super) lock: OwnedFd,
