@@ -66,9 +66,9 @@ pub fn release_unused() {
     unsafe {
         libc::malloc_trim(0)
     };
-    const PAGE: usize = 4096;
-    let start = (&raw const __executable_start).addr().next_multiple_of(PAGE);
-    let end = (&raw const etext).addr() & !(PAGE - 1);
+    let page = page_size() as usize;
+    let start = (&raw const __executable_start).addr().next_multiple_of(page);
+    let end = (&raw const etext).addr() & !(page - 1);
     // SAFETY: the program never writes to what the linker puts between the two symbols, so the pages are those of the
     // file, and read the same when they are mapped again. (A debugger's breakpoints there vanish.)
     unsafe { libc::madvise(std::ptr::without_provenance_mut(start), end.saturating_sub(start), libc::MADV_DONTNEED) };
