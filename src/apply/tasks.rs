@@ -117,8 +117,11 @@ fn has_raw_socket(pid: i32) -> Result<bool> {
     }
     let files = fd::open(format!("/proc/{pid}/fd"), OFlag::O_RDONLY | OFlag::O_DIRECTORY).with_context(|| CONTEXT)?;
     for name in directory::names(files.as_fd()).with_context(|| CONTEXT)? {
-        // It may have been closed meanwhile.
-        let link = fd::readlinkat(files.as_fd(), name).unwrap_or_default();
+        let link = match fd::readlinkat(files.as_fd(), name) {
+            // It was closed meanwhile.
+            Err(failed) if failed.errno == Errno::ENOENT => continue,
+            other => other.with_context(|| CONTEXT)?,
+        };
         if link.to_str().is_some_and(|link| raw.contains(link)) {
             return Ok(true);
         }

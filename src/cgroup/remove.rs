@@ -42,8 +42,13 @@ impl Cgroup {
     /// Kills the processes whose main thread has ended while others run. `cgroup.kill` signals the main thread alone
     /// (cgroup_kill in kernel/cgroup/cgroup.c), which does not reach the others then.
     pub fn kill_leaderless(&self) -> Result<()> {
+        self.kill_by_pidfds(waiting::is_leaderless)
+    }
+
+    /// Kills those of its processes and of the processes below for which `chosen` holds.
+    fn kill_by_pidfds(&self, chosen: fn(i32) -> bool) -> Result<()> {
         let mut pids = self.pids(true)?;
-        pids.retain(|pid| waiting::is_leaderless(*pid));
+        pids.retain(|pid| chosen(*pid));
         signal_each(&pids, Signal::SIGKILL as i32, &|| self.pids(true))
             .map_err(|error| error.prefixed(self.cannot("kill the processes of")))
     }
@@ -52,8 +57,7 @@ impl Cgroup {
     /// the list. A fatal signal reaches a frozen process.
     fn kill_listed(&self) -> Result<()> {
         let frozen = self.freeze();
-        let killed = signal_each(&self.pids(true)?, Signal::SIGKILL as i32, &|| self.pids(true))
-            .map_err(|error| error.prefixed(self.cannot("kill the processes of")));
+        let killed = self.kill_by_pidfds(|_| true);
         let thawed = if frozen.is_ok() { self.thaw() } else { Ok(()) };
         killed.and(thawed)
     }

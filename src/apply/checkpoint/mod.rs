@@ -8,11 +8,11 @@ mod directories;
 mod elements;
 mod failure;
 mod lost;
+pub(crate) mod process;
 mod sidecar;
 
-use std::ffi::{CString, OsStr};
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -29,7 +29,6 @@ use windlass_store::{Container, Status};
 use windlass_sys::pipe;
 use windlass_sys::poll::{self, Deadline};
 use windlass_sys::process::Child;
-use windlass_sys::spawn::{self, Environment, Spawn};
 use windlass_sys::{fd, socket};
 
 pub use check::{CheckpointObstacle, Loss, check};
@@ -290,22 +289,8 @@ impl Criu {
         // The pipe is read at the end. If it is full, further output is lost and CRIU goes on.
         pipe::never_block(stderr_end.as_fd()).with_context(|| "cannot make a pipe")?;
         let null = fd::open("/dev/null", OFlag::O_RDWR).with_context(|| "cannot open /dev/null")?;
-        let text = |bytes: &[u8]| CString::new(bytes).map_err(|_| Error::usage("a NUL byte in a path"));
-        let program = text(program.as_os_str().as_bytes())?;
-        let child = spawn::start(&Spawn {
-            path: &program,
-            arguments: &[c"criu".into(), c"swrk".into(), c"3".into()],
-            environment: Environment::Given(&[text(&[b"PATH=", path.as_bytes()].concat())?]),
-            stdio: [null.as_fd(), null.as_fd(), stderr_end.as_fd()],
-            preserve: &[],
-            extra: &[theirs.as_fd()],
-            directory: None,
-            oom_score_adj: None,
-            die_with_parent: false,
-            session: true,
-            listen_pid: false,
-        })
-        .with_context(|| "cannot start CRIU")?;
+        let stdio = [null.as_fd(), null.as_fd(), stderr_end.as_fd()];
+        let child = process::start(program, &["swrk", "3"], path, stdio, &[theirs.as_fd()])?;
         Ok(Criu { session: Session::new(ours), child, stderr })
     }
 

@@ -3,9 +3,8 @@
 //! Its socket is in the directory of the log, where CRIU connects to it. The caller may have started one there, as for
 //! runc. Otherwise one is started here. It ends when all memory is there, or when the container's processes end.
 
-use std::ffi::{CString, OsStr};
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -16,11 +15,10 @@ use windlass_base::error::{Error, Origin, Result, WithContext};
 use windlass_criu::session::{Outcome, number};
 use windlass_sys::poll::{self, Deadline};
 use windlass_sys::process::Child;
-use windlass_sys::spawn::{self, Environment, Spawn};
 use windlass_sys::{fd, pipe, socket};
 
 use super::chain::LAZY_PAGES as SOCKET;
-use crate::checkpoint::{Directories, Log, failure};
+use crate::checkpoint::{Directories, Log, failure, process};
 
 /// The name of its log.
 const LOG: &str = "lazy-pages.log";
@@ -53,29 +51,14 @@ impl LazyPages {
         let (ready, ready_end) = pipe::new().with_context(|| "cannot make a pipe")?;
         let null = fd::open("/dev/null", OFlag::O_RDWR).with_context(|| "cannot open /dev/null")?;
         // The descriptors that it gets are 3, 4 and 5.
-        let mut words =
-            vec!["criu", "lazy-pages", "--status-fd", "3", "-D", "/proc/self/fd/4", "-W", "/proc/self/fd/5"];
+        let mut words = vec!["lazy-pages", "--status-fd", "3", "-D", "/proc/self/fd/4", "-W", "/proc/self/fd/5"];
         words.extend(["-o", LOG, "-v4"]);
         let server = server.map(|(address, port)| (address.as_str(), port.to_string()));
         if let Some((address, port)) = &server {
             words.extend(["--page-server", "--address", address, "--port", port]);
         }
-        let text = |bytes: &[u8]| CString::new(bytes).map_err(|_| Error::usage("a NUL byte in a path"));
-        let arguments = words.into_iter().map(|word| text(word.as_bytes())).collect::<Result<Vec<_>>>()?;
-        let child = spawn::start(&Spawn {
-            path: &text(program.as_os_str().as_bytes())?,
-            arguments: &arguments,
-            environment: Environment::Given(&[text(&[b"PATH=", path.as_bytes()].concat())?]),
-            stdio: [null.as_fd(), null.as_fd(), null.as_fd()],
-            preserve: &[],
-            extra: &[ready_end.as_fd(), directories.images.as_fd(), work.as_fd()],
-            directory: None,
-            oom_score_adj: None,
-            die_with_parent: false,
-            session: true,
-            listen_pid: false,
-        })
-        .with_context(|| "cannot start CRIU")?;
+        let descriptors = [ready_end.as_fd(), directories.images.as_fd(), work.as_fd()];
+        let child = process::start(program, &words, path, [null.as_fd(); 3], &descriptors)?;
         let pages = LazyPages(Some(child));
         drop(ready_end);
         let told = poll::readable(ready.as_fd(), Deadline::after(READY)).with_context(|| "cannot wait for CRIU")?;
