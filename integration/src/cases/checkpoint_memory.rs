@@ -233,13 +233,19 @@ fn memory_follows_when_it_is_needed(t: &T) -> Verdict {
     Ok(())
 }
 
-fn memory_is_fetched_from_the_images_when_it_is_needed(t: &T) -> Verdict {
-    needs_lazy_pages()?;
+/// A container with much memory, dumped whole.
+fn dumped(t: &T) -> Verdict<(Bundle, Images<'_>)> {
     let bundle = large(t)?;
     let container = start(t, &bundle)?;
     counts_on(&bundle, 1)?;
     let images = Images::new(t);
     images.dump(&container, &[])?;
+    Ok((bundle, images))
+}
+
+fn memory_is_fetched_from_the_images_when_it_is_needed(t: &T) -> Verdict {
+    needs_lazy_pages()?;
+    let (bundle, images) = dumped(t)?;
     let mut at = count(&bundle);
     // By a process that restore starts, twice, and by one that the caller has started, as for runc.
     for started in [false, false, true] {
@@ -264,11 +270,7 @@ fn memory_is_fetched_from_the_images_when_it_is_needed(t: &T) -> Verdict {
 
 fn memory_that_nobody_serves_fails_the_restore(t: &T) -> Verdict {
     needs_lazy_pages()?;
-    let bundle = large(t)?;
-    let container = start(t, &bundle)?;
-    counts_on(&bundle, 1)?;
-    let images = Images::new(t);
-    images.dump(&container, &[])?;
+    let (bundle, images) = dumped(t)?;
     // The discard port: whoever serves something there serves no memory.
     let (id, flags) = (t.id(), ["--page-server", "127.0.0.1:9"]);
     let ended = lazily(t, &images, &bundle, &flags, &id)?.status().context("restore")?;
