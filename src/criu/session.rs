@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::poll::{PollFd, PollFlags};
+use nix::sys::socket::Shutdown;
 
 use windlass_base::error::{Error, Kind, Result, WithContext};
 use windlass_base::protobuf::Message;
@@ -93,7 +94,7 @@ impl Session {
 
     /// Ends the conversation: CRIU reads end of file, and undoes what it has not finished.
     pub fn close(&self) {
-        let _ = nix::sys::socket::shutdown(self.socket.as_raw_fd(), nix::sys::socket::Shutdown::Both);
+        socket::shutdown(self.socket.as_fd(), Shutdown::Both);
     }
 
     fn send(&self, request: &Request) -> Result<()> {
@@ -214,7 +215,7 @@ mod tests {
     fn dump(replies: &[Vec<u8>], refuse: &str) -> (Result<Outcome>, Vec<String>, Vec<Request>) {
         let (ours, theirs) = socket::pair().expect("a pair");
         replies.iter().for_each(|reply| socket::send(theirs.as_fd(), reply, &[]).expect("sent"));
-        nix::sys::socket::shutdown(theirs.as_raw_fd(), nix::sys::socket::Shutdown::Write).expect("shutdown");
+        socket::shutdown(theirs.as_fd(), Shutdown::Write);
         let mut seen = Vec::new();
         let request = Request { kind: Some(Type::Dump as i32), ..Request::default() };
         let outcome = Session::new(ours).perform(&request, &mut |step, _| {

@@ -6,7 +6,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, Backlog, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, sockopt};
+use nix::sys::socket::{
+    AddressFamily, Backlog, ControlMessage, MsgFlags, Shutdown, SockFlag, SockType, UnixAddr, sockopt,
+};
 
 use super::poll::Deadline;
 use super::{Called, Result, SyscallError, check, fd_name};
@@ -128,6 +130,12 @@ pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Res
             }
         }
     }
+}
+
+/// shutdown(2). The peer reads what was sent before, and then end of file.
+pub fn shutdown(socket: BorrowedFd<'_>, how: Shutdown) {
+    // It fails only if the peer has closed, which is no different.
+    let _ = nix::sys::socket::shutdown(socket.as_raw_fd(), how);
 }
 
 /// Most descriptors of one message (`SCM_MAX_FD`, unix(7)).

@@ -3,7 +3,7 @@
 
 use crate::chapter;
 use crate::kit::Need::{Criu, Slow, Windlass};
-use crate::kit::criu::{COUNTING, Images, count, counts_on, start};
+use crate::kit::criu::{COUNTING, Images, count, counts_on, needs_lazy_pages, start};
 use crate::kit::stop::{Context, skip};
 use crate::kit::wait::eventually;
 use crate::kit::{Bundle, Container, T, Verdict};
@@ -153,16 +153,6 @@ fn pages_go_to_a_page_server(t: &T) -> Verdict {
     let _container = images.restore(&bundle, &[])?;
     counts_on(&bundle, at)?;
     Ok(())
-}
-
-/// Skips where CRIU or the kernel has no means to fetch memory later.
-fn needs_lazy_pages() -> Verdict {
-    let mut command = Command::new(crate::kit::criu::program().unwrap_or_default());
-    let asked = command.args(["check", "--feature", "uffd-noncoop"]).stdin(Stdio::null()).output().context("CRIU")?;
-    match asked.status.success() {
-        true => Ok(()),
-        false => skip("this kernel, or this CRIU, cannot fetch memory later (criu check --feature uffd-noncoop)"),
-    }
 }
 
 /// What CRIU 4.1 and 4.2 say on Linux 6.18, where they serve memory from a pipe that they do not have.

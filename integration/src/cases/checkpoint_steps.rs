@@ -2,7 +2,7 @@
 
 use crate::chapter;
 use crate::kit::Need::{Criu, Slow, Windlass};
-use crate::kit::criu::{COUNTING, Images, count, counts_on, start};
+use crate::kit::criu::{COUNTING, Images, count, counts_on, needs_lazy_pages, start};
 use crate::kit::machine::text;
 use crate::kit::stop::Context;
 use crate::kit::wait::eventually;
@@ -23,6 +23,7 @@ chapter! { "checkpoint_steps":
     a_restore_whose_runtime_is_killed_can_be_deleted [Windlass, Slow],
     a_dump_that_is_killed_at_a_step_of_criu_loses_nothing [Windlass, Criu, Slow],
     a_restore_that_is_killed_at_a_step_of_criu_leaves_nothing [Windlass, Criu, Slow],
+    a_restore_of_lazy_pages_that_is_killed_leaves_nothing [Windlass, Criu, Slow],
     a_criu_that_is_missing_or_too_old_is_named [Windlass],
     a_criu_that_does_not_end_holds_nobody_up [Windlass, Slow],
     the_directory_of_the_images_is_not_changed [Windlass],
@@ -262,17 +263,18 @@ fn a_dump_that_is_killed_at_a_step_of_criu_loses_nothing(t: &T) -> Verdict {
     Ok(())
 }
 
-fn a_restore_that_is_killed_at_a_step_of_criu_leaves_nothing(t: &T) -> Verdict {
+/// Kills restores of one dump at these steps, and wants nothing to be left.
+fn kills_restores_at(t: &T, steps: &[&str], flags: &[&str]) -> Verdict {
     let bundle = t.bundle()?.sh(COUNTING);
     let container = start(t, &bundle)?;
     counts_on(&bundle, 1)?;
     let images = Images::new(t);
     images.dump(&container, &[])?;
     let (dir, place) = (images.dir.display().to_string(), bundle.dir.display().to_string());
-    for step in ["start CRIU", "pre-restore", "up to setup-namespaces", "up to post-restore", "up to pre-resume"] {
+    for step in steps {
         let id = t.id();
-        let words = ["restore", "--detach", "--bundle", &place, "--image-path", &dir, &id];
-        killed_at(t, &images, &words, step)?;
+        let words = ["restore", "--detach", "--bundle", &place, "--image-path", &dir];
+        killed_at(t, &images, &[&words[..], flags, &[id.as_str()]].concat(), step)?;
         // CRIU's processes end with it, before anybody deletes the container.
         eventually("that nobody has the images open", || (!is_open(&images.dir)).then_some(())).context(step)?;
         let container = Container::new(t, id, bundle.dir.clone());
@@ -280,6 +282,19 @@ fn a_restore_that_is_killed_at_a_step_of_criu_leaves_nothing(t: &T) -> Verdict {
         nothing_is_left(t, &container).context(step)?;
     }
     Ok(())
+}
+
+fn a_restore_that_is_killed_at_a_step_of_criu_leaves_nothing(t: &T) -> Verdict {
+    let steps = ["start CRIU", "pre-restore", "up to setup-namespaces", "up to post-restore", "up to pre-resume"];
+    kills_restores_at(t, &steps, &[])
+}
+
+fn a_restore_of_lazy_pages_that_is_killed_leaves_nothing(t: &T) -> Verdict {
+    needs_lazy_pages()?;
+    // CRIU connects to the process soon after it was started, and seldom before it is killed itself.
+    let started = ["start the process that fetches memory"; 6];
+    kills_restores_at(t, &started, &["--lazy-pages"])?;
+    kills_restores_at(t, &["up to pre-restore", "up to setup-namespaces"], &["--lazy-pages"])
 }
 
 fn a_criu_that_is_missing_or_too_old_is_named(t: &T) -> Verdict {

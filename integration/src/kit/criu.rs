@@ -4,7 +4,7 @@ use super::bundle::Bundle;
 use super::console::{FdSocket, Terminal};
 use super::container::Container;
 use super::ran::Ran;
-use super::stop::{Context, Verdict};
+use super::stop::{Context, Verdict, skip};
 use super::t::T;
 use super::wait::eventually;
 use serde_json::json;
@@ -23,6 +23,16 @@ pub fn program() -> Option<PathBuf> {
 pub fn link_into(dir: &Path) -> Verdict {
     let Some(program) = program() else { return Ok(()) };
     std::os::unix::fs::symlink(program, dir.join("criu")).context("the name of CRIU")
+}
+
+/// Skips where CRIU or the kernel has no means to fetch memory later.
+pub fn needs_lazy_pages() -> Verdict {
+    let mut command = Command::new(program().unwrap_or_default());
+    let asked = command.args(["check", "--feature", "uffd-noncoop"]).stdin(Stdio::null()).output().context("CRIU")?;
+    match asked.status.success() {
+        true => Ok(()),
+        false => skip("this kernel, or this CRIU, cannot fetch memory later (criu check --feature uffd-noncoop)"),
+    }
 }
 
 /// Why checkpoints are impossible here; `None` if they are possible.

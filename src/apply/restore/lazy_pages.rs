@@ -2,31 +2,46 @@
 //!
 //! Its socket is in the directory of the log, where CRIU connects to it. The caller may have started one there, as for
 //! runc. Otherwise one is started here. It ends when all memory is there, or when the container's processes end.
+//!
+//! It waits without end for a CRIU that never connects. So a process of ours, the guard, is its parent, and kills it if
+//! this process ends before CRIU has connected.
 
 use std::ffi::OsStr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags};
+use nix::sched::CloneFlags;
+use nix::sys::socket::Shutdown;
 
 use windlass_base::error::{Error, Origin, Result, WithContext};
 use windlass_criu::session::{Outcome, number};
 use windlass_sys::poll::{self, Deadline};
-use windlass_sys::process::Child;
-use windlass_sys::{fd, pipe, socket};
+use windlass_sys::process::{self, Child, Exit, Forked, SingleThreaded};
+use windlass_sys::{descriptors, fd, pipe, socket};
 
 use super::chain::LAZY_PAGES as SOCKET;
-use crate::checkpoint::{Directories, Log, failure, process};
+use crate::checkpoint::{self, Directories, Log, failure};
 
 /// The name of its log.
 const LOG: &str = "lazy-pages.log";
 /// How long it may take until it can be connected to.
 const READY: Duration = Duration::from_secs(10);
 
-/// The process, until the restore is done. Dropping this ends it.
-pub(crate) struct LazyPages(Option<Child>);
+/// Bytes of the longest message from the guard.
+const LONGEST: usize = 8 << 10;
+
+/// The process, until CRIU has connected to it. Dropping this ends it.
+pub(crate) struct LazyPages(Option<Guard>);
+
+/// The guard, and our end of the pair of sockets by which it knows of our end.
+struct Guard {
+    process: Child,
+    socket: OwnedFd,
+}
 
 impl LazyPages {
     /// Starts it and waits until CRIU can connect to it, unless the caller has started one.
@@ -57,15 +72,17 @@ impl LazyPages {
         if let Some((address, port)) = &server {
             words.extend(["--page-server", "--address", address, "--port", port]);
         }
-        let descriptors = [ready_end.as_fd(), directories.images.as_fd(), work.as_fd()];
-        let child = process::start(program, &words, path, [null.as_fd(); 3], &descriptors)?;
-        let pages = LazyPages(Some(child));
-        drop(ready_end);
+        // The guard's copy of the pipe's end is closed when CRIU has been started.
+        let start = move || {
+            let descriptors = [ready_end.as_fd(), directories.images.as_fd(), work.as_fd()];
+            checkpoint::process::start(program, &words, path, [null.as_fd(); 3], &descriptors)
+        };
+        let guard = Guard::start(start)?;
         let told = poll::readable(ready.as_fd(), Deadline::after(READY)).with_context(|| "cannot wait for CRIU")?;
         if told && nix::unistd::read(&ready, &mut [0]) == Ok(1) {
-            return Ok(pages);
+            return Ok(LazyPages(Some(guard)));
         }
-        Err(LazyPages::failure(directories))
+        Err(guard.error().unwrap_or_else(|| LazyPages::failure(directories)))
     }
 
     /// Why it has failed.
@@ -74,24 +91,82 @@ impl LazyPages {
         failure(&Outcome::Died, "LAZY_PAGES", &log, "")
     }
 
-    /// Its pidfd, if it was started here.
+    /// The pidfd of its guard, which ends as it ends, if it was started here.
     pub(crate) fn process(&self) -> windlass_sys::Result<Option<OwnedFd>> {
-        self.0.as_ref().map(|child| fd::duplicate(child.pidfd.as_fd())).transpose()
+        self.0.as_ref().map(|guard| fd::duplicate(guard.process.pidfd.as_fd())).transpose()
     }
 
     /// Lets it go on by itself: CRIU has connected to it.
     pub(crate) fn leave(mut self, directories: &Directories) {
-        if self.0.take().is_some() {
+        if let Some(guard) = self.0.take() {
             let _ = fd::unlinkat(directories.work.as_fd(), SOCKET);
+            guard.dismiss();
         }
     }
 }
 
-impl Drop for LazyPages {
-    fn drop(&mut self) {
-        if let Some(child) = &self.0 {
-            child.kill();
-            let _ = child.wait();
+impl Guard {
+    fn start(program: impl FnOnce() -> Result<Child>) -> Result<Guard> {
+        let context = || "cannot make the guard of CRIU";
+        let proof = SingleThreaded::check().with_context(context)?;
+        let (socket, end) = socket::pair().with_context(context)?;
+        match process::fork(CloneFlags::empty(), None, &proof).with_context(context)? {
+            Forked::Parent(process) => Ok(Guard { process, socket }),
+            Forked::Child => {
+                drop(socket);
+                let guarded = program().and_then(|child| guard(&child, end.as_fd()));
+                if let Err(error) = &guarded {
+                    let text = serde_json::to_vec(&error.shortened(1024)).expect("plain data");
+                    let _ = socket::send(end.as_fd(), &text, &[]);
+                }
+                process::exit_now(guarded.unwrap_or(1))
+            }
         }
     }
+
+    /// What it has reported, if it has failed itself. Waits for its end.
+    fn error(self) -> Option<Error> {
+        socket::shutdown(self.socket.as_fd(), Shutdown::Write);
+        let mut buffer = vec![0; LONGEST];
+        let (length, _) = socket::receive(self.socket.as_fd(), &mut buffer).ok()?;
+        serde_json::from_slice(&buffer[..length]).ok()
+    }
+
+    /// Ends it, and lets its child go on.
+    fn dismiss(self) {
+        let _ = socket::send(self.socket.as_fd(), b"L", &[]);
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        // If it was not dismissed, the end of the socket makes it kill its child.
+        socket::shutdown(self.socket.as_fd(), Shutdown::Both);
+        let _ = self.process.wait();
+    }
+}
+
+/// The guard: waits until the runtime dismisses it, or ends. Returns its exit status, which is that of `child` if that
+/// ends first.
+fn guard(child: &Child, runtime: BorrowedFd<'_>) -> Result<i32> {
+    let context = || "cannot guard CRIU";
+    // Signals of the caller's terminal are for the runtime, and a reader of the caller's output does not wait for this.
+    let _ = nix::unistd::setsid();
+    let null = fd::open("/dev/null", OFlag::O_RDWR);
+    let left = null.and_then(|null| (0..3).try_for_each(|number| descriptors::install_at(null.as_fd(), number)));
+    let waited = left.and_then(|()| {
+        let mut fds = [runtime, child.pidfd.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        poll::poll(&mut fds, Deadline::NEVER)?;
+        Ok(fds[0].any().unwrap_or(true))
+    });
+    let dismissed = match waited {
+        Ok(false) => return Ok(i32::from(child.wait().with_context(context)? != Exit::Code(0))),
+        Ok(true) => socket::receive(runtime, &mut [0]).is_ok_and(|(length, _)| length > 0),
+        Err(_) => false,
+    };
+    if !dismissed {
+        child.end();
+    }
+    waited.with_context(context)?;
+    Ok(0)
 }
