@@ -137,7 +137,7 @@ fn descriptors() -> Vec<String> {
     for process in ["1", "self"] {
         let entries = fs::read_dir(format!("/proc/{process}/fd")).into_iter().flatten().flatten();
         let targets = entries.filter_map(|entry| fs::read_link(entry.path()).ok());
-        // The descriptor of the directory that is being read.
+        // Leaves out the descriptor of the directory that is being read.
         let targets = targets.filter(|target| !target.ends_with("fd"));
         lines.extend(targets.map(|target| format!("descriptor of process {process}: {}", target.display())));
     }

@@ -152,7 +152,7 @@ fn binds_are_the_host_s_again(t: &T) -> Verdict {
     Ok(())
 }
 
-/// With a user namespace, as engines make it.
+/// The container has a user namespace, as engines make it.
 fn a_read_only_root_is_read_only_again(t: &T) -> Verdict {
     let read_only = |bundle: Bundle| bundle.sh("exec sleep 1000").set("/root/readonly", json!(true));
     let user = in_a_user_namespace(read_only(t.bundle()?));
@@ -197,8 +197,8 @@ fn a_user_namespace_with_its_cgroup_mount_comes_back(t: &T) -> Verdict {
     Ok(())
 }
 
-/// CRIU copies each mount alone, which the kernel refuses in a user namespace where others are on it, and with the rights
-/// of the container's root, which cannot reach every source.
+/// CRIU copies each mount without those on it, which the kernel refuses in a user namespace. It also has the rights of
+/// the container's root alone, who cannot reach every source.
 fn mounts_on_mounts_come_back_in_a_user_namespace(t: &T) -> Verdict {
     use std::os::unix::fs::PermissionsExt;
     let hidden = t.path("hidden");

@@ -236,7 +236,7 @@ fn what_is_not_an_image_is_refused(t: &T) -> Verdict {
     all_refused(&whole, &bundle, damages)
 }
 
-/// A restore reads memory from there, too.
+/// A restore reads memory from the images of earlier dumps, too.
 fn a_dump_before_is_no_way_out(t: &T) -> Verdict {
     let bundle = dumped(t)?;
     let whole = dump(t, &bundle)?;
@@ -282,7 +282,7 @@ fn a_dump_before_is_no_way_out(t: &T) -> Verdict {
     all_refused(&whole, &bundle, damages)
 }
 
-/// With a user namespace, the images are copied and shown before CRIU starts.
+/// The images are copied for the user namespace and shown to it before CRIU starts.
 fn images_are_checked_before_a_user_namespace_sees_them(t: &T) -> Verdict {
     let map = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
     let bundle = t
@@ -459,7 +459,7 @@ fn cut(path: &Path, length: u64) -> std::io::Result<()> {
     fs::OpenOptions::new().write(true).open(path)?.set_len(length)
 }
 
-/// A FUSE server that the container has, and that never reads a request.
+/// The container has a FUSE server that never reads a request.
 fn a_filesystem_that_never_answers_is_named(t: &T) -> Verdict {
     let mount = "exec 7<>/dev/fuse; mount -t fuse -o fd=7,rootmode=40000,user_id=0,group_id=0 none /mnt || exit 3";
     let open = format!("{},-100,'/mnt,{},0", libc::SYS_openat, libc::O_PATH);

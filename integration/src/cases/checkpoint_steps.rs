@@ -263,7 +263,7 @@ fn a_dump_that_is_killed_at_a_step_of_criu_loses_nothing(t: &T) -> Verdict {
     Ok(())
 }
 
-/// Kills restores of one dump at these steps, and wants nothing to be left.
+/// Kills restores of one dump at these steps. Nothing may be left.
 fn kills_restores_at(t: &T, steps: &[&str], flags: &[&str]) -> Verdict {
     let bundle = t.bundle()?.sh(COUNTING);
     let container = start(t, &bundle)?;
@@ -275,7 +275,7 @@ fn kills_restores_at(t: &T, steps: &[&str], flags: &[&str]) -> Verdict {
         let id = t.id();
         let words = ["restore", "--detach", "--bundle", &place, "--image-path", &dir];
         killed_at(t, &images, &[&words[..], flags, &[id.as_str()]].concat(), step)?;
-        // CRIU's processes end with it, before anybody deletes the container.
+        // CRIU's processes end with the killed runtime, before anybody deletes the container.
         eventually("that nobody has the images open", || (!is_open(&images.dir)).then_some(())).context(step)?;
         let container = Container::new(t, id, bundle.dir.clone());
         container.verb("delete", &["--force"], &[])?.ok()?;
@@ -401,7 +401,7 @@ fn the_directory_of_the_images_is_not_changed(t: &T) -> Verdict {
     Ok(())
 }
 
-/// CRIU's own file wins over the flags, by which the cgroups of the images are judged.
+/// CRIU's own file overrides the flags, and windlass checks the cgroups of the images by the flags.
 fn a_file_of_criu_does_not_ask_for_cgroups(t: &T) -> Verdict {
     let file = t.path("criu.conf");
     let named = |bundle: Bundle| bundle.set("/annotations", json!({"org.criu.config": file.display().to_string()}));

@@ -99,8 +99,8 @@ fn many_deletes_leave_nothing(t: &T) -> Verdict {
     Ok(())
 }
 
-/// The situation of a create whose init waits in state D for a file system that does not answer. Here the case holds
-/// the lock, and a process comes after all were killed.
+/// As with a `create` whose init waits in state D for a file system that does not answer. Here the case itself holds
+/// the lock, and makes a process after all were killed.
 fn delete_force_names_what_does_not_die_while_another_command_waits_for_it(t: &T) -> Verdict {
     let container = t.running()?;
     let procs = cgroup::of(&container)?.join("cgroup.procs");

@@ -117,8 +117,8 @@ fn annotations_take_no_memory_of_a_waiting_init(t: &T) -> Verdict {
     Ok(())
 }
 
-/// Processor time, the least of some rounds, so that the load of the machine does not count. To free 16 MiB takes as
-/// long as all the rest of `delete`, so a thread of the kernel does it.
+/// Compares processor time, the least of some rounds, so that the load of the machine does not count. Freeing 16 MiB
+/// takes as long as the rest of `delete`, so a thread of the kernel does it.
 fn annotations_take_no_time_of_delete(t: &T) -> Verdict {
     let delete = |bundle: &Bundle| -> Verdict<Duration> {
         let (id, pid_file) = (t.id(), t.path("pid"));

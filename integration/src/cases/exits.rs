@@ -524,7 +524,7 @@ fn a_dead_conmons_exit_file_is_written_by_delete(t: &T) -> Verdict {
     Ok(())
 }
 
-/// delete writes them with the rights of its caller, and the bundle may be another user's.
+/// `delete` writes the files with the rights of its caller, and the bundle may be another user's.
 fn exit_files_that_others_may_have_named_are_not_written(t: &T) -> Verdict {
     supported(t)?;
     for (owner, mode, written) in [(0, 0o644, true), (1000, 0o644, false), (0, 0o666, false)] {

@@ -163,7 +163,7 @@ fn tmpcopyup_keeps_extended_attributes(t: &T) -> Verdict {
     Ok(())
 }
 
-/// A change of the owner takes them away (capabilities(7)), so the owner comes first.
+/// A change of the owner removes the capabilities (capabilities(7)), so the owner is set first.
 fn tmpcopyup_keeps_the_capabilities_of_a_file_that_is_not_roots(t: &T) -> Verdict {
     let bundle = t.bundle()?.mount(tmpfs("/mnt", &["tmpcopyup"])).args(&["/bin/sleep", "1000"]);
     let file = bundle.rootfs().join("mnt/file");
@@ -179,7 +179,7 @@ fn tmpcopyup_keeps_the_capabilities_of_a_file_that_is_not_roots(t: &T) -> Verdic
     Ok(())
 }
 
-/// What is mounted there is not the directory's, and may be without an end.
+/// A mount below the directory is not a part of it, and its files may be endless.
 fn tmpcopyup_copies_nothing_of_mounts_below(t: &T) -> Verdict {
     let data = t.path("data");
     fs::create_dir_all(data.join("deep"))?;

@@ -307,7 +307,7 @@ fn hooks_see_the_pid_of_the_container(t: &T) -> Verdict {
     Ok(())
 }
 
-/// One of them is the lock of the container: a daemon that a hook starts would hold it for ever.
+/// One of the runtime's descriptors is the lock of the container: a daemon that a hook starts would hold it for ever.
 fn hooks_have_no_descriptor_of_the_runtime(t: &T) -> Verdict {
     let kinds = ["prestart", "createRuntime", "poststart", "poststop"];
     let list = || json!([hook(&format!("exec ls /proc/self/fd >>{}", record(t).display()))]);

@@ -105,7 +105,8 @@ fn start_of_a_stopped_container_is_refused(t: &T) -> Verdict {
     Ok(())
 }
 
-/// By init's name, when a `start` was killed before it had removed the socket.
+/// A program could take init's name. If a killed `start` has left the socket, it would then look like an init that
+/// waits for `start`.
 fn a_program_cannot_seem_not_to_be_started(t: &T) -> Verdict {
     let script = "printf windlass:init >/proc/self/comm; echo named; while :; do sleep 1; done";
     let container = t.create(&t.bundle()?.sh(script))?;
@@ -238,7 +239,7 @@ fn sigterm_ends_a_container_as_soon_as_it_is_created(t: &T) -> Verdict {
     done
 }
 
-/// Without a PID namespace of its own they become children of the runtime in the foreground.
+/// Without a PID namespace of the container's own, orphans become children of the runtime in the foreground.
 fn what_outlives_its_parent_is_reaped_while_run_waits(t: &T) -> Verdict {
     let script = "(sleep 0.2 & echo $!); exec sleep 1000";
     let bundle = t.bundle()?.namespace("pid", None).sh(script);
@@ -254,7 +255,7 @@ fn what_outlives_its_parent_is_reaped_while_run_waits(t: &T) -> Verdict {
     gone
 }
 
-/// Whether the program runs is not known then. A container whose start has failed must not run.
+/// Without the answer it is not known whether the program runs. A container whose `start` has failed must not run.
 fn a_start_whose_answer_is_lost_ends_the_program(t: &T) -> Verdict {
     if t.host("strace", &["-V"]).is_err() {
         return crate::kit::stop::skip("strace is not installed");
@@ -282,7 +283,7 @@ fn sigterm_ends_a_container_that_was_never_started(t: &T) -> Verdict {
     Ok(())
 }
 
-/// Without its own PID namespace, the processes do not end with init.
+/// Without a PID namespace of the container's own, its processes do not end with init.
 fn sigkill_reaches_what_init_has_left_behind(t: &T) -> Verdict {
     let script = "sleep 1000 & echo left $!; exec sleep 1000";
     let container = t.start(&t.bundle()?.namespace("pid", None).sh(script))?;
@@ -300,7 +301,7 @@ fn sigkill_reaches_what_init_has_left_behind(t: &T) -> Verdict {
     Ok(())
 }
 
-/// Init still lives here, and the processes that it has started end with it.
+/// Init is alive in this case, and the processes that it has started must end with it.
 fn sigkill_reaches_what_init_has_started(t: &T) -> Verdict {
     let script = "sleep 1000 & echo left $!; exec sleep 1000";
     let container = t.start(&t.bundle()?.namespace("pid", None).sh(script))?;
@@ -565,7 +566,7 @@ fn a_container_runs_until_its_last_thread_has_ended(t: &T) -> Verdict {
     Ok(())
 }
 
-/// In a shared PID namespace they do not end with init.
+/// In a shared PID namespace such processes do not end with init.
 fn processes_without_a_main_thread_are_killed(t: &T) -> Verdict {
     let script = "/helper @payload leaderless & exec sleep 1000";
     for how in [&["delete", "--force"][..], &["kill", "--all", "KILL"], &["kill", "KILL"]] {

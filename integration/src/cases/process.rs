@@ -199,8 +199,8 @@ fn umask_is_set(t: &T) -> Verdict {
     Ok(())
 }
 
-/// The specification inherits the umask; dockerd and its children run with 0, so every runtime that engines use sets
-/// this value instead.
+/// By the specification the process would inherit the umask. dockerd and its children run with 0, so every runtime that
+/// engines use sets 0022 instead.
 fn an_absent_umask_is_0022(t: &T) -> Verdict {
     let bundle = t.bundle()?.sh("umask");
     bundle.write()?;

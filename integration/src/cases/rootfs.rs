@@ -115,7 +115,7 @@ fn no_pivot_leaves_no_procfs_of_the_host(t: &T) -> Verdict {
     Ok(())
 }
 
-/// The kernel lets a user namespace mount a sysfs if one is there that nothing covers. The container has none.
+/// A user namespace may mount a sysfs only where there is one that nothing covers. The container has none.
 fn no_pivot_leaves_no_sysfs_of_the_host(t: &T) -> Verdict {
     let mount = "unshare -U -r -m -n mount -t sysfs -o ro,nosuid,nodev,noexec sysfs /sys";
     let script = format!("{MAPPED} {mount} && echo mounted || echo refused");

@@ -202,7 +202,7 @@ fn the_network_is_the_hosts_or_the_containers_own(t: &T) -> Verdict {
     Ok(())
 }
 
-/// sysfs of a network namespace, and mqueue of an IPC namespace, that the container does not own.
+/// The container does not own the network namespace of its sysfs, nor the IPC namespace of its mqueue.
 fn filesystems_of_the_hosts_namespaces_are_bound(t: &T) -> Verdict {
     let user = User::new(t, false)?;
     let sys = json!({"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "noexec", "nodev", "ro"]});
@@ -246,7 +246,7 @@ fn exec_joins_and_delete_clears_away(t: &T) -> Verdict {
     Ok(())
 }
 
-/// With a single id the kernel denies setgroups(2), and procfs shows that; but `/proc` is the container's.
+/// With a single id the kernel denies setgroups(2), and procfs shows that. But `/proc` belongs to the container.
 fn exec_reads_nothing_that_stands_where_proc_was(t: &T) -> Verdict {
     let user = User::new(t, false)?;
     let script = "mount -t tmpfs tmpfs /proc && mkdir /proc/self && mkfifo /proc/self/setgroups && echo 1 >/tmp/made; sleep 1000";
@@ -284,7 +284,7 @@ fn a_terminal_works_without_the_group_tty(t: &T) -> Verdict {
     Ok(())
 }
 
-/// A cgroup that is the user's, as cgroups(7) says how.
+/// Makes a cgroup and delegates it to the user, as cgroups(7) describes.
 fn delegate(name: &str) -> Verdict<PathBuf> {
     let dir = Path::new("/sys/fs/cgroup").join(name);
     fs::create_dir(&dir).context(dir.display())?;
@@ -302,7 +302,7 @@ fn without_delegation_a_limit_is_an_error_that_names_the_controller(t: &T) -> Ve
     Ok(())
 }
 
-/// The user's shell is in a cgroup below the delegated one; containers come beside it.
+/// The user's shell is in a cgroup below the delegated one; containers get cgroups beside it.
 fn a_delegated_cgroup_is_found_and_limits_hold(t: &T) -> Verdict {
     let user = User::new(t, false)?;
     let top = delegate("wl-delegated")?;
@@ -363,7 +363,8 @@ fn root_of_a_user_namespace_runs_containers(t: &T) -> Verdict {
     Ok(())
 }
 
-/// The user namespace does not own the PID namespace of the runtime, which may not mount a procfs of it.
+/// The user namespace does not own the PID namespace of the runtime, so the runtime may not mount a procfs of that
+/// namespace.
 fn root_of_a_user_namespace_has_a_terminal_in_exec(t: &T) -> Verdict {
     let user = User::new(t, true)?;
     let (runtime, root) = (user.runtime().display().to_string(), user.home.join("state").display().to_string());

@@ -237,7 +237,7 @@ fn a_filter_is_installed_without_no_new_privileges(t: &T) -> Verdict {
     Ok(())
 }
 
-/// Calls that a profile need not know or allow, of which the payload makes none.
+/// A profile need neither know nor allow these calls of the runtime. The payload makes none of them.
 fn a_strict_filter_does_not_stop_the_runtime(t: &T) -> Verdict {
     let names = json!([
         "openat2",

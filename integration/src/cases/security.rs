@@ -272,7 +272,7 @@ fn cwd_in_a_descriptor_of_the_runtime_does_not_lead_out(t: &T) -> Verdict {
 /// Looks for the harness's directory from the working directory upwards.
 const UPWARDS: &str = "for up in . .. ../.. ../../.. ../../../.. ../../../../..; do ls -d $up/run/windlass-integration $up/windlass-integration; done 2>/dev/null; pwd";
 
-/// It is moved between its lookup and the change into it.
+/// The directory is moved between its lookup and the change into it.
 fn a_working_directory_that_leaves_its_volume_meanwhile_does_not_lead_out(t: &T) -> Verdict {
     if t.host("strace", &["-V"]).is_err() {
         return crate::kit::stop::skip("strace is not installed");

@@ -95,7 +95,7 @@ fn a_client_at_a_terminal_passes_its_size_on_and_leaves_by_keys(t: &T) -> Verdic
     terminal.read_until("11 22 at last")?;
     terminal.resize(33, 77)?;
     terminal.read_until("33 77 at last")?;
-    // The first of the keys alone is input.
+    // The first key is input if the second one does not follow.
     terminal.write("\u{10}k\n")?;
     terminal.read_until("020   k")?;
     terminal.write("\u{10}\u{11}")?;
@@ -105,7 +105,7 @@ fn a_client_at_a_terminal_passes_its_size_on_and_leaves_by_keys(t: &T) -> Verdic
     Ok(())
 }
 
-/// The permissions of the directories and the socket are opened here, which would otherwise keep other users out.
+/// The case opens the permissions of the directories and of the socket, which otherwise keep other users out.
 fn a_client_of_another_user_is_turned_away(t: &T) -> Verdict {
     const USER: i64 = 47_123;
     let c = sleeper(t)?;

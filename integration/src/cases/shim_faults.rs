@@ -283,14 +283,15 @@ fn a_stopped_shim_is_named_and_can_be_deleted(t: &T) -> Verdict {
     }
     ensure_eq!(c.line("delete", &["--force"])?["shim_lost"], json!(true), "what delete --force says");
     ensure!(!c.file("").exists(), "its directory is there");
-    // It has ended; the host's init reaps it when it likes.
+    // The process has ended; when it is reaped depends on the host's init.
     let process = format!("/proc/{}", c.made["pid"]);
     eventually("its process is gone", || (!Path::new(&process).exists()).then_some(()))?;
     t.runtime(&["state", &c.id])?.fails()?;
     Ok(())
 }
 
-/// A failure of power leaves the old file or the new one (fsync(2), "NOTES"), and the name that was reported.
+/// After a power failure a name has its old content or its whole new one, and a reported end is still there (fsync(2),
+/// "NOTES").
 fn a_record_is_on_the_disk_before_it_has_its_name(t: &T) -> Verdict {
     let c = shim::run(t, &t.bundle()?.args(&["/bin/sleep", "1000"]), &[])?;
     let trace = t.path("trace");
@@ -311,7 +312,8 @@ fn a_record_is_on_the_disk_before_it_has_its_name(t: &T) -> Verdict {
     Ok(())
 }
 
-/// It may take long, and what the shim closes meanwhile must be closed: readers wait for the end.
+/// Writing a record may take long. If the writer had a copy of a pipe that the shim closes, readers of the pipe would
+/// wait for the writer.
 fn who_writes_a_record_has_nothing_else_open(t: &T) -> Verdict {
     let c = shim::run(t, &t.bundle()?.args(&["/bin/sleep", "1000"]), &["--stdin"])?;
     let _client = c.connect()?;
@@ -339,7 +341,8 @@ fn who_writes_a_record_has_nothing_else_open(t: &T) -> Verdict {
     Ok(())
 }
 
-/// By then another container may have the name of the exit file, for example one that podman starts again.
+/// When the record is written late, another container may have the name of the exit file, for example one that podman
+/// starts again.
 fn a_record_that_comes_late_is_no_new_container_s(t: &T) -> Verdict {
     let (bundle, id) = (t.bundle()?.sh("exit 6"), t.id());
     let shim = shim::conmon(t, &id, &bundle)?;

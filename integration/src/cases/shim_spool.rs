@@ -89,7 +89,7 @@ fn end(engine: &Engine<'_>, id: &str, code: i32) -> Verdict {
     engine.is_clean()
 }
 
-/// A little more than fits, so that the last write waits.
+/// The container writes a little more than fits, so that the last write waits.
 fn output_is_kept_while_containerd_and_its_client_are_away(t: &T) -> Verdict {
     let mut engine = Engine::start(t)?;
     let (mib, rate, absence) = if t.long { (300, 5, 60) } else { (24, 8, 3) };
@@ -197,7 +197,7 @@ fn what_nobody_has_read_goes_with_the_task(t: &T) -> Verdict {
     engine.is_clean()
 }
 
-/// The longest write in the best of three rounds, because other work on the machine makes each write longer.
+/// Takes the longest write of the best of three rounds, because other work on the machine makes each write longer.
 fn no_write_waits_while_there_is_room(t: &T) -> Verdict {
     let engine = Engine::start(t)?;
     let mut best = u64::MAX;

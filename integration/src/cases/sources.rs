@@ -44,7 +44,7 @@ pub(super) fn user_namespace(t: &T) -> Verdict<Bundle> {
     Ok(bundle.set("/linux/uidMappings", mapping.clone()).set("/linux/gidMappings", mapping))
 }
 
-/// Gives a tree to the user namespace's root; busybox belongs to all bundles.
+/// Gives a tree to root of the user namespace, except for busybox, which all bundles share.
 pub(super) fn give(path: &Path) -> Verdict {
     if path.file_name().is_some_and(|name| name == "busybox") {
         return Ok(());

@@ -97,7 +97,7 @@ fn a_missing_console_socket_fails_the_create(t: &T) -> Verdict {
     Ok(())
 }
 
-/// The runtime copies the output, which may go to a file.
+/// The runtime relays the output, perhaps to a file, in which a line must not end with a carriage return.
 fn in_the_foreground_a_line_ends_with_a_line_feed(t: &T) -> Verdict {
     t.run(&bundle(t, "tty >/dev/null && echo one; echo two")?)?.ok()?.stdout_is("one\ntwo\n")?;
     Ok(())
@@ -189,7 +189,7 @@ fn a_terminal_that_cannot_be_taken_over_leaves_nothing(t: &T) -> Verdict {
     Ok(())
 }
 
-/// A root filesystem may have any device there, and the open of one may do something.
+/// A root filesystem may have any device in the place of ptmx, and opening a device may have an effect.
 fn a_multiplexer_that_is_none_of_a_devpts_is_not_opened(t: &T) -> Verdict {
     let without_devpts = |spec: &mut serde_json::Value| {
         let mounts = spec["mounts"].as_array_mut().expect("a list");

@@ -220,13 +220,14 @@ fn own_null_device() -> Result<(), String> {
         .map_err(|e| format!("mount {NODE} at /dev/null: {e}"))
 }
 
-/// The mode, whatever the umask.
+/// Sets the mode of a path, whatever the umask.
 fn chmod_all(path: &str, mode: Mode) -> nix::Result<()> {
     nix::sys::stat::fchmodat(nix::fcntl::AT_FDCWD, path, mode, nix::sys::stat::FchmodatFlags::FollowSymlink)
 }
 
 fn mount_fs(kind: &str, at: &str, data: &str) -> Result<(), String> {
-    // The mount there is in the host's namespaces. It is detached, so that no cgroup v1 mounts stay below the new one.
+    // The mount that is there shows the host's namespaces. It is detached, so that no cgroup v1 mounts stay below the
+    // new one.
     if kind != "tmpfs" {
         let _ = umount2(at, MntFlags::MNT_DETACH);
     }

@@ -8,13 +8,13 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// A file in it.
+/// The name of a file in the canary.
 pub const FILE: &str = "precious";
 
-/// The directory of the canary in which each of the names is a directory.
+/// The directory of the canary in which each name given to `new` is a directory.
 pub const DIRECTORIES: &str = "directories";
 
-/// The directory of the canary in which each of the names is a file.
+/// The directory of the canary in which each name given to `new` is a file.
 pub const FILES: &str = "files";
 
 /// A directory tree under watch.

@@ -103,7 +103,7 @@ impl Block {
         command.stdin(Stdio::null());
         let ran = runtime::run(command, &t.dir).map(|(ran, _)| ran);
         for state in STATES {
-            // A mount point of a namespace that is gone, which is empty here.
+            // The directory was a mount point in a mount namespace that has ended; in this one it is empty.
             let _ = fs::remove_dir(state);
         }
         self.judge(&ran?.stdout)

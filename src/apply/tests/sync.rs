@@ -253,7 +253,7 @@ fn a_handle_that_nobody_asked_for_is_closed() {
     windlass_sys::socket::send(init.as_fd(), b"M", &[theirs.as_fd()]).expect("the runtime lives");
     drop(theirs);
     assert!(matches!(runtime.receive(), Ok(Message::Ask(Question::MapIds))));
-    // If it had been kept, the other end would not be closed.
+    // If the runtime had kept the descriptor, the other end would not be closed.
     let (n, _) = windlass_sys::socket::receive(ours.as_fd(), &mut [0; 1]).expect("closed, not failed");
     assert_eq!(n, 0);
 }

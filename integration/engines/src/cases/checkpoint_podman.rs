@@ -55,7 +55,7 @@ fn images_are_kept_if_that_is_asked_for(s: &Session) -> Verdict {
     })
 }
 
-/// podman binds several files of its own into it.
+/// podman binds several files of its own into the container.
 fn a_container_with_ids_of_its_own_comes_back(s: &Session) -> Verdict {
     with_criu(s, || {
         let volume = s.scratch()?;

@@ -194,7 +194,7 @@ fn counter(s: &Session) -> Verdict<(String, PathBuf)> {
     Ok((id, output))
 }
 
-/// Ends it, and checks that it has written each number once.
+/// Ends a counting task, and checks that it has written each number once.
 fn is_whole(s: &Session, id: &str, output: &Path) -> Verdict {
     s.ok(&format!("tasks kill {id}"))?;
     until("the end", || Ok((status(s, id)? == "STOPPED").then_some(())))?;

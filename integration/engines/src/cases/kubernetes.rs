@@ -120,7 +120,7 @@ fn user_namespace() -> NamespaceOption {
     NamespaceOption { userns_options: Some(users), ..Default::default() }
 }
 
-/// The page is about windlass.
+/// Skips on another runtime: the page is about windlass.
 fn ours(s: &Session) -> Verdict {
     if s.below.kind == RuntimeKind::Windlass { Ok(()) } else { skip("another runtime's page") }
 }

@@ -7,7 +7,7 @@ use integration::kit::Verdict;
 use integration::kit::stop::Context;
 use std::fs;
 
-/// The words of the client.
+/// The command line of a client.
 pub fn start(session: &Session) -> Verdict<Vec<String>> {
     prepare_networks(session)?;
     fs::write(session.path("containers.conf"), format!("[containers]\n{}\n", default_limits()))

@@ -9,7 +9,7 @@ use std::fs;
 /// Where dockerd listens.
 pub const SOCKET: &str = "/run/engines-docker.sock";
 
-/// Starts the daemon; the words of the client.
+/// Starts the daemon. Returns the command line of a client.
 pub fn start(session: &Session) -> Verdict<Vec<String>> {
     prepare_networks(session)?;
     if let Some(shim) = &session.below.shim {
@@ -19,12 +19,12 @@ pub fn start(session: &Session) -> Verdict<Vec<String>> {
     Ok(client())
 }
 
-/// The words of the client.
+/// The command line of a client.
 fn client() -> Vec<String> {
     vec!["docker".to_owned(), "--host".to_owned(), format!("unix://{SOCKET}")]
 }
 
-/// The recommended file, with the runtime under test.
+/// The content of `contrib/docker/daemon.json`, with the runtime under test.
 pub fn configuration(session: &Session) -> String {
     below(include_str!("../../../../contrib/docker/daemon.json"), session)
 }

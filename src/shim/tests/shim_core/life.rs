@@ -54,7 +54,7 @@ fn a_status_that_the_engine_has_taken_is_not_written_again() {
     rig.turns(Duration::from_millis(1200));
     fs::remove_file(&persist).expect("removed");
     assert_eq!(rig.exit(&init()), Some(Exit::Code(3)), "what nobody wants holds nothing up");
-    assert!(!exits.join("c").exists(), "it came again");
+    assert!(!exits.join("c").exists(), "the status was written again");
 }
 
 fn a_life_is_told_in_order() {
