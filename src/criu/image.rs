@@ -109,9 +109,9 @@ message! {
         1 pages: u64,
         /// How many pages.
         2 count: u32,
-        /// Whether they are in the images of the parent dump, in images of old versions.
+        /// Whether the pages are in the images of the parent dump. Only old versions write this field.
         3 in_parent: bool,
-        /// 1: they are in the images of the parent dump; 2: they can be fetched later; 4: they are in the file.
+        /// 1: the pages are in the images of the parent dump; 2: they can be fetched later; 4: they are in the file.
         4 flags: u32,
         /// How many pages, since version 4.1.
         5 long_count: u64,

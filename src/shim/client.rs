@@ -20,8 +20,8 @@ const FULL: usize = 64 * 1024;
 /// The time in which a client must take [`ENOUGH`] while others wait for it.
 const STALL_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Bytes that a client must take in that time, as its socket counts them. A client that takes less holds the
-/// process and the others back too much.
+/// Bytes that a client must take within [`STALL_TIMEOUT`], as its socket counts them. A client that takes less holds
+/// the process and the others back too much.
 const ENOUGH: usize = PACKET;
 
 /// If the loop looks at a client this long after the client's time was over, the client is not dropped yet. Nobody

@@ -123,7 +123,7 @@ pub fn descriptor_limit() -> u64 {
     DESCRIPTORS.load(Ordering::Relaxed)
 }
 
-/// Sets that limit to the one of the previous program in this process, which had raised the limit.
+/// Sets the limit of [`descriptor_limit`], which the previous program in this process had before it raised its own.
 pub fn set_descriptor_limit(limit: u64) {
     DESCRIPTORS.store(limit, Ordering::Relaxed);
 }

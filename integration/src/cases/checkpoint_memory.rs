@@ -158,7 +158,8 @@ fn pages_go_to_a_page_server(t: &T) -> Verdict {
 /// What CRIU 4.1 and 4.2 say on Linux 6.18, where they serve memory from a pipe that they do not have.
 const NO_PIPE: &str = "page-pipe: splice: -1";
 
-/// Dumps a container whose pages stay behind until they are requested. Returns the dump, which lives as long, and its port.
+/// Dumps a container and leaves its pages with the dumping process, which serves them until all are fetched. Returns
+/// that process and its port.
 fn left_behind(images: &Images, container: &Container) -> Verdict<(Child, u16)> {
     let mut command = images.command();
     command.args(["checkpoint", "--lazy-pages", "--page-server", "127.0.0.1:0", "--status-fd", "1"]);

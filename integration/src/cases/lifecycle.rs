@@ -395,7 +395,7 @@ fn run_returns_the_exit_code_of_the_payload(t: &T) -> Verdict {
 }
 
 fn run_returns_128_plus_the_signal_of_the_payload(t: &T) -> Verdict {
-    // PID 1 of a PID namespace ignores its own signals, so the container has none.
+    // PID 1 of a PID namespace ignores its own signals, so the container has no PID namespace of its own.
     t.run(&t.bundle()?.namespace("pid", None).sh("kill -KILL $$"))?.code_is(137)?;
     t.run(&t.bundle()?.namespace("pid", None).sh("kill -TERM $$"))?.code_is(143)?;
     Ok(())

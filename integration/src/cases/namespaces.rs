@@ -130,7 +130,7 @@ fn an_unknown_namespace_is_refused(t: &T) -> Verdict {
 
 fn no_namespaces_but_mount_works(t: &T) -> Verdict {
     let bundle = t.bundle()?.set("/linux/namespaces", json!([{"type": "mount"}])).unset("/hostname");
-    // Mounting a new sysfs needs one's own network namespace, or the host's root, which has it.
+    // A new sysfs needs CAP_SYS_ADMIN over its network namespace, which is the host's here. Root of the host has it.
     t.run(&bundle.sh("echo fine"))?.ok()?.stdout_is("fine\n")?;
     Ok(())
 }

@@ -18,7 +18,8 @@ const LAZY: u32 = 2;
 /// The pages are in the file.
 const PRESENT: u32 = 4;
 
-/// Refuses a file of pages that is shorter than its page map says. `lazily`: pages that can be fetched later are.
+/// Refuses a file of pages that is shorter than its page map says. With `lazily`, pages that can be fetched later do
+/// not count.
 pub(crate) fn check(dir: BorrowedFd<'_>, lazily: bool) -> Result<()> {
     for name in directory::names(dir).with_context(|| "cannot list the images")? {
         let name = name.to_string_lossy();

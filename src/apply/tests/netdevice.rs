@@ -215,7 +215,7 @@ fn an_interface_is_not_moved_to_where_it_is() {
         return;
     }
     let devices = [("v0".to_string(), "net1".to_string())];
-    // The process's main thread is elsewhere, so the thread itself is the container.
+    // The thread stands for the container, because the main thread is in another network namespace.
     let error = move_network_devices(&devices, nix::unistd::gettid().as_raw()).expect_err("the same namespace");
     assert_eq!(error.asked_by().map(ToString::to_string).as_deref(), Some("/linux/netDevices"));
     assert!(has(&ip("-o link"), "v0@v1"));

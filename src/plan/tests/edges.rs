@@ -509,7 +509,7 @@ fn a_source_that_is_added_is_found_by_its_number() {
     }
 }
 
-/// It is made when init is in its cgroup, and shows that as its root (cgroup_namespaces(7)).
+/// The cgroup namespace is made when init is in its cgroup, so that this cgroup is its root (cgroup_namespaces(7)).
 #[test]
 fn the_cgroup_namespace_is_not_made_with_the_others_in_a_joined_user_namespace() {
     let plan = plan(|document| {

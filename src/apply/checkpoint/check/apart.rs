@@ -57,7 +57,8 @@ impl Reporter {
     }
 }
 
-/// Looks by `look`, which appends what it finds. If a file keeps it waiting, the findings tell which.
+/// Runs `look` in a process of its own. `look` appends its findings. If a file keeps it waiting, a finding names the
+/// file.
 pub(crate) fn look(
     look: &dyn Fn(&Reporter, &mut Vec<CheckpointObstacle>) -> Result<()>,
 ) -> Result<Vec<CheckpointObstacle>> {
