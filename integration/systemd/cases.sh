@@ -152,6 +152,18 @@ update_changes_the_unit_and_the_cgroup() {
     is "$(property u MemoryMax)" 67108864 MemoryMax
 }
 
+# systemd compares the order in which it wrote the drop-ins of a unit with that of their names. Where they differ,
+# `systemctl status` asks for a daemon-reload until there was one.
+an_update_leaves_no_need_of_a_daemon_reload() {
+    up n || return
+    is "$(property n NeedDaemonReload)" no "NeedDaemonReload before"
+    echo '{"pids":{"limit":11},"memory":{"limit":67108864},"cpu":{"shares":512,"quota":20000,"period":100000},
+        "devices":[{"allow":false,"access":"rwm"},{"allow":true,"type":"c","major":1,"minor":3,"access":"rwm"}]}' |
+        runtime update --resources - n || echo "update failed"
+    is "$(property n MemoryMax)" 67108864 MemoryMax
+    is "$(property n NeedDaemonReload)" no "NeedDaemonReload after an update"
+}
+
 limits_survive_a_daemon_reload() {
     up d '.linux.resources={memory:{limit:33554432},pids:{limit:9},cpu:{quota:20000,period:100000}}' || return
     runtime update --pids-limit 11 d
@@ -467,7 +479,7 @@ both="every_verb_works_in_a_scope the_process_is_in_the_scope_and_the_scope_is_d
     a_scope_of_somebody_else_is_refused_and_left_alone a_failed_unit_of_the_same_name_is_cleared_away
     a_killed_create_is_cleared_away_by_delete_force exec_from_another_cgroup_is_in_the_scope
     the_name_of_a_container_that_has_just_ended_is_free fifty_at_once"
-of_root=a_device_that_is_not_allowed_is_denied
+of_root="a_device_that_is_not_allowed_is_denied an_update_leaves_no_need_of_a_daemon_reload"
 of_user=
 case $ours in windlass*)
     both="$both a_scope_has_a_name_by_default the_doctor_finds_a_host_that_works the_bus_serves_as_well

@@ -205,7 +205,7 @@ impl Systemd {
     /// Changes properties of a unit.
     pub fn set_properties(&mut self, unit: &str, properties: &[Property]) -> Result<()> {
         let version = self.version()?;
-        let list = Value::Array("(sv)".into(), pairs(properties, version));
+        let list = Value::Array("(sv)".into(), pairs(&by_name(properties), version));
         let arguments = [Value::text(unit), Value::Bool(true), list];
         let serial = self.call("SetUnitProperties", &arguments, &[])?;
         let reply = self.connection.reply(serial).map_err(|failed| connection_failed(failed, self.user))?;
@@ -271,6 +271,17 @@ fn pair(name: &str, value: Value) -> Value {
 fn pairs(properties: &[Property], version: u32) -> Vec<Value> {
     let known = properties.iter().filter(|property| property.since <= version);
     known.map(|property| pair(&property.name, property.value.clone())).collect()
+}
+
+/// The properties in the order of their names; those of one name stay in theirs. systemd writes a drop-in for each, and
+/// a unit whose drop-ins were not written in this order needs a daemon-reload for it.
+fn by_name(properties: &[Property]) -> Vec<Property> {
+    let mut sorted: Vec<Property> = Vec::with_capacity(properties.len());
+    for property in properties {
+        let place = sorted.partition_point(|other| other.name <= property.name);
+        sorted.insert(place, property.clone());
+    }
+    sorted
 }
 
 fn returned(reply: Reply, what: &str) -> Result<Vec<Value>> {
@@ -354,5 +365,20 @@ mod tests {
         assert_eq!(path("unix:path=/run/user/1000/bus,guid=1"), Some("/run/user/1000/bus".into()));
         assert_eq!(path("tcp:host=x;unix:abstract=/tmp/x;unix:path=/a%20b"), Some("/a b".into()));
         assert_eq!(path("autolaunch:"), None);
+    }
+
+    #[test]
+    fn an_update_sends_properties_in_the_order_of_their_names() {
+        let property = |name: &'static str, number| Property {
+            name: name.into(),
+            value: Value::U32(number),
+            pointer: String::new(),
+            since: 0,
+        };
+        let given = [("TasksMax", 0), ("DeviceAllow", 1), ("MemoryMax", 2), ("DevicePolicy", 3), ("DeviceAllow", 4)];
+        let sorted = by_name(&given.map(|(name, number)| property(name, number)));
+        // The first DeviceAllow clears the list that the second one fills.
+        let expected = [("DeviceAllow", 1), ("DeviceAllow", 4), ("DevicePolicy", 3), ("MemoryMax", 2), ("TasksMax", 0)];
+        assert_eq!(sorted, expected.map(|(name, number)| property(name, number)));
     }
 }
