@@ -6,7 +6,7 @@ use crate::ensure;
 use crate::ensure_eq;
 use crate::kit::Need::Windlass;
 use crate::kit::machine::{field, text};
-use crate::kit::stop::fail;
+use crate::kit::stop::{Context, fail};
 use crate::kit::wait::eventually;
 use crate::kit::{Bundle, Container, T, Verdict, runtime};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -426,6 +426,17 @@ fn a_waiting_init_holds_nothing_of_the_state(t: &T) -> Verdict {
     t.finish(command)?.ok()?;
     let pid = container.pid()?;
     let mut open: Vec<String> = Vec::new();
+    // `create` may return before init has closed its end of their conversation.
+    let waits = eventually("one socket and the descriptor of the caller", || {
+        open = descriptors_above_2(pid).unwrap_or_default();
+        (open.len() == 2 && open[0] == "3 /dev/null" && open[1].contains("socket:")).then_some(())
+    });
+    waits.context(format!("init holds {open:?}"))
+}
+
+/// The descriptors of a process but 0, 1 and 2: numbers and paths.
+fn descriptors_above_2(pid: i32) -> Verdict<Vec<String>> {
+    let mut open: Vec<String> = Vec::new();
     for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
         let entry = entry?;
         let number = entry.file_name().to_string_lossy().into_owned();
@@ -434,8 +445,7 @@ fn a_waiting_init_holds_nothing_of_the_state(t: &T) -> Verdict {
         }
     }
     open.sort();
-    ensure!(open.len() == 2 && open[0] == "3 /dev/null" && open[1].contains("socket:"), "init holds {open:?}");
-    Ok(())
+    Ok(open)
 }
 
 /// The runtime as a service manager starts it, with `variables` set by the shell that becomes it.
