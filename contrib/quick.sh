@@ -7,15 +7,22 @@ set -eu
 cd "$(dirname "$0")/.."
 base=${1:?usage: quick.sh COMMIT}
 export CARGO_PROFILE_DEV_DEBUG="${CARGO_PROFILE_DEV_DEBUG:-0}"
-# Tests that run the program for each row of a table take each tenth.
+# Tests that do the same many times, such as running the program for each row of a table, do a tenth of it.
 export WINDLASS_SAMPLE=10
 left_out=" fuzz oci_spec shim_messages shim_service agreement libseccomp seccompiler "
+# Unit tests: names that contain one of these words.
+skipped="--skip fuzz::"
 
 changed=$(git diff --name-only "$(git merge-base "$base" HEAD)" && git ls-files --others --exclude-standard)
 # Lives of real shims, which wait for most of their time: they test nothing of the command line's code.
 case $changed in
 *src/bin/windlass-shim* | *tests/shim_* | *tests/support/*) ;;
 *) left_out="${left_out}shim_conmon shim_neutral shim_upgrade " ;;
+esac
+# Every order of events in which an upgrade of the shim can go, which takes some seconds.
+case $changed in
+*src/shim/upgrade*) ;;
+*) skipped="$skipped --skip upgrade::tests::in_every_order" ;;
 esac
 # The directory of each package with a changed file, once.
 directories=$(for file in $changed; do
@@ -46,17 +53,45 @@ done)
 echo "quick: of$(echo "$packages" | sed 's/ --package / /g')"
 # shellcheck disable=SC2086 # Lists of words.
 cargo fmt $packages --check
-# shellcheck disable=SC2086
-cargo clippy --quiet $packages --all-targets -- --deny warnings
-# shellcheck disable=SC2086
-[ -z "$others" ] || cargo clippy --quiet $others -- --deny warnings
 
+results=$(mktemp -d)
+running=
+# shellcheck disable=SC2086 # Lists of words, here and below.
+trap 'kill $running 2>/dev/null || :; rm -rf "$results"' EXIT
+trap 'exit 130' INT TERM
+
+# Runs a test program in the directory of its package, and keeps its output if it fails.
+try() {
+    name=$(basename "$3")
+    # Only the standard library's test harness knows --skip, and the programs of tests/ need not have it.
+    if [ "$2" = lib ]; then options=$skipped; else options=; fi
+    (cd "$1" && exec "$3" --quiet $options) >"$results/$name.output" 2>&1 ||
+        mv "$results/$name.output" "$results/$name.failed"
+}
+
+# The tests run beside clippy and each other, because those of the shim wait for most of their time.
 for directory in $directories; do
     targets=$(for file in "$directory"/tests/*.rs "$directory"/tests/*/main.rs; do
         [ -e "$file" ] || continue
         test=$(basename "$(echo "$file" | sed 's|/main\.rs$||')" .rs)
         case $left_out in *" $test "*) ;; *) echo "--test $test" ;; esac
     done)
-    # shellcheck disable=SC2086
-    cargo test --quiet --package "$(name "$directory")" --lib $targets
+    cargo test --quiet --package "$(name "$directory")" --lib $targets --no-run \
+        --message-format json-render-diagnostics >"$results/artifacts"
+    sed -n 's/.*"kind":\["\(lib\|proc-macro\|test\)"\].*"executable":"\([^"]*\)".*/\1 \2/p' "$results/artifacts" \
+        >"$results/programs"
+    while read -r kind program; do
+        try "$directory" "$kind" "$program" &
+        running="$running $!"
+    done <"$results/programs"
 done
+cargo clippy --quiet $packages --all-targets -- --deny warnings
+[ -z "$others" ] || cargo clippy --quiet $others -- --deny warnings
+wait
+running=
+grep -h '^test result' "$results"/*.output || :
+for output in "$results"/*.failed; do
+    [ -e "$output" ] || exit 0
+    cat "$output"
+done
+exit 1

@@ -31,6 +31,9 @@ const DETACHED: &str = "--detached";
 /// Before a test's name: the test runs in this process.
 const ALONE: &str = "--alone";
 
+/// How long a test may run. It reports itself what it has waited for in vain for two minutes.
+const LONGEST: Duration = Duration::from_secs(600);
+
 fn tests() -> impl Iterator<Item = &'static Test> {
     life::TESTS.iter().chain(stdio::TESTS).chain(spool::TESTS)
 }
@@ -62,28 +65,50 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let words: Vec<&String> = words.iter().filter(|word| !word.starts_with('-')).collect();
-    let mut failed = 0;
-    for (name, _) in tests().filter(|(name, _)| words.is_empty() || words.iter().any(|word| name.contains(*word))) {
-        let program = std::env::current_exe().expect("our own program");
-        let child = Command::new(&program).args([ALONE, name]).env("SHIM_CORE", &program).spawn().expect("started");
-        let failure = failure(child);
-        println!("test {name} ... {}", failure.as_ref().map_or("ok".into(), |why| format!("FAILED: {why}")));
-        failed += usize::from(failure.is_some());
-    }
+    let wanted = |name: &str| words.is_empty() || words.iter().any(|word| name.contains(*word));
+    let failed = run(&mut tests().map(|(name, _)| *name).filter(|name| wanted(name)));
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Why the test failed, if it did. A test reports itself what it has waited for in vain for two minutes.
-fn failure(mut child: Child) -> Option<String> {
-    let deadline = Instant::now() + Duration::from_secs(600);
-    while Instant::now() < deadline {
-        if let Some(status) = child.try_wait().expect("waited for") {
-            return (!status.success()).then(|| status.to_string());
+/// Runs tests, several at once because they wait for most of their time. Returns how many have failed.
+fn run(names: &mut dyn Iterator<Item = &'static str>) -> usize {
+    let at_once = 4 * std::thread::available_parallelism().map_or(1, usize::from);
+    let program = std::env::current_exe().expect("our own program");
+    let (mut running, mut failed) = (Vec::new(), 0);
+    loop {
+        while running.len() < at_once
+            && let Some(name) = names.next()
+        {
+            let child = Command::new(&program).args([ALONE, name]).env("SHIM_CORE", &program).spawn().expect("started");
+            running.push((name, child, Instant::now() + LONGEST));
+        }
+        if running.is_empty() {
+            return failed;
         }
         std::thread::sleep(Duration::from_millis(5));
+        running.retain_mut(|(name, child, deadline)| {
+            let Some(outcome) = outcome(child, *deadline) else { return true };
+            println!(
+                "test {name} ... {}",
+                outcome.as_ref().map_or_else(|why| format!("FAILED: {why}"), |()| "ok".into())
+            );
+            failed += usize::from(outcome.is_err());
+            false
+        });
+    }
+}
+
+/// The outcome of a test, with the reason if it has failed. `None`: it still runs.
+fn outcome(child: &mut Child, deadline: Instant) -> Option<Result<(), String>> {
+    if let Some(status) = child.try_wait().expect("waited for") {
+        return Some(if status.success() { Ok(()) } else { Err(status.to_string()) });
+    }
+    if Instant::now() < deadline {
+        return None;
     }
     child.kill().expect("killed");
-    Some("it did not end in ten minutes".into())
+    child.wait().expect("reaped");
+    Some(Err("it did not end in ten minutes".into()))
 }
 
 /// Plays a runtime with a console socket, and prints the process id.

@@ -59,6 +59,11 @@ pub const TIMEOUT: Duration = Duration::from_secs(120);
 /// Longer than any test.
 pub const NEVER: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// Of what a test does many times, it does one in this number.
+pub fn sample() -> usize {
+    std::env::var("WINDLASS_SAMPLE").map_or(1, |n| n.parse().expect("WINDLASS_SAMPLE is a number"))
+}
+
 impl Rig {
     pub fn new() -> Rig {
         Rig::with(|_| {})
