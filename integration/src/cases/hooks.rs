@@ -35,6 +35,7 @@ chapter! { "hooks":
     hooks_see_the_pid_of_the_container,
     hooks_have_no_descriptor_of_the_runtime [Need::Windlass],
     hooks_have_the_umask_of_the_caller,
+    a_hook_need_not_read_its_state,
 }
 
 const KINDS: [&str; 6] = ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
@@ -329,5 +330,17 @@ fn hooks_have_the_umask_of_the_caller(t: &T) -> Verdict {
     command.arg("run").arg("--bundle").arg(&bundle.dir).arg(t.id()).stdin(std::process::Stdio::null());
     t.finish(command)?.ok()?;
     ensure_eq!(recorded(t), "0027\n0027\n", "what the hooks had");
+    Ok(())
+}
+
+/// The state is longer than a pipe, so who writes it is told that nobody will read the rest. In a PID namespace of its
+/// own, init is not ended by SIGPIPE.
+fn a_hook_need_not_read_its_state(t: &T) -> Verdict {
+    let long = "x".repeat(200_000);
+    for kind in KINDS {
+        let bundle = t.bundle()?.set("/annotations", json!({"long": long})).sh("echo ran");
+        let bundle = with(bundle, kind, json!([hook("exit 0")])).namespace("pid", None);
+        t.run(&bundle)?.ok().context(kind)?.stdout_is("ran\n").context(kind)?;
+    }
     Ok(())
 }
