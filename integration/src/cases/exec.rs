@@ -109,6 +109,11 @@ fn additional_gids_are_added(t: &T) -> Verdict {
     ensure_eq!(field(&ran.stdout, "Groups"), "7 8", "groups");
     let ran = container.exec(&["/bin/cat", "/proc/self/status"])?;
     ensure_eq!(field(&ran.stdout, "Groups"), "", "groups when unspecified");
+    let groups = json!([5, 6]);
+    let bundle = t.bundle()?.set("/process/user/additionalGids", groups).args(&["/bin/sleep", "1000"]);
+    let container = t.start(&bundle)?;
+    let ran = container.try_exec(&["-g", "7"], &["/bin/cat", "/proc/self/status"])?.ok()?;
+    ensure_eq!(field(&ran.stdout, "Groups"), "5 6 7", "the container's own groups, and one more");
     Ok(())
 }
 

@@ -253,7 +253,8 @@ fn masked_directories_share_one_superblock_and_are_read_only(t: &T) -> Verdict {
     }
     let bundle = bundle.set("/linux/maskedPaths", json!(["/one", "/two"]));
     let ran = t
-        .run(&bundle.sh("touch /one/x 2>/dev/null && echo written; grep ' /one \\| /two ' /proc/self/mountinfo"))?
+        .run(&bundle.sh("touch /one/x 2>/dev/null && echo written; chmod 777 /one /two 2>/dev/null && echo written; \
+             grep ' /one \\| /two ' /proc/self/mountinfo"))?
         .ok()?;
     ran.clone().stdout_lacks("written")?;
     ensure_eq!(ran.lines().len(), 2, "mounts {}", ran.stdout);

@@ -30,6 +30,7 @@ chapter! { "sources":
     sources_are_those_of_a_joined_mount_namespace,
     hooks_run_in_the_hosts_mount_namespace,
     a_joined_user_namespace_maps_the_ids_of_a_mount,
+    each_mount_has_its_own_mappings,
     a_runtime_that_cannot_return_ends [Need::Windlass],
 }
 
@@ -406,6 +407,28 @@ fn a_joined_user_namespace_maps_the_ids_of_a_mount(t: &T) -> Verdict {
         user_namespace(t)?.unset("/linux/uidMappings").unset("/linux/gidMappings").namespace("user", Some(join));
     let bundle = bundle.bind(&dir, "/mnt", &["bind", "idmap"]).args(&["/bin/stat", "-c", "%u %g", "/mnt/file"]);
     t.run(&bundle)?.ok()?.stdout_is("0 0\n")?;
+    Ok(())
+}
+
+/// Mounts with equal mappings share a user namespace, and no others do.
+fn each_mount_has_its_own_mappings(t: &T) -> Verdict {
+    if kernel() < (6, 3) {
+        return skip("the harness's tmpfs can be mapped from Linux 6.3 on");
+    }
+    let dir = t.path("data");
+    fs::create_dir_all(&dir)?;
+    fs::write(dir.join("file"), "")?;
+    let to = |host: u32| json!([{"containerID": 0, "hostID": host, "size": 1000}]);
+    let mut bundle = t.bundle()?;
+    for (at, uid, gid) in [("/a", 50_000, 60_000), ("/b", 50_000, 70_000), ("/c", 80_000, 60_000)] {
+        bundle = bundle.mount(json!({
+            "destination": at, "type": "bind", "source": dir, "options": ["bind"],
+            "uidMappings": to(uid), "gidMappings": to(gid)
+        }));
+    }
+    t.run(&bundle.args(&["/bin/stat", "-c", "%u %g", "/a/file", "/b/file", "/c/file"]))?
+        .ok()?
+        .stdout_is("50000 60000\n50000 70000\n80000 60000\n")?;
     Ok(())
 }
 

@@ -4,6 +4,7 @@ use crate::chapter;
 use crate::kit::console::{FdSocket, Terminal, start_at_terminal};
 use crate::kit::runtime;
 use crate::kit::stop::fail;
+use crate::kit::wait::eventually;
 use crate::kit::{Bundle, Container, Need, T, Verdict};
 use crate::{ensure, ensure_eq};
 use serde_json::json;
@@ -20,6 +21,7 @@ chapter! { "terminal":
     a_missing_console_socket_fails_the_create,
     in_the_foreground_a_line_ends_with_a_line_feed,
     in_the_foreground_the_terminal_follows_the_size_of_the_callers,
+    in_the_foreground_the_callers_terminal_is_raw_until_the_end,
     exec_tty_gets_a_terminal_of_its_own,
     exec_process_with_a_terminal_and_size,
     the_master_of_a_container_without_dev_pts_is_an_error_or_works,
@@ -115,6 +117,23 @@ fn in_the_foreground_the_terminal_follows_the_size_of_the_callers(t: &T) -> Verd
     terminal.read_until("the end")?;
     let status = runtime::wait(&mut child, Duration::from_secs(60), "run");
     ensure!(status.is_ok_and(|status| status.success()), "run has not ended well");
+    Ok(())
+}
+
+fn in_the_foreground_the_callers_terminal_is_raw_until_the_end(t: &T) -> Verdict {
+    let bundle = bundle(t, "echo ready; read line; echo \"got $line\"")?;
+    bundle.write()?;
+    let mut command = t.command();
+    command.arg("run").arg("--bundle").arg(&bundle.dir).arg(t.id());
+    let (mut child, mut terminal) = start_at_terminal(&command, 11, 22)?;
+    let before = terminal.attributes()?;
+    terminal.read_until("ready")?;
+    eventually("a raw terminal", || terminal.is_raw().then_some(()))?;
+    terminal.write("word\r")?;
+    terminal.read_until("got word")?;
+    let status = runtime::wait(&mut child, Duration::from_secs(60), "run");
+    ensure!(status.is_ok_and(|status| status.success()), "run has not ended well");
+    ensure!(terminal.attributes()? == before, "the caller's terminal is another than before");
     Ok(())
 }
 

@@ -107,6 +107,11 @@ impl Terminal {
         nix::sys::termios::tcgetattr(&self.master).is_ok_and(|now| !now.local_flags.contains(canonical))
     }
 
+    /// Its settings.
+    pub fn attributes(&self) -> Verdict<nix::sys::termios::Termios> {
+        nix::sys::termios::tcgetattr(&self.master).context("tcgetattr")
+    }
+
     /// Types into the terminal.
     pub fn write(&mut self, text: &str) -> Verdict {
         self.master.write_all(text.as_bytes()).context("terminal")

@@ -81,6 +81,20 @@ fn an_id_is_mapped_up_to_the_last_of_its_range() {
 }
 
 #[test]
+fn the_first_ids_are_the_lowest_in_whatever_order_the_mappings_are() {
+    assert_eq!(plan(with_user_namespace).topology.first_ids(), (0, 0));
+    let turned = plan(|document| {
+        with_user_namespace(document);
+        document["linux"]["uidMappings"].as_array_mut().expect("a list").reverse();
+        document["linux"]["gidMappings"] = json!([
+            {"containerID": 9, "hostID": 200_000, "size": 5}, {"containerID": 3, "hostID": 300_000, "size": 5}
+        ]);
+        document["process"]["user"] = json!({"uid": 0, "gid": 3});
+    });
+    assert_eq!(turned.topology.first_ids(), (0, 3));
+}
+
+#[test]
 fn a_user_must_be_in_the_mappings() {
     let user = |uid: u32, gid: u32, groups: Value| {
         faults(|document| {
