@@ -369,6 +369,14 @@ mod tests {
     }
 
     #[test]
+    fn only_long_annotations_leave_the_configuration() {
+        let config = br#"{"annotations":{"a":"b"}}"#;
+        assert_eq!(without_annotations(config, SHORT - 1).concat(), config);
+        assert_eq!(without_annotations(config, SHORT).concat(), br#"{"annotations":{}}"#);
+        assert_eq!(without_annotations(b"{}", SHORT).concat(), b"{}", "there are none to be left out");
+    }
+
+    #[test]
     fn the_cgroup_is_found_in_what_is_left() {
         let mut state = state();
         state.cgroup = Some("/sys/fs/cgroup/a\"b".into());

@@ -25,6 +25,9 @@ use crate::{
 };
 use windlass_sys::process::{Child, Exit};
 
+#[path = "tests/watching.rs"]
+mod watching;
+
 /// A small generator of random states: xorshift.
 struct Random(u64);
 
@@ -66,7 +69,8 @@ impl Random {
     }
 
     fn fd(&mut self) -> OwnedFd {
-        crate::pipe::null().expect("a descriptor")
+        // One that epoll(7) can watch.
+        windlass_sys::socket::datagram().expect("a descriptor")
     }
 
     fn moment(&mut self) -> Instant {
@@ -436,6 +440,8 @@ fn a_supervisor_that_was_read_back_has_the_same_image() {
         let (again, read) = restored(&to.finish().0);
         assert_eq!(read, Ok(()));
         assert_eq!(image(&again), image(&core));
+        // What is lost in writing is lost in both images.
+        assert_eq!((again.serial, again.token, again.upgrades), (core.serial, core.token, core.upgrades));
     }
 }
 

@@ -303,6 +303,9 @@ mod tests {
         is_read_back(VecDeque::from(["a".to_owned(), String::new()]));
         is_read_back(VecDeque::from([7_u8, 0]));
         is_read_back(BTreeMap::from([(-3, 5_u32), (4, 0)]));
+        let mut table = Table::default();
+        [(3_u32, 5_u64), (1, 0)].into_iter().for_each(|(key, value)| table.insert(key, value));
+        is_read_back(table);
         is_read_back(WaitToken(6));
         is_read_back(Spooling { max: 8, full: WhenFull::DropOldest, directory: "/d".into() });
     }

@@ -69,15 +69,17 @@ impl Messages {
         Messages { level, syslog, id: id.chars().take(20).collect() }
     }
 
+    /// The priority of a message in syslog(3). `None`: messages of this level are not written.
+    fn priority(&self, level: Level) -> Option<u8> {
+        (level <= self.level).then_some(FACILITY | SEVERITY[level as usize])
+    }
+
     /// Writes a message. Errors are ignored, because nothing is left to report them on.
     pub(super) fn log(&self, level: Level, text: &str) {
-        if level > self.level {
-            return;
-        }
+        let Some(priority) = self.priority(level) else { return };
         let name = level.name();
         print_error(&format!("conmon {} <{name}>", self.id), text);
         if let Some(socket) = &self.syslog {
-            let priority = FACILITY | SEVERITY[level as usize];
             let line =
                 format!("<{priority}>conmon[{}]: conmon {} <{name}>: {}", std::process::id(), self.id, printable(text));
             let _ = socket::send_datagram_to(socket.as_fd(), SYSLOG, line.as_bytes(), None);
@@ -96,5 +98,33 @@ mod tests {
         assert_eq!(Level::parse(Some("DEBUG".as_ref())), Ok(Level::Debug));
         assert!(Level::parse(Some("loud".as_ref())).is_err());
         assert!(Level::Error < Level::Trace);
+        for (level, names) in [
+            (Level::Error, &["error", "fatal", "panic"][..]),
+            (Level::Warn, &["warn", "warning"]),
+            (Level::Info, &["info"]),
+            (Level::Debug, &["debug"]),
+            (Level::Trace, &["trace"]),
+        ] {
+            assert_eq!(level.name(), names[0]);
+            assert!(names.iter().all(|name| Level::parse(Some(name.as_ref())) == Ok(level)), "{names:?}");
+        }
+    }
+
+    #[test]
+    fn a_message_is_written_up_to_the_level_and_with_its_severity() {
+        let all = [Level::Error, Level::Warn, Level::Info, Level::Debug, Level::Trace];
+        // The facility is 1 (user), in bits 3 and up.
+        let priorities = [Some(8 + 3), Some(8 + 4), Some(8 + 6), Some(8 + 7), Some(8 + 7)];
+        for (number, level) in all.into_iter().enumerate() {
+            let messages = Messages::new(level, false, "0765");
+            let mut expected = priorities;
+            expected[number + 1..].fill(None);
+            assert_eq!(all.map(|level| messages.priority(level)), expected);
+        }
+    }
+
+    #[test]
+    fn of_a_long_id_the_beginning_is_shown() {
+        assert_eq!(Messages::new(Level::Warn, false, &"x".repeat(64)).id, "x".repeat(20));
     }
 }

@@ -199,6 +199,28 @@ mod tests {
     }
 
     #[test]
+    fn each_phase_and_each_code_has_the_name_that_the_protocol_gives_it() {
+        let phases = [Phase::Added, Phase::Created, Phase::Running, Phase::Paused, Phase::Stopped];
+        assert_eq!(phases.map(phase_name), ["creating", "created", "running", "paused", "stopped"]);
+        let codes = [Code::NotFound, Code::AlreadyExists, Code::WrongPhase, Code::Invalid];
+        assert_eq!(codes.map(code_name), ["not-found", "already-exists", "wrong-phase", "invalid"]);
+        let codes = [Code::Runtime, Code::TimedOut, Code::Kernel];
+        assert_eq!(codes.map(code_name), ["runtime", "timed-out", "kernel"]);
+    }
+
+    #[test]
+    fn an_event_has_its_kind_its_process_and_its_own_members() {
+        let members = serde_json::json!({"pid": 7, "a\"b": "c\nd"});
+        let line = |exec| format!("{{{}}}", event_members("started", "web", exec, &members));
+        let read = |text: &str| serde_json::from_str::<Value>(text).expect("an object");
+        assert_eq!(read(&line(None)), read(r#"{"type":"started","id":"web","pid":7,"a\"b":"c\nd"}"#));
+        let expected = read(r#"{"type":"started","id":"web","exec":"probe","pid":7,"a\"b":"c\nd"}"#);
+        assert_eq!(read(&line(Some("probe"))), expected);
+        assert_eq!(event_members("oom", "web", None, &Value::Null), r#""type":"oom","id":"web""#);
+        assert!(!line(Some("two\nlines")).contains('\n'), "the journal has an event on a line");
+    }
+
+    #[test]
     fn an_answer_is_one_line() {
         let refusal = Refusal::new(Code::NotFound, "two\nlines");
         assert_eq!(

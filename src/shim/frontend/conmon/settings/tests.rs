@@ -240,6 +240,9 @@ fn podman_exec() {
     assert_eq!(words(&process.arguments), ["--preserve-fds", "2"]);
     assert_eq!(process.preserve_fds, [3, 4]);
     assert!(process.stdio.logs.is_empty() && matches!(process.stdio.stdout, Output::Attach));
+    assert!(matches!(process.stdio.stderr, Output::Attach));
+    let bundle = "/p/0765/userdata/e5e5".into();
+    assert_eq!(settings.endpoints, Some(EndpointPaths { bundle, link: None }), "it has a bundle of its own");
     assert_eq!(settings.exit.map(|exit| exit.delay), Some(Duration::from_secs(300)));
 }
 
@@ -261,6 +264,7 @@ fn crio_execsync() {
     assert_eq!((settings.key, settings.stay), (NumberKey::ExitCode, true));
     assert_eq!(settings.timeout, Some(Duration::from_secs(3)));
     assert_eq!(settings.endpoints, None, "without a bundle nobody attaches");
+    assert!(matches!(process.stdio.stdin, Stdin::Null), "nobody has asked for input");
     assert!(process.exit_files.is_empty() && !settings.attach_first);
     assert!(matches!(&process.stdio.logs[..], [Log::K8s(file)] if file.max_total == Some(16 << 20)));
 }
@@ -271,6 +275,32 @@ fn crio_restore() {
     assert_eq!(process.verb, "restore");
     let restore = ["--detach", "--image-path", "/checkpoint", "--work-path", "/b"];
     assert_eq!(words(&process.arguments), [&["--no-pivot"], &restore[..], &["--manage-cgroups=soft"]].concat());
+}
+
+/// The options that a container must have, and no others.
+const LEAST: &[&str] = &["-c", "0765", "-u", "0765", "-r", "/bin/sh", "-l", "none"];
+
+#[test]
+fn what_is_not_asked_for_has_its_default() {
+    let (settings, process) = of(LEAST).expect("settings");
+    let here = std::env::current_dir().expect("a directory");
+    assert_eq!(process.pid_file, here.join("pidfile-0765"));
+    assert_eq!(settings.endpoints.map(|endpoints| endpoints.bundle), Some(here), "a container always has a socket");
+    assert_eq!((settings.timeout, settings.exit, settings.pid_file), (None, None, None));
+    assert!(process.preserve_fds.is_empty() && process.exit_files.is_empty() && process.arguments.is_empty());
+}
+
+#[test]
+fn a_time_of_zero_or_less_is_none() {
+    assert_eq!([-1, 0, 1].map(|n| seconds(Some(n))), [None, None, Some(Duration::from_secs(1))]);
+}
+
+#[test]
+fn with_the_log_driver_passthrough_the_streams_are_the_callers() {
+    let (settings, process) = of(&[LEAST, &["-l", "passthrough"]].concat()).expect("settings");
+    assert!(settings.passthrough && settings.endpoints.is_none());
+    let streams = (process.stdio.stdin, process.stdio.stdout, process.stdio.stderr);
+    assert!(matches!(streams, (Stdin::Inherit, Output::Inherit, Output::Inherit)));
 }
 
 #[test]
