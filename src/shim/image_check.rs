@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::call;
 use super::image::format::checksum;
 use super::pipe::{captured, collect, null};
+use super::upgrade_error::UpgradeError;
 use windlass_sys::clock;
 use windlass_sys::fd;
 use windlass_sys::process::{Child, Exit};
@@ -40,12 +41,9 @@ pub(super) struct ImageCheck {
 
 impl ImageCheck {
     /// Has the program check an image.
-    pub(super) fn start(program: BorrowedFd<'_>, image_bytes: &[u8]) -> Result<ImageCheck, String> {
-        let prepared = || {
-            let image = stream::sealed(c"windlass-shim", image_bytes)?;
-            windlass_sys::Result::Ok((image, captured()?, null()?))
-        };
-        let (image, (output, output_end), null) = prepared().map_err(|failed| failed.to_string())?;
+    pub(super) fn start(program: BorrowedFd<'_>, image_bytes: &[u8]) -> Result<ImageCheck, UpgradeError> {
+        let image = stream::sealed(c"windlass-shim", image_bytes)?;
+        let ((output, output_end), null) = (captured()?, null()?);
         let confirmation = confirmation(image_bytes);
         let arguments: [CString; 3] = [c"windlass-shim".into(), call::text(CHECK.as_ref()), c"3".into()];
         let child = Spawn {
@@ -61,25 +59,25 @@ impl ImageCheck {
             session: false,
             listen_pid: false,
         };
-        let child = spawn::start(&child).map_err(|failed| format!("it cannot be executed: {}", failed.errno.desc()))?;
+        let child = spawn::start(&child).map_err(|failed| UpgradeError::NotExecuted(failed.errno))?;
         Ok(ImageCheck { child, output, confirmation, until: clock::now() + LONGEST })
     }
 
     /// The result of the check. Returns `None` while it runs.
-    pub(super) fn result(&self) -> Option<Result<(), String>> {
+    pub(super) fn result(&self) -> Option<Result<(), UpgradeError>> {
         let exit = match self.child.try_wait() {
             Ok(None) => return None,
             Ok(Some(exit)) => exit,
-            Err(failed) => return Some(Err(failed.to_string())),
+            Err(failed) => return Some(Err(failed.into())),
         };
         let mut text = Vec::new();
         collect(self.output.as_fd(), &mut text);
         let text = String::from_utf8_lossy(&text[..text.len().min(1000)]).trim().to_owned();
         Some(match exit {
             Exit::Code(0) if text == self.confirmation => Ok(()),
-            Exit::Code(0) => Err("it is not a shim that can read the state".into()),
-            exit if text.is_empty() => Err(format!("it ends with {exit} when it is to read the state")),
-            _ => Err(text),
+            Exit::Code(0) => Err(UpgradeError::NotAShim),
+            exit if text.is_empty() => Err(UpgradeError::Ended(exit)),
+            _ => Err(UpgradeError::Unable(text)),
         })
     }
 }

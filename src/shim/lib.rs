@@ -69,6 +69,7 @@ mod supervisor;
 mod table;
 mod turn;
 mod upgrade;
+mod upgrade_error;
 mod upgrade_request;
 
 pub use call::server_environment;

@@ -15,7 +15,7 @@ pub enum Code {
     Invalid,
     /// The runtime has failed, and the message is the runtime's.
     Runtime,
-    /// The runtime was killed because it took too long.
+    /// The runtime, or the check of a program, was killed because it took too long.
     TimedOut,
     /// A system call has failed.
     Kernel,

@@ -24,6 +24,7 @@ use super::image::supervisor;
 use super::image_check::{ImageCheck, RESUME};
 use super::key::{Kind, key};
 use super::supervisor::Supervisor;
+use super::upgrade_error::UpgradeError;
 use super::upgrade_request::{Stage, Upgrade};
 use super::{Code, Interest, Refusal, Reply, WaitToken, serialized};
 use windlass_sys::deferred::DeferredClose;
@@ -92,19 +93,16 @@ impl Supervisor {
         };
         match done {
             Ok(()) => self.upgrade = Some(upgrade),
-            Err(why) => {
-                let refusal = Refusal::new(Code::Invalid, format!("the program cannot go on here: {why}"));
-                self.answer(upgrade.token, Err(refusal));
-            }
+            Err(why) => self.answer(upgrade.token, Err(why.refusal())),
         }
     }
 
-    fn check(&mut self, upgrade: &mut Upgrade, save: &dyn Fn(&mut Encoder)) -> Result<(), String> {
+    fn check(&mut self, upgrade: &mut Upgrade, save: &dyn Fn(&mut Encoder)) -> Result<(), UpgradeError> {
         let image = self.image(upgrade, save);
         let check = ImageCheck::start(upgrade.program.as_fd(), &image.bytes)?;
         if let Err(failed) = self.poll.watch(&check.child.pidfd, key(Kind::ImageCheck, 0, 0), Interest::Read) {
             check.child.kill();
-            return Err(failed.to_string());
+            return Err(failed.into());
         }
         self.keep_child(check.child.pid);
         upgrade.stage = Stage::Checking(check, image.kinds);
@@ -119,20 +117,20 @@ impl Supervisor {
     }
 
     /// Takes the image and executes the program while the loop stands still. `Ok`: the program has to check again.
-    fn hand_over(&self, upgrade: &Upgrade, save: &dyn Fn(&mut Encoder)) -> Result<(), String> {
+    fn hand_over(&self, upgrade: &Upgrade, save: &dyn Fn(&mut Encoder)) -> Result<(), UpgradeError> {
         let began = clock::now();
         let image = self.image(upgrade, save);
         if !upgrade.seen.contain(&image.kinds) {
             return Ok(());
         }
-        let file = stream::sealed(c"windlass-shim", &image.bytes).map_err(|failed| failed.to_string())?;
+        let file = stream::sealed(c"windlass-shim", &image.bytes)?;
         let number = handover::number(file.as_fd());
         let kept: Vec<u32> = image.descriptors.iter().copied().chain([number]).collect();
         let place = format!("{number},{}", serialized::since_boot(began));
         let environment: Vec<CString> = environment().collect();
         // Otherwise closing the inotify instance would take most of the time.
         let _closed_later = self.poll.notifier_fd().map(DeferredClose::of);
-        Err(handover::execute(upgrade.program.as_fd(), &words(&place, None), &environment, &kept).to_string())
+        Err(handover::execute(upgrade.program.as_fd(), &words(&place, None), &environment, &kept).into())
     }
 
     fn image(&self, upgrade: &Upgrade, save: &dyn Fn(&mut Encoder)) -> Image {

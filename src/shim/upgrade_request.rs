@@ -6,6 +6,7 @@ use std::time::Instant;
 use super::WaitToken;
 use super::image::format::Kinds;
 use super::image_check::ImageCheck;
+use super::upgrade_error::UpgradeError;
 
 /// An upgrade that was requested.
 #[derive(Debug)]
@@ -29,7 +30,7 @@ pub(super) enum Stage {
     /// The program checks an image while the loop goes on.
     Checking(ImageCheck, Kinds),
     /// The program can read the image, or cannot for this reason.
-    Checked(Result<(), String>),
+    Checked(Result<(), UpgradeError>),
 }
 
 impl Upgrade {
@@ -57,7 +58,7 @@ impl Upgrade {
             None if now < check.until => return None,
             None => {
                 check.child.kill();
-                Err("it takes too long to read what is to be handed over".into())
+                Err(UpgradeError::TimedOut)
             }
             Some(result) => result,
         };

@@ -4,6 +4,7 @@
 //! program can give the process back to the previous one.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::ExitCode;
@@ -13,6 +14,7 @@ use super::carried::{Carried, Mode};
 use super::control::Controlled;
 use super::stderr::{NAME, print_error};
 use super::{conmon, containerd, native};
+use crate::image::fault::Fault;
 use crate::image::format::{self, Content, Context, Fields};
 use crate::image::supervisor;
 use crate::image_check::{CHECK, RESUME, confirmation};
@@ -27,16 +29,16 @@ pub(super) fn main(words: &[OsString]) -> Option<ExitCode> {
     let (number, began) = place.to_str().map(|place| place.split_once(',').unwrap_or((place, "0")))?;
     let image = || number.parse().ok().and_then(descriptors::borrow_inherited);
     if verb == CHECK {
-        let found = image().ok_or_else(|| "there is no image".into()).and_then(check);
+        let found = image().ok_or(Unreadable::from(Fault::NoImage)).and_then(check);
         // Exit without dropping the state, because it belongs to another process.
-        process::exit_now(i32::from(found.inspect_err(|why| print_error(NAME, why)).is_err()));
+        process::exit_now(i32::from(found.inspect_err(|why| print_error(NAME, &why.to_string())).is_err()));
     }
     if verb != RESUME {
         return None;
     }
     let failed = rest.first().and_then(|word| word.to_str()?.strip_prefix('!').map(str::to_owned));
     let began = serialized::at(began.parse().unwrap_or(0));
-    match image().ok_or_else(|| "there is no image".into()).and_then(|image| resume(image, began, failed)) {
+    match image().ok_or(Fault::NoImage).and_then(|image| resume(image, began, failed)) {
         Ok(status) => Some(ExitCode::from(status as u8)),
         Err(why) => {
             print_error(NAME, &format!("the shim cannot go on: {why}"));
@@ -45,11 +47,34 @@ pub(super) fn main(words: &[OsString]) -> Option<ExitCode> {
     }
 }
 
-fn read(image: BorrowedFd<'_>) -> Result<Vec<u8>, String> {
-    fd::read_part(image, 0, usize::MAX).map_err(|failed| failed.to_string())
+/// Why this program cannot go on with an image.
+struct Unreadable {
+    /// The format of the image, and the version of the program that wrote it. `None`: the header cannot be read.
+    header: Option<(u32, String)>,
+    fault: Fault,
 }
 
-fn check(image: BorrowedFd<'_>) -> Result<(), String> {
+impl From<Fault> for Unreadable {
+    fn from(fault: Fault) -> Unreadable {
+        Unreadable { header: None, fault }
+    }
+}
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some((format, version)) = &self.header {
+            let own = env!("CARGO_PKG_VERSION");
+            write!(f, "version {own} cannot read an image of format {format}, written by version {version}: ")?;
+        }
+        self.fault.fmt(f)
+    }
+}
+
+fn read(image: BorrowedFd<'_>) -> Result<Vec<u8>, Fault> {
+    Ok(fd::read_part(image, 0, usize::MAX)?)
+}
+
+fn check(image: BorrowedFd<'_>) -> Result<(), Unreadable> {
     let bytes = read(image)?;
     let header = format::header(&bytes)?;
     let context = Context::without_descriptors();
@@ -59,13 +84,13 @@ fn check(image: BorrowedFd<'_>) -> Result<(), String> {
         Mode::Conmon => try_out::<Controlled<conmon::Served>>(fields, &context),
         Mode::Containerd => try_out::<Controlled<containerd::Served>>(fields, &context),
     };
-    let of = format!("an image of format {}, written by version {}", header.format, header.version);
-    found
-        .and_then(|()| writeln!(std::io::stdout(), "{}", confirmation(&bytes)).map_err(|error| error.to_string()))
-        .map_err(|why| format!("version {} cannot read {of}: {why}", env!("CARGO_PKG_VERSION")))
+    found.map_err(|fault| Unreadable { header: Some((header.format, header.version)), fault })?;
+    // Without the confirmation, the shim does not execute this program.
+    let _ = writeln!(std::io::stdout(), "{}", confirmation(&bytes));
+    Ok(())
 }
 
-fn try_out<F: Carried>(fields: Fields<'_>, context: &Context) -> Result<(), String> {
+fn try_out<F: Carried>(fields: Fields<'_>, context: &Context) -> Result<(), Fault> {
     let state = State::<F>::read(fields)?;
     let found = context.finish();
     // Do not drop the state: that would have effects outside of this process.
@@ -81,8 +106,8 @@ struct State<F> {
 }
 
 impl<F: Carried> State<F> {
-    fn read(mut fields: Fields<'_>) -> Result<State<F>, String> {
-        let mut core = Supervisor::new().map_err(|failed| failed.to_string())?;
+    fn read(mut fields: Fields<'_>) -> windlass_sys::Result<State<F>> {
+        let mut core = Supervisor::new()?;
         if let Some(content) = fields.take_one(field::CORE) {
             supervisor::restore(&mut core, content);
         }
@@ -100,14 +125,13 @@ impl<F: Carried> State<F> {
     }
 
     /// Watches everything again. After this there is no way back.
-    fn watch_again(&mut self) -> Result<(), String> {
-        supervisor::watch(&mut self.core)
-            .and_then(|()| self.front.watch_again(&mut self.core))
-            .map_err(|failed| failed.to_string())
+    fn watch_again(&mut self) -> windlass_sys::Result<()> {
+        supervisor::watch(&mut self.core)?;
+        self.front.watch_again(&mut self.core)
     }
 }
 
-fn resume(image: BorrowedFd<'static>, began: Instant, failed: Option<String>) -> Result<i32, String> {
+fn resume(image: BorrowedFd<'static>, began: Instant, failed: Option<String>) -> Result<i32, Fault> {
     let bytes = read(image)?;
     let header = format::header(&bytes)?;
     let nowhere = Context::without_descriptors();
@@ -129,11 +153,12 @@ fn resume(image: BorrowedFd<'static>, began: Instant, failed: Option<String>) ->
         from: format!("{} (format {})", header.version, header.format),
     };
     let context = Context::of(inherited);
-    match mode {
+    let served = match mode {
         Mode::Neutral => native::go_on(resumption.state(&context)?),
         Mode::Conmon => conmon::go_on(resumption.state(&context)?),
         Mode::Containerd => containerd::go_on(resumption.state(&context)?),
-    }
+    };
+    Ok(served?)
 }
 
 /// The image of the previous program, and how to give the process back to it.
@@ -154,10 +179,10 @@ struct Resumption<'a> {
 impl Resumption<'_> {
     /// The state, with everything watched again and the request answered. Does not return if the previous program goes
     /// on.
-    fn state<F: Carried>(mut self, context: &Context) -> Result<(Supervisor, F), String> {
+    fn state<F: Carried>(mut self, context: &Context) -> Result<(Supervisor, F), Fault> {
         let fields = Fields::of(Content::of(self.body, context), "the image");
-        let mut state = State::<F>::read(fields).inspect_err(|why| self.give_back(why))?;
-        let found = context.finish().and_then(|()| state.watch_again());
+        let mut state = State::<F>::read(fields).map_err(Fault::from).inspect_err(|fault| self.give_back(fault))?;
+        let found = context.finish().and_then(|()| Ok(state.watch_again()?));
         if let Err(why) = &found {
             self.give_back(why);
         }
@@ -173,7 +198,7 @@ impl Resumption<'_> {
         Ok((core, front))
     }
 
-    fn tell<F: Carried>(&self, front: &F, found: Result<(), String>) {
+    fn tell<F: Carried>(&self, front: &F, found: Result<(), Fault>) {
         let version = env!("CARGO_PKG_VERSION");
         front.log(&match &self.failed {
             None => format!("version {version} goes on for version {}", self.from),
@@ -188,13 +213,14 @@ impl Resumption<'_> {
     }
 
     /// Executes the previous program again. Returns if that is not possible, or was tried already.
-    fn give_back(&self, why: &str) {
+    fn give_back(&self, why: &Fault) {
         let (Some(before), Some(image), None) = (&self.before, &self.image, &self.failed) else { return };
         let own = [handover::number(image.as_fd()), handover::number(before.as_fd())];
         let open = |number: &u32| !self.missing.contains(number);
         let kept: Vec<u32> = self.listed.iter().copied().filter(open).chain(own).collect();
         let environment: Vec<_> = call::environment().collect();
-        let failed = handover::execute(before.as_fd(), &words(&self.place, Some(why)), &environment, &kept);
+        let failed =
+            handover::execute(before.as_fd(), &words(&self.place, Some(&why.to_string())), &environment, &kept);
         print_error(NAME, &format!("{why}; the previous program cannot be executed: {failed}"));
     }
 }

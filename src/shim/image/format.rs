@@ -24,6 +24,7 @@
 use std::cell::RefCell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use super::fault::Fault;
 use windlass_base::protobuf::{put_varint, take_varint};
 use windlass_sys::fd;
 use windlass_sys::handover::{self, Inherited};
@@ -77,20 +78,20 @@ pub(crate) struct Header<'a> {
     pub(crate) body: &'a [u8],
 }
 
-/// Reads the header. An error is the text of the fault.
-pub(crate) fn header(image: &[u8]) -> Result<Header<'_>, String> {
+/// Reads the header.
+pub(crate) fn header(image: &[u8]) -> Result<Header<'_>, Fault> {
     let Some((head, rest)) = image.split_at_checked(HEAD).filter(|(head, _)| head.starts_with(MAGIC)) else {
-        return Err("not an image of a shim".into());
+        return Err(Fault::NotAnImage);
     };
     let number = |from: usize| u64::from_le_bytes(head[from..from + 8].try_into().expect("eight bytes"));
     let format = u32::from_le_bytes(head[8..12].try_into().expect("four bytes"));
-    let cut = || format!("the image of format {format} is cut: it has {} bytes", image.len());
+    let cut = || Fault::Cut { format, bytes: image.len() };
     let (version, body) = rest.split_at_checked(head[HEAD - 1].into()).ok_or_else(cut)?;
     if body.len() as u64 != number(12) || body.len() > LONGEST {
         return Err(cut());
     }
     if checksum(body) != number(20) {
-        return Err(format!("the checksum of the image of format {format} is wrong"));
+        return Err(Fault::Checksum { format });
     }
     Ok(Header { format, version: String::from_utf8_lossy(version).into_owned(), body })
 }
@@ -211,7 +212,7 @@ enum Source {
 #[derive(Debug)]
 pub(crate) struct Context {
     source: RefCell<Source>,
-    fault: RefCell<Option<String>>,
+    fault: RefCell<Option<Fault>>,
     taken: RefCell<Vec<u32>>,
 }
 
@@ -231,12 +232,12 @@ impl Context {
     }
 
     /// Notes a fault. Only the first is kept.
-    pub(crate) fn fault(&self, text: impl Into<String>) {
-        self.fault.borrow_mut().get_or_insert_with(|| text.into());
+    pub(crate) fn fault(&self, fault: Fault) {
+        self.fault.borrow_mut().get_or_insert(fault);
     }
 
     /// The first fault, if any.
-    pub(crate) fn finish(&self) -> Result<(), String> {
+    pub(crate) fn finish(&self) -> Result<(), Fault> {
         self.fault.borrow_mut().take().map_or(Ok(()), Err)
     }
 
@@ -249,7 +250,7 @@ impl Context {
 
     fn take(&self, number: u32) -> OwnedFd {
         if self.taken.borrow().contains(&number) {
-            self.fault(format!("descriptor {number} is there twice"));
+            self.fault(Fault::SharedDescriptor(number));
         }
         self.taken.borrow_mut().push(number);
         let found = match &mut *self.source.borrow_mut() {
@@ -265,7 +266,7 @@ impl Context {
 fn null(context: &Context) -> OwnedFd {
     fd::open("/dev/null", nix::fcntl::OFlag::O_RDWR)
         .or_else(|failed| {
-            context.fault(failed.to_string());
+            context.fault(failed.into());
             fd::duplicate(std::io::stderr().as_fd())
         })
         .unwrap_or_else(|_| std::process::exit(1))
@@ -285,8 +286,8 @@ impl<'a> Content<'a> {
     }
 
     /// Notes a fault.
-    pub(crate) fn fault(self, text: impl Into<String>) {
-        self.context.fault(text);
+    pub(crate) fn fault(self, fault: Fault) {
+        self.context.fault(fault);
     }
 
     /// As bytes.
@@ -302,7 +303,7 @@ impl<'a> Content<'a> {
         }
         let number = take_varint(&mut rest).ok().filter(|_| rest.is_empty());
         number.unwrap_or_else(|| {
-            self.fault(format!("{:?} is not a number", self.bytes));
+            self.fault(Fault::Unexpected { content: format!("{:?}", self.bytes), expected: "a number" });
             0
         })
     }
@@ -322,8 +323,8 @@ impl<'a> Content<'a> {
             Some(field) if known.contains(&field.number) => (field.number, field.content),
             found => {
                 self.fault(match found {
-                    Some(field) => format!("there is no kind {} of {name}", field.number),
-                    None => format!("the kind of {name} is missing"),
+                    Some(field) => Fault::UnknownKind(field.number, name),
+                    None => Fault::MissingKind(name),
                 });
                 (known[0], Content { bytes: &[], context: self.context })
             }
@@ -357,7 +358,7 @@ impl<'a> Fields<'a> {
             let number = key.and_then(|key| u32::try_from(key >> 1).ok());
             let split = length.and_then(|length| bytes.split_at_checked(length));
             let (Some(key), Some(number), Some((field, rest))) = (key, number, split) else {
-                context.fault(format!("the fields of {name} are cut"));
+                context.fault(Fault::CutFields(name));
                 break;
             };
             bytes = rest;
@@ -389,7 +390,7 @@ impl<'a> Fields<'a> {
 
     /// Notes that a required field is missing. Returns an empty content.
     fn missing(&self, number: u32) -> Content<'a> {
-        self.context.fault(format!("field {number} of {} is missing", self.name));
+        self.context.fault(Fault::MissingField(number, self.name));
         Content { bytes: &[], context: self.context }
     }
 
@@ -400,7 +401,7 @@ impl<'a> Fields<'a> {
     /// Ends the reading of the message. The fields that are left are unknown, and must not be essential.
     pub(crate) fn end(self) {
         if let Some(unknown) = self.all.iter().find(|field| field.essential) {
-            self.context.fault(format!("field {} of {} is unknown to this version", unknown.number, self.name));
+            self.context.fault(Fault::UnknownField(unknown.number, self.name));
         }
     }
 }

@@ -5,6 +5,7 @@
 //! the same across execve(2). State that the kernel drops at execve(2) (epoll(7), inotify(7)) is made again by
 //! `watching`.
 
+pub(crate) mod fault;
 pub(crate) mod format;
 #[cfg(feature = "next-image")]
 mod next;

@@ -1,5 +1,6 @@
 //! The tables of containers, processes and calls.
 
+use super::fault::Fault;
 use super::format::{Content, Encoder, Fields, Value, choice, table};
 use crate::call::{Call, Operation, Planned};
 use crate::calls::Calls;
@@ -105,7 +106,7 @@ impl Value for NewProcess {
                 "exec" => "exec",
                 "create" => "create",
                 other => {
-                    content.fault(format!("{other:?} is not a verb"));
+                    content.fault(Fault::Unexpected { content: format!("{other:?}"), expected: "a verb" });
                     "create"
                 }
             },

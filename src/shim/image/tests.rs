@@ -1,6 +1,7 @@
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant, SystemTime};
 
+use super::fault::Fault;
 use super::format::{self, Content, Context, Encoder, Field, Fields, Value, choice, table};
 use super::supervisor;
 use crate::call::{Call, Operation, Planned};
@@ -422,7 +423,7 @@ fn image(core: &Supervisor) -> Vec<u8> {
     to.finish().0
 }
 
-fn restored(body: &[u8]) -> (Supervisor, Result<(), String>) {
+fn restored(body: &[u8]) -> (Supervisor, Result<(), Fault>) {
     let context = Context::without_descriptors();
     let mut core = Supervisor::new().expect("a supervisor");
     supervisor::restore(&mut core, Content::of(body, &context));
@@ -501,7 +502,7 @@ enum Kind {
 
 choice! { Kind { 1 One {}, 2 Two { 1 number: 0 } } }
 
-fn read<T: Value>(body: &[u8]) -> (T, Result<(), String>) {
+fn read<T: Value>(body: &[u8]) -> (T, Result<(), Fault>) {
     let context = Context::without_descriptors();
     let value = T::read(Content::of(body, &context));
     (value, context.finish())
@@ -523,15 +524,15 @@ fn a_field_that_is_not_known_is_skipped_or_refused_as_its_writer_says() {
     let back = Earlier { kept: 5, dropped: String::new() };
     assert_eq!(read(&written(&later(Some(7), b""))), (back, Ok(())));
     let (_, refused) = read::<Earlier>(&written(&later(None, b"in use")));
-    assert_eq!(refused, Err("field 4 of Earlier is unknown to this version".into()));
+    assert_eq!(refused, Err(Fault::UnknownField(4, "Earlier")));
 }
 
 #[test]
 fn a_kind_that_is_not_known_is_refused() {
     assert_eq!(read(&written(&Kind::Two(9))), (Kind::Two(9), Ok(())));
     assert_eq!(read(&written(&Kind::One)), (Kind::One, Ok(())));
-    assert_eq!(read::<Kind>(&[3 << 1 | 1, 0]).1, Err("there is no kind 3 of Kind".into()));
-    assert_eq!(read::<Kind>(&[]).1, Err("the kind of Kind is missing".into()));
+    assert_eq!(read::<Kind>(&[3 << 1 | 1, 0]).1, Err(Fault::UnknownKind(3, "Kind")));
+    assert_eq!(read::<Kind>(&[]).1, Err(Fault::MissingKind("Kind")));
 }
 
 #[test]
@@ -560,7 +561,7 @@ fn a_descriptor_has_one_owner() {
     let context = Context::without_descriptors();
     let mut fields = Fields::of(Content::of(&body, &context), "two");
     let _both: [OwnedFd; 2] = [fields.get(1), fields.get(2)];
-    assert!(context.finish().expect_err("one is lost").contains("twice"));
+    assert_eq!(context.finish(), Err(Fault::SharedDescriptor(descriptors[0])));
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use super::fault::Fault;
 use super::format::{Content, Encoder, Field, Fields, Value, put_each};
 use crate::serialized;
 use crate::table::Table;
@@ -28,7 +29,10 @@ macro_rules! numbers {
             fn read(content: Content<'_>) -> $kind {
                 let number = $read(content.number());
                 <$kind>::try_from(number).unwrap_or_else(|_| {
-                    content.fault(format!("{number} is not a {}", stringify!($kind)));
+                    content.fault(Fault::Unexpected {
+                        content: number.to_string(),
+                        expected: concat!("a ", stringify!($kind)),
+                    });
                     0
                 })
             }
@@ -106,7 +110,8 @@ texts! {
 
 fn text(content: Content<'_>) -> String {
     String::from_utf8(content.bytes().to_vec()).unwrap_or_else(|_| {
-        content.fault(format!("{:?} is not text", OsStr::from_bytes(content.bytes())));
+        let found = format!("{:?}", OsStr::from_bytes(content.bytes()));
+        content.fault(Fault::Unexpected { content: found, expected: "text" });
         String::new()
     })
 }

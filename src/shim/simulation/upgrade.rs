@@ -32,7 +32,7 @@ pub(super) fn upgrade<F: Carried>(core: &mut Supervisor, mut front: Option<&mut 
         std::mem::forget(std::mem::replace(*front, fields.get(field::FRONT)));
     }
     fields.end();
-    context.finish()?;
+    context.finish().map_err(|fault| fault.to_string())?;
     supervisor::watch(&mut new).map_err(text)?;
     if let Some(front) = front {
         front.watch_again(&mut new).map_err(text)?;

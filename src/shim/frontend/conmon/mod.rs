@@ -144,8 +144,8 @@ pub(crate) fn simulated(
 pub(crate) type Served = ConmonFront;
 
 /// Goes on as the supervisor, in the next program.
-pub(super) fn go_on((core, front): (Supervisor, Controlled<Served>)) -> Result<i32, String> {
-    serve(core, front).map_err(|failed| failed.to_string())
+pub(super) fn go_on((core, front): (Supervisor, Controlled<Served>)) -> sys::Result<i32> {
+    serve(core, front)
 }
 
 fn serve(mut core: Supervisor, mut front: Controlled<ConmonFront>) -> sys::Result<i32> {

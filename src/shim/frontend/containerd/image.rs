@@ -16,6 +16,7 @@ use super::outbox::{Delivery, Outbox, Queue};
 use super::pending::{Continuation, PendingCalls, RuntimeVerb};
 use super::server::Server;
 use super::tasks::{Task, TaskStage, Tasks};
+use crate::image::fault::Fault;
 use crate::image::format::{Content, Encoder, Field, Fields, Value, choice, table};
 use crate::{Interest, Poll};
 use windlass_base::protobuf::Message;
@@ -83,7 +84,7 @@ macro_rules! messages {
 
             fn read(content: Content<'_>) -> $name {
                 $name::decode(content.bytes()).unwrap_or_else(|_| {
-                    content.fault(concat!(stringify!($name), " is malformed"));
+                    content.fault(Fault::Malformed(stringify!($name)));
                     $name::default()
                 })
             }

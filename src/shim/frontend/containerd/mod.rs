@@ -67,8 +67,8 @@ use crate::Supervisor;
 pub(crate) type Served = front::ContainerdFront;
 
 /// Goes on as the shim, in the next program.
-pub(super) fn go_on((core, front): (Supervisor, Controlled<Served>)) -> Result<i32, String> {
-    front::serve(core, front).map_err(|failed| failed.to_string())
+pub(super) fn go_on((core, front): (Supervisor, Controlled<Served>)) -> windlass_sys::Result<i32> {
+    front::serve(core, front)
 }
 
 /// The front end of a shim on this listener, for the simulation.

@@ -6,6 +6,7 @@ use super::event_log::{Cursor, EventLog};
 use super::serve::{ClientRequest, PendingRequest, Server};
 use crate::frontend::carried::{Carried, Mode};
 use crate::frontend::stderr::{NAME, print_error};
+use crate::image::fault::Fault;
 use crate::image::format::{Content, Encoder, Value, choice, table};
 use crate::{Poll, Supervisor};
 
@@ -44,7 +45,7 @@ impl Value for Facts {
 
     fn read(content: Content<'_>) -> Facts {
         serde_json::from_slice(content.bytes()).unwrap_or_else(|error| {
-            content.fault(format!("the facts: {error}"));
+            content.fault(Fault::Config(error.to_string()));
             Facts::default()
         })
     }

@@ -63,8 +63,8 @@ pub(crate) use simulated::{RunRequest, adopt, begin, keeps, last_event};
 pub(crate) type Served = serve::Server;
 
 /// Goes on as the server, in the next program.
-pub(super) fn go_on((mut core, mut server): (Supervisor, Served)) -> Result<i32, String> {
-    carried::serve(&mut core, &mut server).map_err(|failed| failed.to_string())
+pub(super) fn go_on((mut core, mut server): (Supervisor, Served)) -> windlass_sys::Result<i32> {
+    carried::serve(&mut core, &mut server)
 }
 
 fn verb(arguments: Vec<OsString>) -> Result<i32, Failure> {
