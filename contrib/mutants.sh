@@ -11,7 +11,7 @@ fi
 set -- --exclude-re 'delete field' -f 'src/plan/*.rs' -f 'src/plan/unit/*.rs' -f 'src/plan/device_rules/*.rs' -f 'seccomp/src/*.rs' \
     -f 'src/dbus/*.rs' -f 'src/sys/netlink/message.rs' -f 'src/store/record.rs' -f 'src/base/protobuf.rs' \
     -f 'src/shim/frontend/containerd/wire.rs' -f 'src/shim/frontend/containerd/ttrpc.rs' \
-    -f 'src/shim/frontend/containerd/frames.rs' -f 'src/shim/frontend/native/wire.rs'
+    -f 'src/shim/frontend/containerd/frames.rs' -f 'src/shim/frontend/neutral/wire.rs'
 # Sorted by checksum, the order is random and yet the same each time.
 cargo mutants --list --workspace "$@" | while IFS= read -r name; do
     printf '%s %s\n' "$(printf '%s' "$name" | cksum | cut -d' ' -f1)" "$name"

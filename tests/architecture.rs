@@ -25,7 +25,7 @@ const SAME_IDEA: &[(&str, &[&str])] = &[
     // One is compiled with the feature cgroup-v1 and the other without.
     ("src/cgroup", &["Limits"]),
     // Each front end has its own.
-    ("src/shim", &["Arguments", "Connection", "Error", "Served", "Server"]),
+    ("src/shim", &["Arguments", "Connection", "Error", "Served"]),
     // Each protocol of the shim has its own.
     ("integration/src", &["Client", "Fact"]),
 ];

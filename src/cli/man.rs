@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::table::{GLOBAL, VERBS};
 use windlass_args::{Flag, Verb, help};
-use windlass_shim::frontend::native::table as shim;
+use windlass_shim::frontend::neutral::table as shim;
 
 /// All pages, by file name.
 pub fn pages() -> impl Iterator<Item = (String, String)> {

@@ -9,13 +9,15 @@ mod control;
 mod created;
 mod image;
 mod listener;
-pub mod native;
+pub mod neutral;
 mod resume;
 mod stderr;
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::process::ExitCode;
+
+use carried::Mode;
 
 /// Runs the front end that the arguments select. The first argument is the program's name.
 pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
@@ -25,32 +27,25 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     }
     let name = arguments.first().map(|path| Path::new(path).file_name().unwrap_or_default().to_os_string());
     match protocol(name.as_deref().unwrap_or_default(), arguments.get(1).map(OsString::as_os_str)) {
-        (Protocol::Conmon, named) => conmon::main(without_first(&mut arguments, named)),
-        (Protocol::Containerd, named) => containerd::main(without_first(&mut arguments, named)),
-        (Protocol::Native, _) => native::main(without_first(&mut arguments, false)),
+        (Mode::Conmon, named) => conmon::main(without_first(&mut arguments, named)),
+        (Mode::Containerd, named) => containerd::main(without_first(&mut arguments, named)),
+        (Mode::Neutral, _) => neutral::main(without_first(&mut arguments, false)),
     }
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Protocol {
-    Containerd,
-    Conmon,
-    Native,
 }
 
 /// The protocol, and whether the first argument selected it.
-fn protocol(name: &OsStr, first: Option<&OsStr>) -> (Protocol, bool) {
+fn protocol(name: &OsStr, first: Option<&OsStr>) -> (Mode, bool) {
     let name = name.as_encoded_bytes();
     if name.starts_with(b"containerd-shim-") {
-        return (Protocol::Containerd, false);
+        return (Mode::Containerd, false);
     }
     if name == b"conmon" {
-        return (Protocol::Conmon, false);
+        return (Mode::Conmon, false);
     }
     match first.map(OsStr::as_encoded_bytes) {
-        Some(b"conmon") => (Protocol::Conmon, true),
-        Some(b"containerd") => (Protocol::Containerd, true),
-        _ => (Protocol::Native, false),
+        Some(b"conmon") => (Mode::Conmon, true),
+        Some(b"containerd") => (Mode::Containerd, true),
+        _ => (Mode::Neutral, false),
     }
 }
 
@@ -67,9 +62,9 @@ mod tests {
     #[test]
     fn the_name_chooses_and_then_the_first_argument() {
         let chosen = |name: &str, first: &str| protocol(name.as_ref(), Some(first.as_ref()));
-        assert_eq!(chosen("containerd-shim-runc-v2", "conmon"), (Protocol::Containerd, false));
-        assert_eq!(chosen("conmon", "containerd"), (Protocol::Conmon, false));
-        assert_eq!(chosen("windlass-shim", "conmon"), (Protocol::Conmon, true));
-        assert_eq!(chosen("windlass-shim", "run"), (Protocol::Native, false));
+        assert_eq!(chosen("containerd-shim-runc-v2", "conmon"), (Mode::Containerd, false));
+        assert_eq!(chosen("conmon", "containerd"), (Mode::Conmon, false));
+        assert_eq!(chosen("windlass-shim", "conmon"), (Mode::Conmon, true));
+        assert_eq!(chosen("windlass-shim", "run"), (Mode::Neutral, false));
     }
 }

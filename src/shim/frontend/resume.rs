@@ -13,7 +13,7 @@ use std::time::Instant;
 use super::carried::{Carried, Mode};
 use super::control::Controlled;
 use super::stderr::{NAME, print_error};
-use super::{conmon, containerd, native};
+use super::{conmon, containerd, neutral};
 use crate::image::fault::Fault;
 use crate::image::format::{self, Content, Context, Fields};
 use crate::image::supervisor;
@@ -80,7 +80,7 @@ fn check(image: BorrowedFd<'_>) -> Result<(), Unreadable> {
     let context = Context::without_descriptors();
     let mut fields = Fields::of(Content::of(header.body, &context), "the image");
     let found = match fields.get(field::MODE) {
-        Mode::Neutral => try_out::<native::Served>(fields, &context),
+        Mode::Neutral => try_out::<neutral::Served>(fields, &context),
         Mode::Conmon => try_out::<Controlled<conmon::Served>>(fields, &context),
         Mode::Containerd => try_out::<Controlled<containerd::Served>>(fields, &context),
     };
@@ -154,7 +154,7 @@ fn resume(image: BorrowedFd<'static>, began: Instant, failed: Option<String>) ->
     };
     let context = Context::of(inherited);
     let served = match mode {
-        Mode::Neutral => native::go_on(resumption.state(&context)?),
+        Mode::Neutral => neutral::go_on(resumption.state(&context)?),
         Mode::Conmon => conmon::go_on(resumption.state(&context)?),
         Mode::Containerd => containerd::go_on(resumption.state(&context)?),
     };
@@ -267,7 +267,7 @@ mod tests {
             let differ = first.iter().zip(&mut second).filter(|(a, b)| a != b).count();
             assert!(differ <= 1, "{name}: {differ} bytes differ");
         };
-        same("neutral", again::<native::Served>);
+        same("neutral", again::<neutral::Served>);
         same("conmon", again::<Controlled<conmon::Served>>);
         same("containerd", again::<Controlled<containerd::Served>>);
     }

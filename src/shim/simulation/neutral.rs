@@ -17,7 +17,7 @@ use super::random::Random;
 use super::requests::{self, Requests};
 use super::world::{Daemon, Happens, SECOND, SimulatedWorld};
 use crate::exit::Record;
-use crate::frontend::native::{self, RunRequest};
+use crate::frontend::neutral::{self, RunRequest};
 use crate::{Framing, Phase, Supervisor};
 use windlass_sys::process::Exit;
 use windlass_sys::{kernel, socket, stream};
@@ -99,12 +99,12 @@ pub(super) fn run(plan: &Plan, directory: &Path) -> Result<(), String> {
 }
 
 impl Clients for Neutral {
-    type Front = native::Served;
+    type Front = neutral::Served;
 
-    fn begin(&mut self, outside: &RefCell<SimulatedWorld>, core: &mut Supervisor) -> Result<native::Served, String> {
+    fn begin(&mut self, outside: &RefCell<SimulatedWorld>, core: &mut Supervisor) -> Result<neutral::Served, String> {
         loop {
             let wanted = self.wanted(outside);
-            match native::begin(&self.directory, wanted, core) {
+            match neutral::begin(&self.directory, wanted, core) {
                 Ok(served) => return Ok(served),
                 // A `run` that fails early leaves nothing.
                 Err(refusal) if self.directory.join("c").exists() => return Err(refusal.to_string()),
@@ -131,7 +131,7 @@ impl Clients for Neutral {
         init: Option<i32>,
         outside: &SimulatedWorld,
         core: &mut Supervisor,
-    ) -> Result<Option<native::Served>, String> {
+    ) -> Result<Option<neutral::Served>, String> {
         self.lines.clear();
         self.streams.values().flatten().for_each(|stream| stream.lost.set(true));
         let record = Record::read(&self.directory.join("c/exit.json"));
@@ -143,12 +143,12 @@ impl Clients for Neutral {
             }
             _ => {}
         }
-        let keep = native::keeps(&self.directory);
+        let keep = neutral::keeps(&self.directory);
         let Some(init) = init.filter(|_| keep && record.is_none() && !self.ends) else { return Ok(None) };
         self.told.iter_mut().filter(|(name, _)| !name.is_empty()).for_each(|(_, told)| told.lost = true);
-        self.dead = native::last_event(&self.directory);
+        self.dead = neutral::last_event(&self.directory);
         let phase = if outside.runs(init) { Phase::Running } else { Phase::Created };
-        native::adopt(&self.directory, init, phase, core).map(Some).map_err(|refusal| refusal.to_string())
+        neutral::adopt(&self.directory, init, phase, core).map(Some).map_err(|refusal| refusal.to_string())
     }
 
     fn reset(&mut self) {

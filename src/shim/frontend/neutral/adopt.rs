@@ -6,7 +6,7 @@
 use nix::sched::CloneFlags;
 use serde_json::{Value, json};
 
-use super::container_dir::{ContainerDir, Facts};
+use super::container_dir::{ContainerConfig, ContainerDir};
 use super::report::Report;
 use super::wire::phase_name;
 use crate::command;
@@ -18,18 +18,23 @@ use windlass_sys::poll::Deadline;
 use windlass_sys::process::{self, Exit, Forked, SingleThreaded};
 
 /// The container, according to the runtime.
-pub(super) fn runtime_state(facts: &Facts) -> Option<RuntimeState> {
-    let finished = command::run(&facts.runtime, &facts.words(&["state"]), Deadline::after(command::TIMEOUT)).ok()?;
+pub(super) fn runtime_state(config: &ContainerConfig) -> Option<RuntimeState> {
+    let finished = command::run(&config.runtime, &config.words(&["state"]), Deadline::after(command::TIMEOUT)).ok()?;
     RuntimeState::parse(&finished.stdout)
 }
 
 /// Adopts the container and reports it.
-pub(super) fn adopt(dir: &ContainerDir, facts: &Facts, new: NewProcess, core: &mut Supervisor) -> Result<()> {
+pub(super) fn adopt(
+    dir: &ContainerDir,
+    config: &ContainerConfig,
+    new: NewProcess,
+    core: &mut Supervisor,
+) -> Result<()> {
     let ended = || Refusal::new(Code::WrongPhase, "the container has ended: ask for its status, and delete it");
     if dir.exit().is_some() {
         return Err(ended());
     }
-    if !facts.keep {
+    if !config.keep {
         return Err(Refusal::new(Code::WrongPhase, "it was not made with --keep-on-shim-death: its output is lost"));
     }
     let text = fd::read_small(fd::CWD, dir.file("pid")).map_err(|_| ended())?;
@@ -37,12 +42,12 @@ pub(super) fn adopt(dir: &ContainerDir, facts: &Facts, new: NewProcess, core: &m
     // The pidfd is opened before the runtime is asked. The runtime compares start times, so if it still reports the
     // process id, the pidfd is init's.
     let pidfd = process::open_pid(pid).map_err(|_| ended())?;
-    let state = runtime_state(facts).filter(|state| state.pid == pid);
+    let state = runtime_state(config).filter(|state| state.pid == pid);
     let phase = state.and_then(|state| state.phase()).filter(|phase| *phase != Phase::Stopped).ok_or_else(ended)?;
     core.adopt(new, pid, pidfd, phase)?;
     Report::write(&json!({
         "v": 1,
-        "id": facts.id,
+        "id": config.id,
         "pid": pid,
         "shim_pid": std::process::id(),
         "socket": dir.path("shim.sock"),

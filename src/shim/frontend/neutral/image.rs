@@ -1,9 +1,9 @@
-//! The server in an image, for the next program.
+//! The front end in an image, for the next program.
 
 use super::connection::Connection;
-use super::container_dir::{ContainerDir, Facts};
+use super::container_dir::{ContainerConfig, ContainerDir};
 use super::event_log::{Cursor, EventLog};
-use super::serve::{ClientRequest, PendingRequest, Server};
+use super::front::{ClientRequest, NeutralFront, PendingRequest};
 use crate::frontend::carried::{Carried, Mode};
 use crate::frontend::stderr::{NAME, print_error};
 use crate::image::fault::Fault;
@@ -11,14 +11,14 @@ use crate::image::format::{Content, Encoder, Value, choice, table};
 use crate::{Poll, Supervisor};
 
 table! {
-    Server {
-        1 dir, 2 facts, 3 journal, 4 connections, 5 pending, 6 failed, 7 execs, 8 adopted, 9 next_key, 10 listener,
-        11 lock, 12 finishing, 13 late, 14 unserved, 15 spare, 16 dir_gone,
-        17 @hint is_full,
+    NeutralFront {
+        1 dir, 2 config, 3 event_log, 4 connections, 5 pending, 6 failed, 7 execs, 8 adopted, 9 next_key, 10 listener,
+        11 lock, 12 finishing, 13 retry_write_at, 14 unserved, 15 spare, 16 dir_gone,
+        17 @hint turn_away_next,
     }
     ContainerDir { 1 dir, 2 entered }
     EventLog {
-        1 path, 2 file, 3 length, 4 next, 5 acknowledged, 6 compact_at, 7 generation, 8 once, 9 late,
+        1 path, 2 file, 3 length, 4 next, 5 acknowledged, 6 compact_at, 7 generation, 8 once, 9 unwritten,
     }
     Cursor { 1 from, 2 offset, 3 generation }
     Connection {
@@ -38,15 +38,15 @@ choice! {
 }
 
 /// The document `shim.json`, which has its own versions.
-impl Value for Facts {
+impl Value for ContainerConfig {
     fn write(&self, to: &mut Encoder) {
         to.bytes(&serde_json::to_vec(self).unwrap_or_default());
     }
 
-    fn read(content: Content<'_>) -> Facts {
+    fn read(content: Content<'_>) -> ContainerConfig {
         serde_json::from_slice(content.bytes()).unwrap_or_else(|error| {
             content.fault(Fault::Config(error.to_string()));
-            Facts::default()
+            ContainerConfig::default()
         })
     }
 }
@@ -58,7 +58,7 @@ impl Connection {
     }
 }
 
-impl Carried for Server {
+impl Carried for NeutralFront {
     const MODE: Mode = Mode::Neutral;
 
     fn watch_again(&mut self, core: &mut Supervisor) -> windlass_sys::Result<()> {

@@ -1,10 +1,10 @@
-//! A server in the process of the simulation.
+//! The front end in the process of the simulation.
 
 use std::path::Path;
 
-use super::container_dir::{ContainerDir, Facts, VERSION};
+use super::container_dir::{ContainerConfig, ContainerDir, VERSION};
 use super::event_log::Marks;
-use super::serve::Server;
+use super::front::NeutralFront;
 use crate::{Phase, Refusal, Supervisor};
 use windlass_sys::process;
 
@@ -20,11 +20,11 @@ pub(crate) struct RunRequest {
 
 const ID: &str = "c";
 
-/// Begins as `run` does: makes the container's directory below `state`, and its server.
-pub(crate) fn begin(state: &Path, wanted: RunRequest, core: &mut Supervisor) -> Result<Server, Refusal> {
+/// Begins as `run` does: makes the container's directory below `state`, and its front end.
+pub(crate) fn begin(state: &Path, wanted: RunRequest, core: &mut Supervisor) -> Result<NeutralFront, Refusal> {
     let dir = ContainerDir::of(state, ID)?;
     dir.make()?;
-    dir.write_facts(&Facts {
+    dir.write_config(&ContainerConfig {
         v: VERSION,
         id: ID.into(),
         bundle: state.into(),
@@ -36,16 +36,16 @@ pub(crate) fn begin(state: &Path, wanted: RunRequest, core: &mut Supervisor) -> 
         keep: wanted.keep,
         create_only: wanted.create_only,
         kill_on_exit: wanted.kill_on_exit,
-        ..Facts::default()
+        ..ContainerConfig::default()
     })?;
     let dir = dir.enter()?;
-    let begun = Server::new(dir.clone(), false, core).and_then(|mut server| server.begin(core).map(|()| server));
+    let begun = NeutralFront::new(dir.clone(), false, core).and_then(|mut front| front.begin(core).map(|()| front));
     begun.inspect_err(|_| dir.remove())
 }
 
 /// Whether the container outlives its shim.
 pub(crate) fn keeps(state: &Path) -> bool {
-    ContainerDir::of(state, ID).and_then(|dir| dir.facts()).is_ok_and(|facts| facts.keep)
+    ContainerDir::of(state, ID).and_then(|dir| dir.config()).is_ok_and(|config| config.keep)
 }
 
 /// The number of the last event.
@@ -54,9 +54,9 @@ pub(crate) fn last_event(state: &Path) -> u64 {
 }
 
 /// Adopts as `adopt` does, but without asking a runtime, which is not a program here.
-pub(crate) fn adopt(state: &Path, pid: i32, phase: Phase, core: &mut Supervisor) -> Result<Server, Refusal> {
-    let mut server = Server::new(ContainerDir::of(state, ID)?.enter()?, true, core)?;
-    let new = server.open(core)?;
+pub(crate) fn adopt(state: &Path, pid: i32, phase: Phase, core: &mut Supervisor) -> Result<NeutralFront, Refusal> {
+    let mut front = NeutralFront::new(ContainerDir::of(state, ID)?.enter()?, true, core)?;
+    let new = front.open(core)?;
     core.adopt(new, pid, process::open_pid(pid)?, phase)?;
-    Ok(server)
+    Ok(front)
 }

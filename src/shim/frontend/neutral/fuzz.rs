@@ -1,12 +1,12 @@
-//! Any journal of events that a shim finds must be usable: the property test on stable and the fuzz target on nightly
+//! Any log of events that a shim finds must be usable: the property test on stable and the fuzz target on nightly
 //! call the same function.
 
 use super::event_log::EventLog;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Opens a journal that another shim has left, damaged or not. It goes on, and compacting keeps the events that are not
+/// Opens a log of events that another shim has left, damaged or not. New events follow, and compacting keeps the events that are not
 /// acknowledged.
-pub fn journal(bytes: &[u8]) {
+pub fn event_log(bytes: &[u8]) {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let path = std::env::temp_dir().join(format!("windlass-fuzz-events-{}-{number}", std::process::id()));
@@ -82,7 +82,7 @@ mod tests {
                 let at = at.index(text.len());
                 text[at] = byte;
             }
-            super::journal(&text);
+            super::event_log(&text);
         }
     }
 }

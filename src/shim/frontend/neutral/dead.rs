@@ -10,7 +10,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::adopt::runtime_state;
-use super::container_dir::{ContainerDir, Facts};
+use super::container_dir::{ContainerConfig, ContainerDir};
 use super::event_log::{EventLog, Marks};
 use super::wire::{event_members, exit_members, lost_exit, phase_name};
 use crate::command;
@@ -24,8 +24,8 @@ use windlass_sys::poll::Deadline;
 
 /// The answer to `status`, with the members of a living shim's answer and `shim_lost`.
 pub(super) fn status(dir: &ContainerDir) -> Result<Value> {
-    let facts = dir.facts()?;
-    let (exit, state) = end_or_state(dir, &facts);
+    let config = dir.config()?;
+    let (exit, state) = end_or_state(dir, &config);
     let (phase, pid) = match (&exit, &state) {
         (Some(record), _) => (Phase::Stopped, record.pid),
         (None, Some(state)) => state.phase().map_or((Phase::Stopped, 0), |phase| (phase, state.pid)),
@@ -33,14 +33,14 @@ pub(super) fn status(dir: &ContainerDir) -> Result<Value> {
     };
     let marks = Marks::read(&dir.file("events.log"))?;
     Ok(json!({
-        "id": facts.id,
+        "id": config.id,
         "state": phase_name(phase),
         "pid": pid,
         "shim_pid": 0,
         "exit": exit.as_ref().map(ended),
-        "bundle": facts.bundle,
-        "tty": facts.tty,
-        "logs": facts.logs,
+        "bundle": config.bundle,
+        "tty": config.tty,
+        "logs": config.logs,
         "dropped_bytes": exit.as_ref().map_or(0, |record| record.dropped_bytes),
         "unsent_bytes": exit.as_ref().map_or(0, |record| record.unsent_bytes),
         "execs": [],
@@ -52,13 +52,13 @@ pub(super) fn status(dir: &ContainerDir) -> Result<Value> {
 
 /// The record of the end, or else the runtime's state. If only the runtime knows how the container ended, because the
 /// kernel has kept that, the record is written now.
-fn end_or_state(dir: &ContainerDir, facts: &Facts) -> (Option<Record>, Option<RuntimeState>) {
+fn end_or_state(dir: &ContainerDir, config: &ContainerConfig) -> (Option<Record>, Option<RuntimeState>) {
     if let Some(record) = dir.exit() {
         return (Some(record), None);
     }
-    let state = runtime_state(facts);
+    let state = runtime_state(config);
     let Some(end) = state.as_ref().and_then(RuntimeState::end) else { return (None, state) };
-    let record = Record::of(&ProcessId::init(&facts.id), pid(dir).unwrap_or(0), &end, (0, 0));
+    let record = Record::of(&ProcessId::init(&config.id), pid(dir).unwrap_or(0), &end, (0, 0));
     // Best effort: without this record, the next command asks the runtime again. A new shim writes its own.
     if let Ok(Some(_lock)) = dir.lock() {
         let _ = record.write(&dir.file("exit.json"));
@@ -84,7 +84,8 @@ fn ended(record: &Record) -> Value {
 /// The answer to `wait` for init.
 pub(super) fn exit(dir: &ContainerDir) -> Result<Value> {
     // A container that never existed is another error.
-    let end = dir.exit().map_or_else(|| dir.facts().map(|facts| end_or_state(dir, &facts).0), |end| Ok(Some(end)))?;
+    let end =
+        dir.exit().map_or_else(|| dir.config().map(|config| end_or_state(dir, &config).0), |end| Ok(Some(end)))?;
     let lost = || Refusal::new(Code::NotFound, "the shim was lost before it had recorded an end");
     end.map(|record| ended(&record)).ok_or_else(lost)
 }
@@ -96,7 +97,7 @@ pub(super) fn exit_of_exec(dir: &ContainerDir, exec: &str) -> Result<Value> {
     match record {
         Some(record) => Ok(ended(&record)),
         None => {
-            dir.facts()?;
+            dir.config()?;
             Err(Refusal::new(Code::NotFound, format!("the shim was lost, and has no record of exec {exec:?}")))
         }
     }
@@ -117,18 +118,18 @@ fn lock(dir: &ContainerDir) -> Result<OwnedFd> {
 }
 
 /// The recorded events. The exit is added if the shim died between writing the exit record and the event.
-pub(super) fn journal(dir: &ContainerDir) -> Result<EventLog> {
+pub(super) fn event_log(dir: &ContainerDir) -> Result<EventLog> {
     // Before the lock, because this call takes the lock itself.
-    let _ = dir.facts().map(|facts| end_or_state(dir, &facts));
+    let _ = dir.config().map(|config| end_or_state(dir, &config));
     let lock = lock(dir)?;
-    let mut journal = EventLog::open(dir.file("events.log"))?;
-    if let Some(record) = dir.exit().filter(|_| !journal.has("exited")) {
+    let mut event_log = EventLog::open(dir.file("events.log"))?;
+    if let Some(record) = dir.exit().filter(|_| !event_log.has("exited")) {
         let mut members = ended(&record);
         members["pid"] = record.pid.into();
-        journal.append(&event_members("exited", &record.id, None, &members));
+        event_log.append(&event_members("exited", &record.id, None, &members));
     }
     drop(lock);
-    Ok(journal)
+    Ok(event_log)
 }
 
 /// Acknowledges all events up to `event`.
@@ -147,7 +148,7 @@ pub(super) fn delete(dir: &ContainerDir, force: bool) -> Result<Value> {
         }
         Err(refusal) => return Err(refusal),
     };
-    let facts = match dir.facts() {
+    let config = match dir.config() {
         Err(refusal) if refusal.code == Code::NotFound && dir.as_path().is_dir() => {
             // `run` was killed before it had written anything.
             dir.remove();
@@ -155,17 +156,17 @@ pub(super) fn delete(dir: &ContainerDir, force: bool) -> Result<Value> {
         }
         other => other?,
     };
-    let (record, state) = end_or_state(dir, &facts);
+    let (record, state) = end_or_state(dir, &config);
     let runs = state.filter(|state| state.phase().is_some_and(|phase| phase != Phase::Stopped));
-    if record.is_none() && facts.keep && runs.is_some() && !force {
+    if record.is_none() && config.keep && runs.is_some() && !force {
         return Err(Refusal::new(
             Code::WrongPhase,
             "the container outlived its shim and runs: adopt it, or use --force",
         ));
     }
-    let removed = remove_from_runtime(&facts);
+    let removed = remove_from_runtime(&config);
     // The runtime's binary may be gone. It is not needed if the container was never created or has ended.
-    if removed.is_err() && !(force && !facts.runtime.exists() && is_nothing_left(dir)) {
+    if removed.is_err() && !(force && !config.runtime.exists() && is_nothing_left(dir)) {
         removed?;
     }
     let exit = record.as_ref().map_or_else(|| lost_exit(runs.is_some()), ended);
@@ -180,9 +181,9 @@ fn is_nothing_left(dir: &ContainerDir) -> bool {
 }
 
 /// Kills the container and deletes it by the runtime.
-fn remove_from_runtime(facts: &Facts) -> Result<()> {
-    let words = facts.words(&["delete", "--force"]);
-    let finished = command::run(&facts.runtime, &words, Deadline::after(command::TIMEOUT))?;
+fn remove_from_runtime(config: &ContainerConfig) -> Result<()> {
+    let words = config.words(&["delete", "--force"]);
+    let finished = command::run(&config.runtime, &words, Deadline::after(command::TIMEOUT))?;
     let text = finished.message();
     // If the container does not exist, it is gone too.
     match finished.success() || gone::is_container(&text) {

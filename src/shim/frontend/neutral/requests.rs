@@ -6,7 +6,7 @@ use std::rc::Rc;
 use serde_json::{Value, json};
 
 use super::connection::{Connection, NextLine};
-use super::serve::{ClientRequest, PendingRequest, Server};
+use super::front::{ClientRequest, NeutralFront, PendingRequest};
 use super::wire::{self, PROTOCOL, WireRequest, answer, exit_members};
 use crate::frontend::carried::{self, Mode};
 use crate::refusal::{Refusal, Result};
@@ -26,7 +26,7 @@ enum Response {
 /// How many requests of one client are served in a turn of the loop.
 const TURN: usize = 16;
 
-impl Server {
+impl NeutralFront {
     pub(super) fn client_ready(&mut self, key: u64, ready: Ready, core: &mut Supervisor) {
         if ready.write && self.connection(key).is_some_and(|connection| !connection.flush()) {
             return self.drop_client(key);
@@ -97,26 +97,26 @@ impl Server {
             "hello" => {
                 let mut about = carried::about(Mode::Neutral, core);
                 about["v"] = PROTOCOL.into();
-                about["id"] = self.facts.id.as_str().into();
+                about["id"] = self.config.id.as_str().into();
                 return Ok(Response::Answer(about));
             }
             "status" => return self.status(core).map(Response::Answer),
             "subscribe" => {
-                let cursor = self.journal.cursor(line.from);
+                let cursor = self.event_log.cursor(line.from);
                 if let Some(connection) = self.connection(key) {
                     connection.cursor = Some(cursor);
                 }
-                return Ok(Response::Answer(json!({"last": self.journal.last()})));
+                return Ok(Response::Answer(json!({"last": self.event_log.last()})));
             }
             "ack" => {
                 let event = line.event.ok_or_else(|| Refusal::new(Code::Invalid, "ack needs an event"))?;
-                self.journal.acknowledge(event);
-                return Ok(Response::Answer(json!({"acknowledged": self.journal.acknowledged()})));
+                self.event_log.acknowledge(event);
+                return Ok(Response::Answer(json!({"acknowledged": self.event_log.acknowledged()})));
             }
             "upgrade" => {
                 let passed = self.connection(key).and_then(|connection| connection.passed.take());
                 let reply = carried::request_upgrade(passed, core);
-                self.note(reply, PendingRequest::Client { key, seq: line.seq, what: ClientRequest::Plain }, core)?;
+                self.remember(reply, PendingRequest::Client { key, seq: line.seq, what: ClientRequest::Plain }, core)?;
                 return Ok(Response::Later);
             }
             "attach" => return Ok(Response::Attach(process, framing(line))),
@@ -148,7 +148,7 @@ impl Server {
             "delete" => return self.delete(key, line, process, core),
             other => return Err(Refusal::new(Code::Invalid, format!("there is no operation {other:?}"))),
         };
-        self.ask(core, request, PendingRequest::Client { key, seq: line.seq, what })?;
+        self.request(core, request, PendingRequest::Client { key, seq: line.seq, what })?;
         Ok(Response::Later)
     }
 
@@ -163,7 +163,7 @@ impl Server {
     fn status(&self, core: &Supervisor) -> Result<Value> {
         let state = core.state(&self.init());
         let execs: Vec<Value> = core
-            .processes(&self.facts.id)
+            .processes(&self.config.id)
             .iter()
             .filter_map(|id| Some((id.exec.as_deref()?, core.state(id)?)))
             .map(|(exec, state)| {
@@ -173,19 +173,19 @@ impl Server {
             .collect();
         let exit = state.as_ref().and_then(|state| state.exit);
         Ok(json!({
-            "id": self.facts.id,
+            "id": self.config.id,
             "state": state.as_ref().map_or("stopped", |state| wire::phase_name(state.phase)),
             "pid": state.as_ref().map_or(0, |state| state.pid),
             "shim_pid": std::process::id(),
             "exit": exit.as_ref().map(exit_members),
-            "bundle": self.facts.bundle,
-            "tty": self.facts.tty,
-            "logs": self.facts.logs,
+            "bundle": self.config.bundle,
+            "tty": self.config.tty,
+            "logs": self.config.logs,
             "dropped_bytes": state.as_ref().map_or(0, |state| state.dropped),
             "unsent_bytes": state.as_ref().map_or(0, |state| state.unsent),
             "execs": execs,
-            "last_event": self.journal.last(),
-            "acknowledged": self.journal.acknowledged(),
+            "last_event": self.event_log.last(),
+            "acknowledged": self.event_log.acknowledged(),
             "adopted": self.adopted,
         }))
     }
@@ -210,7 +210,7 @@ impl Server {
         if self.failed.iter().any(|(failed, _)| *failed == exec) {
             return Err(Refusal::new(Code::AlreadyExists, format!("exec {exec} is to be deleted first")));
         }
-        let logs = line.log.iter().filter_map(|text| super::container_dir::log(text, &self.facts.id).transpose());
+        let logs = line.log.iter().filter_map(|text| super::container_dir::log(text, &self.config.id).transpose());
         let logs = logs.collect::<Result<Vec<_>>>()?;
         let process_file = self.dir.exec_path(&exec, "process.json");
         let exit_file = self.dir.exec_file(&exec, "exit.json");
@@ -229,10 +229,10 @@ impl Server {
             exit_files: vec![ExitFile::Record(exit_file)],
         }))?;
         let what = ClientRequest::Exec { exec: exec.clone(), attached: line.attach };
-        let asked = PendingRequest::Client { key, seq: line.seq, what };
+        let purpose = PendingRequest::Client { key, seq: line.seq, what };
         let started = fd::replace(fd::CWD, &process_file, 0o600, document.get().as_bytes(), fd::Durability::Cached)
             .map_err(Refusal::from)
-            .and_then(|()| self.ask(core, Request::Start(id.clone()), asked));
+            .and_then(|()| self.request(core, Request::Start(id.clone()), purpose));
         if let Err(refusal) = started {
             self.forget_exec(&id, core);
             return Err(refusal);
@@ -281,7 +281,7 @@ impl Server {
         if process.exec.is_none() {
             let what = ClientRequest::Delete;
             let request = Request::Delete { process, force: line.force };
-            self.ask(core, request, PendingRequest::Client { key, seq: line.seq, what })?;
+            self.request(core, request, PendingRequest::Client { key, seq: line.seq, what })?;
             return Ok(Response::Later);
         }
         if self.failed.extract_if(.., |(exec, _)| process.exec.as_ref() == Some(exec)).next().is_some() {
@@ -300,7 +300,7 @@ impl Server {
     /// Ends the shim. A running container must have been created with --keep-on-shim-death.
     fn shut_down(&mut self, core: &Supervisor) -> Result<Response> {
         let alive = core.state(&self.init()).is_some_and(|state| state.phase != Phase::Stopped);
-        if alive && !self.facts.keep {
+        if alive && !self.config.keep {
             return Err(Refusal::new(Code::WrongPhase, "the container has not ended, and would not outlive the shim"));
         }
         if alive && core.is_busy() {
@@ -353,8 +353,7 @@ impl Server {
 
     /// Whether the client has closed its side of a connection, and has all its answers.
     fn is_over(&self, key: u64) -> bool {
-        let waits =
-            |(_, asked): &(_, PendingRequest)| matches!(asked, PendingRequest::Client { key: of, .. } if *of == key);
+        let waits = |(_, purpose): &(_, PendingRequest)| matches!(purpose, PendingRequest::Client { key: of, .. } if *of == key);
         let connection = self.connections.iter().find(|connection| connection.key == key);
         connection.is_some_and(|it| it.half_closed && it.cursor.is_none() && it.is_idle())
             && !self.pending.iter().any(waits)
@@ -363,10 +362,10 @@ impl Server {
     /// Answers the clients that wait for the exec with the reason. With `keep`, later requests about the exec get it
     /// too, because a client that was attached has already had its answer.
     fn exec_failed(&mut self, exec: &Rc<str>, refusal: &Refusal, keep: bool, core: &mut Supervisor) {
-        let of_it = |asked: &PendingRequest| matches!(asked, PendingRequest::Client { what: ClientRequest::Wait { exec: of }, .. } if of.as_ref() == Some(exec));
-        let waiting: Vec<_> = self.pending.extract_if(.., |(_, asked)| of_it(asked)).collect();
-        for (_, asked) in waiting {
-            if let PendingRequest::Client { key, seq, .. } = asked {
+        let of_it = |purpose: &PendingRequest| matches!(purpose, PendingRequest::Client { what: ClientRequest::Wait { exec: of }, .. } if of.as_ref() == Some(exec));
+        let waiting: Vec<_> = self.pending.extract_if(.., |(_, purpose)| of_it(purpose)).collect();
+        for (_, purpose) in waiting {
+            if let PendingRequest::Client { key, seq, .. } = purpose {
                 self.send(key, &answer(seq, Err(refusal.clone())));
             }
         }

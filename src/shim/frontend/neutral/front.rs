@@ -1,4 +1,4 @@
-//! The server: it supervises the container and answers on `shim.sock`.
+//! The front end of the server: it supervises the container and answers on `shim.sock`.
 //!
 //! [`super::run`] executes this program again as the server, so that the memory needed for the start is not kept. The
 //! server reports the result of the start in one line on its standard output.
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::adopt::adopt;
 use super::connection::Connection;
-use super::container_dir::{ContainerDir, Facts};
+use super::container_dir::{ContainerConfig, ContainerDir};
 use super::event_log::EventLog;
 use super::report::Report;
 use super::wire::{self, exit_members};
@@ -38,7 +38,7 @@ const FLUSH_TIME: Duration = Duration::from_secs(2);
 const SPARE: usize = 8;
 
 /// The pause before events are written to a full disk again.
-const AGAIN: Duration = Duration::from_secs(1);
+const RETRY_WRITE: Duration = Duration::from_secs(1);
 
 /// A request to the core whose answer is pending, and its purpose.
 #[derive(Debug)]
@@ -70,12 +70,12 @@ pub(super) enum ClientRequest {
     Checkpoint { images: String },
 }
 
-/// The server's side of the protocol.
+/// The front end of the engine-neutral protocol.
 #[derive(Debug)]
-pub(crate) struct Server {
+pub(crate) struct NeutralFront {
     pub(super) dir: ContainerDir,
-    pub(super) facts: Facts,
-    pub(super) journal: EventLog,
+    pub(super) config: ContainerConfig,
+    pub(super) event_log: EventLog,
     pub(super) connections: Vec<Connection>,
     pub(super) pending: Vec<(WaitToken, PendingRequest)>,
     /// Execs that could not be started and are not deleted yet.
@@ -87,12 +87,13 @@ pub(crate) struct Server {
     pub(super) listener: Listener,
     /// Whether clients above the limit are turned away at the next accept. They wait for one turn of the loop, in which
     /// others may have hung up.
-    pub(super) is_full: bool,
+    pub(super) turn_away_next: bool,
     /// The lock on `shim.lock`, held until the shim ends.
     pub(super) lock: OwnedFd,
     /// The shim ends. Clients may read their answers until then, and this is the exit status.
     pub(super) finishing: Option<(Instant, i32)>,
-    pub(super) late: Option<Instant>,
+    /// When the events that the disk had no room for are written again.
+    pub(super) retry_write_at: Option<Instant>,
     /// Clients with more requests than were served in their turn.
     pub(super) unserved: Vec<u64>,
     /// Descriptors in reserve. They are closed before a failed container is removed, because the runtime needs
@@ -113,14 +114,14 @@ pub(super) fn main(words: &[OsString]) -> i32 {
             _ => return Err(usage()),
         };
         let dir = ContainerDir::at(dir.into()).enter()?;
-        let begun = Server::start(dir.clone(), adopted);
+        let begun = NeutralFront::start(dir.clone(), adopted);
         // Nothing was created, so the id is free again.
-        let (mut core, mut server) = begun.inspect_err(|refusal| {
+        let (mut core, mut front) = begun.inspect_err(|refusal| {
             if !(adopted || matches!(refusal.code, Code::AlreadyExists | Code::NotFound)) {
                 dir.remove()
             }
         })?;
-        Ok(carried::serve(&mut core, &mut server)?)
+        Ok(carried::serve(&mut core, &mut front)?)
     })();
     result.unwrap_or_else(|refusal| {
         Report::fail(&refusal);
@@ -128,28 +129,28 @@ pub(super) fn main(words: &[OsString]) -> i32 {
     })
 }
 
-impl Server {
-    fn start(dir: ContainerDir, adopted: bool) -> Result<(Supervisor, Server)> {
+impl NeutralFront {
+    fn start(dir: ContainerDir, adopted: bool) -> Result<(Supervisor, NeutralFront)> {
         let mut core = Supervisor::new()?;
-        let mut server = Server::new(dir, adopted, &core)?;
-        server.begin(&mut core)?;
-        Ok((core, server))
+        let mut front = NeutralFront::new(dir, adopted, &core)?;
+        front.begin(&mut core)?;
+        Ok((core, front))
     }
 
-    pub(super) fn new(dir: ContainerDir, adopted: bool, core: &Supervisor) -> Result<Server> {
+    pub(super) fn new(dir: ContainerDir, adopted: bool, core: &Supervisor) -> Result<NeutralFront> {
         let lock = dir.lock_for_life()?;
-        let facts = dir.facts()?;
+        let config = dir.config()?;
         let here = fd::open(".", OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
         // A killed shim leaves its socket behind.
         let _ = fd::unlinkat(here.as_fd(), "shim.sock");
         let listener = socket::listen_stream_at(here.as_fd(), "shim.sock", 0o600)?;
         let mut listener = Listener::new(listener, LISTENER);
         listener.watch(&core.poll)?;
-        let journal = EventLog::open(dir.file("events.log"))?;
-        Ok(Server {
+        let event_log = EventLog::open(dir.file("events.log"))?;
+        Ok(NeutralFront {
             dir,
-            facts,
-            journal,
+            config,
+            event_log,
             connections: Vec::new(),
             pending: Vec::new(),
             failed: Vec::new(),
@@ -157,10 +158,10 @@ impl Server {
             adopted,
             next_key: LISTENER + 1,
             listener,
-            is_full: false,
+            turn_away_next: false,
             lock,
             finishing: None,
-            late: None,
+            retry_write_at: None,
             unserved: Vec::new(),
             spare: Vec::new(),
             dir_gone: false,
@@ -168,46 +169,46 @@ impl Server {
     }
 
     pub(super) fn init(&self) -> ProcessId {
-        ProcessId::init(&self.facts.id)
+        ProcessId::init(&self.config.id)
     }
 
     pub(super) fn exec(&self, exec: Option<&str>) -> ProcessId {
-        ProcessId::of(&self.facts.id, exec.unwrap_or_default())
+        ProcessId::of(&self.config.id, exec.unwrap_or_default())
     }
 
     pub(super) fn begin(&mut self, core: &mut Supervisor) -> Result<()> {
         let process = self.open(core)?;
         if self.adopted {
-            return adopt(&self.dir, &self.facts, process, core);
+            return adopt(&self.dir, &self.config, process, core);
         }
         self.dir.reserve()?;
         let null = fd::open("/dev/null", OFlag::O_RDWR)?;
         self.spare = (0..SPARE).map(|_| fd::duplicate(null.as_fd())).collect::<windlass_sys::Result<_>>()?;
-        self.ask(core, Request::Create(process), PendingRequest::Create)
+        self.request(core, Request::Create(process), PendingRequest::Create)
     }
 
     /// Makes the container known to the core. Returns its init, which is to be made or adopted.
     pub(super) fn open(&mut self, core: &mut Supervisor) -> Result<NewProcess> {
         core.open(Container {
-            id: self.facts.id.as_str().into(),
-            bundle: self.facts.bundle.clone(),
+            id: self.config.id.as_str().into(),
+            bundle: self.config.bundle.clone(),
             runtime: Runtime {
-                binary: self.facts.runtime.clone(),
-                global: self.facts.runtime_args.iter().map(OsString::from).collect(),
+                binary: self.config.runtime.clone(),
+                global: self.config.runtime_args.iter().map(OsString::from).collect(),
                 log: None,
             },
             timeouts: Timeouts::default(),
-            drain: Duration::from_millis(self.facts.drain_ms),
-            kill_on_exit: self.facts.kill_on_exit,
+            drain: Duration::from_millis(self.config.drain_ms),
+            kill_on_exit: self.config.kill_on_exit,
             oom_files: Vec::new(),
             sync: true,
         })?;
         let mut exit_files = vec![ExitFile::Record(self.dir.file("exit.json"))];
-        exit_files.extend(self.facts.runtime_exit.clone().map(ExitFile::RuntimeState));
-        let (verb, arguments) = self.facts.create();
+        exit_files.extend(self.config.runtime_exit.clone().map(ExitFile::RuntimeState));
+        let (verb, arguments) = self.config.create();
         let process = NewProcess {
             id: self.init(),
-            stdio: self.stdio(self.facts.tty, self.facts.stdin, self.facts.logs()?, "init"),
+            stdio: self.stdio(self.config.tty, self.config.stdin, self.config.logs()?, "init"),
             pid_file: self.dir.path("pid"),
             process_file: None,
             verb,
@@ -227,33 +228,38 @@ impl Server {
             stderr: Output::Attach,
             spooling: Spooling::default(),
             logs,
-            owner: self.facts.owner,
-            fifos: (self.facts.keep && name == "init").then(|| (".".into(), name.into())),
+            owner: self.config.owner,
+            fifos: (self.config.keep && name == "init").then(|| (".".into(), name.into())),
         }
     }
 
-    /// Sends a request to the core. `asked` is its purpose.
-    pub(super) fn ask(&mut self, core: &mut Supervisor, request: Request, asked: PendingRequest) -> Result<()> {
+    /// Sends a request to the core.
+    pub(super) fn request(&mut self, core: &mut Supervisor, request: Request, purpose: PendingRequest) -> Result<()> {
         let reply = core.request(request);
-        self.note(reply, asked, core)
+        self.remember(reply, purpose, core)
     }
 
-    /// Notes a request whose answer comes later, or handles the answer.
-    pub(super) fn note(&mut self, reply: Result<Reply>, asked: PendingRequest, core: &mut Supervisor) -> Result<()> {
+    /// Remembers the purpose of a request whose answer comes later, or handles the answer.
+    pub(super) fn remember(
+        &mut self,
+        reply: Result<Reply>,
+        purpose: PendingRequest,
+        core: &mut Supervisor,
+    ) -> Result<()> {
         match reply? {
-            Reply::Pending(token) => self.pending.push((token, asked)),
-            reply => self.answered(asked, Ok(reply), core),
+            Reply::Pending(token) => self.pending.push((token, purpose)),
+            reply => self.answered(purpose, Ok(reply), core),
         }
         Ok(())
     }
 
     /// Handles an answer of the core.
-    fn answered(&mut self, asked: PendingRequest, result: Result<Reply>, core: &mut Supervisor) {
-        match asked {
+    fn answered(&mut self, purpose: PendingRequest, result: Result<Reply>, core: &mut Supervisor) {
+        match purpose {
             PendingRequest::Create => match result {
-                Ok(_) if self.facts.create_only => self.report(core),
+                Ok(_) if self.config.create_only => self.report(core),
                 Ok(_) => {
-                    if let Err(refusal) = self.ask(core, Request::Start(self.init()), PendingRequest::Start) {
+                    if let Err(refusal) = self.request(core, Request::Start(self.init()), PendingRequest::Start) {
                         self.roll_back(refusal, core);
                     }
                 }
@@ -297,14 +303,14 @@ impl Server {
             Some(_) => Request::Delete { process: self.init(), force: true },
             None => Request::Call { container: self.init().container, arguments, then: None },
         };
-        if let Err(more) = self.ask(core, request, PendingRequest::RollBack(refusal.clone())) {
+        if let Err(more) = self.request(core, request, PendingRequest::RollBack(refusal.clone())) {
             self.keep_record(&refusal, &more);
         }
     }
 
     /// Ends, but keeps the directory of a container that could not be removed, so that a later `delete` can.
     fn keep_record(&mut self, refusal: &Refusal, more: &Refusal) {
-        let id = &self.facts.id;
+        let id = &self.config.id;
         let message = format!("{refusal}; the container could not be removed: {more}; \"delete --force {id}\" does");
         Report::fail(&Refusal::new(refusal.code, message));
         self.finish(1);
@@ -323,7 +329,7 @@ impl Server {
         let over = core.state(&self.init()).is_none_or(|state| state.phase == Phase::Stopped);
         if self.dir_gone && over && self.finishing.is_none() {
             let request = Request::Delete { process: self.init(), force: true };
-            if self.ask(core, request, PendingRequest::RemoveOrphan).is_err() {
+            if self.request(core, request, PendingRequest::RemoveOrphan).is_err() {
                 self.finish(0);
             }
         }
@@ -342,7 +348,7 @@ impl Server {
         let state = core.state(&self.init());
         Report::write(&json!({
             "v": 1,
-            "id": self.facts.id,
+            "id": self.config.id,
             "pid": state.as_ref().map_or(0, |state| state.pid),
             "shim_pid": std::process::id(),
             "socket": self.dir.path("shim.sock"),
@@ -361,9 +367,9 @@ impl Server {
     fn accept(&mut self, core: &Supervisor) {
         /// The limit of clients, because each needs a descriptor. Engines have fewer.
         const CLIENTS: usize = 64;
-        let room = CLIENTS.saturating_sub(self.connections.len() + core.attached(&self.facts.id));
-        self.is_full = room == 0 && !self.is_full;
-        if self.is_full {
+        let room = CLIENTS.saturating_sub(self.connections.len() + core.attached(&self.config.id));
+        self.turn_away_next = room == 0 && !self.turn_away_next;
+        if self.turn_away_next {
             return;
         }
         let most = if room == 0 { usize::MAX } else { room };
@@ -375,10 +381,10 @@ impl Server {
 
     /// Sends subscribers the next events, as far as their buffers have room.
     fn serve_subscribers(&mut self, core: &Supervisor) {
-        let journal = &self.journal;
+        let event_log = &self.event_log;
         self.connections.retain_mut(|connection| {
             while let Some(mut cursor) = connection.cursor.filter(|_| connection.has_room()) {
-                let events = journal.read(&mut cursor).unwrap_or_default();
+                let events = event_log.read(&mut cursor).unwrap_or_default();
                 connection.cursor = Some(cursor);
                 if events.is_empty() {
                     break;
@@ -394,13 +400,13 @@ impl Server {
 
     pub(super) fn record(&mut self, kind: &str, process: Option<&ProcessId>, members: Value) {
         let exec = process.and_then(|process| process.exec.as_deref());
-        let line = wire::event_members(kind, &self.facts.id, exec, &members);
-        self.journal.append(&line);
-        self.write_late();
+        let line = wire::event_members(kind, &self.config.id, exec, &members);
+        self.event_log.append(&line);
+        self.write_pending();
     }
 
-    fn write_late(&mut self) {
-        self.late = (!self.journal.write_late()).then(|| clock::now() + AGAIN);
+    fn write_pending(&mut self) {
+        self.retry_write_at = (!self.event_log.write_pending()).then(|| clock::now() + RETRY_WRITE);
     }
 
     /// Records that an exec or the container was deleted.
@@ -409,7 +415,7 @@ impl Server {
     }
 }
 
-impl Front for Server {
+impl Front for NeutralFront {
     fn ready(&mut self, key: u64, ready: Ready, core: &mut Supervisor) {
         if key == LISTENER {
             return self.accept(core);
@@ -430,17 +436,17 @@ impl Front for Server {
             }
             // Written once, because a container that runs out of memory repeatedly would fill the disk.
             Event::OutOfMemory { .. } => {
-                self.journal.append_once(&wire::event_members("oom", &self.facts.id, None, &json!({})));
-                self.write_late();
+                self.event_log.append_once(&wire::event_members("oom", &self.config.id, None, &json!({})));
+                self.write_pending();
             }
             Event::Removal => {
                 self.dir_gone = self.is_dir_gone();
                 self.finish_without_dir(core);
             }
             Event::Finished { token, result } => {
-                let asked = self.pending.extract_if(.., |(of, _)| *of == token).next();
-                if let Some((_, asked)) = asked {
-                    self.answered(asked, result, core);
+                let purpose = self.pending.extract_if(.., |(of, _)| *of == token).next();
+                if let Some((_, purpose)) = purpose {
+                    self.answered(purpose, result, core);
                 }
             }
             Event::Signal(libc::SIGHUP) => {
@@ -462,7 +468,7 @@ impl Front for Server {
             .map(|(until, _)| until)
             .into_iter()
             .chain(more)
-            .chain(self.late)
+            .chain(self.retry_write_at)
             .chain(self.listener.deadline())
             .min()
     }
@@ -475,8 +481,8 @@ impl Front for Server {
             more.into_iter().for_each(|key| self.client_ready(key, ready, core));
             self.serve_subscribers(core);
         }
-        if self.late.is_some_and(|late| late <= now) {
-            self.late = (!self.journal.write_late()).then(|| now + AGAIN);
+        if self.retry_write_at.is_some_and(|at| at <= now) {
+            self.retry_write_at = (!self.event_log.write_pending()).then(|| now + RETRY_WRITE);
             self.serve_subscribers(core);
         }
     }

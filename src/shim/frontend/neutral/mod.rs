@@ -17,6 +17,7 @@ pub(super) mod connection;
 mod container_dir;
 mod dead;
 mod event_log;
+mod front;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod image;
@@ -24,7 +25,6 @@ mod logs;
 mod report;
 mod requests;
 mod run;
-mod serve;
 mod shims;
 #[cfg(simulated)]
 mod simulated;
@@ -45,7 +45,7 @@ use windlass_args::{Environment, Matches, Words, count, help, print};
 /// Runs a command, or the server.
 pub fn main(arguments: Vec<OsString>) -> ExitCode {
     if arguments.first().is_some_and(|word| word == "@serve") {
-        return ExitCode::from(serve::main(&arguments[1..]) as u8);
+        return ExitCode::from(front::main(&arguments[1..]) as u8);
     }
     match verb(arguments) {
         Ok(status) => ExitCode::from(status as u8),
@@ -60,11 +60,11 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
 pub(crate) use simulated::{RunRequest, adopt, begin, keeps, last_event};
 
 /// The state that the next program goes on with.
-pub(crate) type Served = serve::Server;
+pub(crate) type Served = front::NeutralFront;
 
 /// Goes on as the server, in the next program.
-pub(super) fn go_on((mut core, mut server): (Supervisor, Served)) -> windlass_sys::Result<i32> {
-    carried::serve(&mut core, &mut server)
+pub(super) fn go_on((mut core, mut front): (Supervisor, Served)) -> windlass_sys::Result<i32> {
+    carried::serve(&mut core, &mut front)
 }
 
 fn verb(arguments: Vec<OsString>) -> Result<i32, Failure> {

@@ -34,7 +34,7 @@ pub(super) struct EventLog {
     /// The last event of [`EventLog::append_once`].
     pub(super) once: Option<(u64, String)>,
     /// Lines that are not written yet, because the disk is full.
-    pub(super) late: VecDeque<String>,
+    pub(super) unwritten: VecDeque<String>,
 }
 
 /// The position of a subscriber.
@@ -55,7 +55,7 @@ struct EventLine<'a> {
     exec: Option<&'a str>,
 }
 
-/// The last numbers of a journal.
+/// The last numbers of a log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Marks {
     /// The number of the last event; 0 before the first.
@@ -105,7 +105,7 @@ impl EventLog {
             compact_at: COMPACT,
             generation: 0,
             once: None,
-            late: VecDeque::new(),
+            unwritten: VecDeque::new(),
         })
     }
 
@@ -128,8 +128,8 @@ impl EventLog {
     pub(super) fn append(&mut self, members: &str) {
         let line = format!("{{\"event\":{},{members}}}\n", self.next);
         self.next += 1;
-        self.late.push_back(line);
-        self.write_late();
+        self.unwritten.push_back(line);
+        self.write_pending();
     }
 
     /// Appends an event, unless it equals the last event and that is not acknowledged. So an event that a container can
@@ -148,18 +148,18 @@ impl EventLog {
         let event = event.min(self.last());
         if event > self.acknowledged {
             self.acknowledged = event;
-            self.late.push_back(format!("{{\"acknowledged\":{event}}}\n"));
-            self.write_late();
+            self.unwritten.push_back(format!("{{\"acknowledged\":{event}}}\n"));
+            self.write_pending();
         }
     }
 
     /// Writes the lines that could not be written before. Returns false if some remain.
-    pub(super) fn write_late(&mut self) -> bool {
-        while let Some(line) = self.late.front() {
+    pub(super) fn write_pending(&mut self) -> bool {
+        while let Some(line) = self.unwritten.front() {
             match stream::write(self.file.as_fd(), line.as_bytes()) {
                 Ok(Moved::Bytes(n)) if n == line.len() => {
                     self.length += n as u64;
-                    self.late.pop_front();
+                    self.unwritten.pop_front();
                 }
                 _ => {
                     // Remove the written part of the line, which the next line would continue.
@@ -262,16 +262,16 @@ fn parsed(line: &[u8]) -> Option<EventLine<'_>> {
 mod tests {
     use super::*;
 
-    fn journal(name: &str) -> (PathBuf, EventLog) {
+    fn event_log(name: &str) -> (PathBuf, EventLog) {
         let path = std::env::temp_dir().join(format!("windlass-events-{name}-{}", std::process::id()));
         let _ = std::fs::remove_file(&path);
         (path.clone(), EventLog::open(path).expect("opened"))
     }
 
-    fn read(journal: &EventLog, cursor: &mut Cursor) -> Vec<u64> {
+    fn read(log: &EventLog, cursor: &mut Cursor) -> Vec<u64> {
         let mut numbers = Vec::new();
         loop {
-            let text = journal.read(cursor).expect("read");
+            let text = log.read(cursor).expect("read");
             if text.is_empty() {
                 return numbers;
             }
@@ -281,12 +281,12 @@ mod tests {
 
     #[test]
     fn a_successor_goes_on_numbering_and_repeats_what_was_not_acknowledged() {
-        let (path, mut journal) = journal("successor");
+        let (path, mut log) = event_log("successor");
         for _ in 0..3 {
-            journal.append("\"type\":\"started\"");
+            log.append("\"type\":\"started\"");
         }
-        journal.acknowledge(2);
-        drop(journal);
+        log.acknowledge(2);
+        drop(log);
         // A shim was killed in the middle of a line.
         let cut = [&std::fs::read(&path).expect("read")[..], b"{\"event\":4,\"ty"].concat();
         std::fs::write(&path, &cut).expect("written");
@@ -294,78 +294,78 @@ mod tests {
         let marks = Marks::read(&path).expect("read");
         assert_eq!((marks.last, marks.acknowledged), (3, 2));
         assert_eq!(std::fs::read(&path).expect("read"), cut);
-        let mut journal = EventLog::open(path.clone()).expect("opened");
-        journal.append("\"type\":\"exited\"");
-        assert_eq!(read(&journal, &mut journal.cursor(None)), [3, 4]);
-        assert_eq!(read(&journal, &mut journal.cursor(Some(1))), [1, 2, 3, 4]);
-        assert!(journal.has("exited") && !journal.has("created"));
+        let mut log = EventLog::open(path.clone()).expect("opened");
+        log.append("\"type\":\"exited\"");
+        assert_eq!(read(&log, &mut log.cursor(None)), [3, 4]);
+        assert_eq!(read(&log, &mut log.cursor(Some(1))), [1, 2, 3, 4]);
+        assert!(log.has("exited") && !log.has("created"));
         std::fs::remove_file(path).expect("removed");
     }
 
     #[test]
     fn an_exec_with_the_name_of_a_deleted_one_keeps_its_events() {
-        let (path, mut journal) = journal("again");
+        let (path, mut log) = event_log("again");
         for kind in ["started", "exited", "deleted", "started", "exited"] {
-            journal.append(&format!("\"type\":\"{kind}\",\"exec\":\"probe\""));
+            log.append(&format!("\"type\":\"{kind}\",\"exec\":\"probe\""));
         }
-        journal.compact().expect("compacted");
-        assert_eq!(read(&journal, &mut journal.cursor(None)), [4, 5]);
+        log.compact().expect("compacted");
+        assert_eq!(read(&log, &mut log.cursor(None)), [4, 5]);
         std::fs::remove_file(path).expect("removed");
     }
 
     #[test]
     fn what_is_repeated_is_told_once_until_it_is_acknowledged() {
-        let (path, mut journal) = journal("once");
+        let (path, mut log) = event_log("once");
         let oom = "\"type\":\"oom\"";
         for _ in 0..1000 {
-            journal.append_once(oom);
+            log.append_once(oom);
         }
-        assert_eq!(journal.last(), 1);
-        journal.acknowledge(1);
-        (0..3).for_each(|_| journal.append_once(oom));
-        assert_eq!(journal.last(), 2, "it happened again after it was known");
-        journal.append("\"type\":\"exited\",\"exec\":\"e\"");
-        (0..3).for_each(|_| journal.append_once(oom));
-        assert_eq!(journal.last(), 4, "and after something else");
+        assert_eq!(log.last(), 1);
+        log.acknowledge(1);
+        (0..3).for_each(|_| log.append_once(oom));
+        assert_eq!(log.last(), 2, "it happened again after it was known");
+        log.append("\"type\":\"exited\",\"exec\":\"e\"");
+        (0..3).for_each(|_| log.append_once(oom));
+        assert_eq!(log.last(), 4, "and after something else");
         std::fs::remove_file(path).expect("removed");
     }
 
     #[test]
     fn events_after_a_compaction_are_in_the_file_that_has_the_name() {
-        let (path, mut journal) = journal("name");
-        journal.append("\"type\":\"created\"");
-        journal.compact().expect("compacted");
+        let (path, mut log) = event_log("name");
+        log.append("\"type\":\"created\"");
+        log.compact().expect("compacted");
         for kind in ["started", "exited"] {
-            journal.append(&format!("\"type\":\"{kind}\""));
+            log.append(&format!("\"type\":\"{kind}\""));
         }
-        assert_eq!(read(&journal, &mut journal.cursor(None)), [1, 2, 3]);
-        drop(journal);
-        let journal = EventLog::open(path.clone()).expect("opened");
-        assert_eq!(read(&journal, &mut journal.cursor(None)), [1, 2, 3]);
+        assert_eq!(read(&log, &mut log.cursor(None)), [1, 2, 3]);
+        drop(log);
+        let log = EventLog::open(path.clone()).expect("opened");
+        assert_eq!(read(&log, &mut log.cursor(None)), [1, 2, 3]);
         std::fs::remove_file(path).expect("removed");
     }
 
     #[test]
     fn what_nobody_needs_is_left_out_and_subscribers_miss_nothing() {
-        let (path, mut journal) = journal("compact");
-        let mut cursor = journal.cursor(None);
+        let (path, mut log) = event_log("compact");
+        let mut cursor = log.cursor(None);
         let mut seen = Vec::new();
         for n in 0..20_000u64 {
-            journal.append(&format!("\"type\":\"exited\",\"exec\":\"e{n}\""));
+            log.append(&format!("\"type\":\"exited\",\"exec\":\"e{n}\""));
             if n % 100 == 0 {
-                seen.extend(read(&journal, &mut cursor));
-                journal.acknowledge(n.saturating_sub(50));
+                seen.extend(read(&log, &mut cursor));
+                log.acknowledge(n.saturating_sub(50));
             }
         }
-        seen.extend(read(&journal, &mut cursor));
+        seen.extend(read(&log, &mut cursor));
         assert_eq!(seen, (1..=20_000).collect::<Vec<u64>>());
         assert!(std::fs::metadata(&path).expect("there").len() < 3 * COMPACT);
         // The number continues even if all events were acknowledged and removed.
-        journal.acknowledge(20_000);
-        journal.compact().expect("compacted");
-        drop(journal);
-        let journal = EventLog::open(path.clone()).expect("opened");
-        assert_eq!((journal.last(), journal.acknowledged()), (20_000, 20_000));
+        log.acknowledge(20_000);
+        log.compact().expect("compacted");
+        drop(log);
+        let log = EventLog::open(path.clone()).expect("opened");
+        assert_eq!((log.last(), log.acknowledged()), (20_000, 20_000));
         std::fs::remove_file(path).expect("removed");
     }
 }

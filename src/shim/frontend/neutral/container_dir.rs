@@ -2,7 +2,7 @@
 //!
 //! | file | content |
 //! | --- | --- |
-//! | `shim.json` | [`Facts`], written before the container is made |
+//! | `shim.json` | [`ContainerConfig`], written before the container is made |
 //! | `shim.lock` | locked by flock(2) while the shim lives |
 //! | `shim.sock` | the socket of the protocol |
 //! | `exit.json` | how init ended: [`crate::exit::Record`] |
@@ -30,12 +30,12 @@ use windlass_sys::lock;
 use windlass_sys::poll::Deadline;
 use windlass_sys::{Called, directory, fd, way};
 
-/// The version of [`Facts`] that is written. Every version up to it is read.
+/// The version of [`ContainerConfig`] that is written. Every version up to it is read.
 pub(super) const VERSION: u32 = 1;
 
-/// The facts that are fixed when the container is made.
+/// The configuration of a container and its shim, which is fixed when the container is made.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Facts {
+pub(super) struct ContainerConfig {
     /// Version of this document.
     pub v: u32,
     pub id: String,
@@ -69,7 +69,7 @@ pub(super) struct Facts {
     pub runtime_exit: Option<PathBuf>,
 }
 
-impl Facts {
+impl ContainerConfig {
     /// The arguments of a call of the runtime: `verb` with the container's id.
     pub(super) fn words(&self, verb: &[&str]) -> Vec<OsString> {
         let words = self.runtime_args.iter().map(String::as_str).chain(verb.iter().copied()).chain([&*self.id]);
@@ -121,7 +121,7 @@ impl ContainerDir {
         ContainerDir { dir, entered: false }
     }
 
-    /// Refuses a directory of another user, or one that others may write to: its facts say which program is executed as
+    /// Refuses a directory of another user, or one that others may write to: its configuration says which program is executed as
     /// the runtime. The parent is checked too, since its owner may replace the directory. It is no fault here if the
     /// directory does not exist.
     pub(crate) fn check(&self) -> Result<()> {
@@ -253,13 +253,13 @@ impl ContainerDir {
     }
 
     /// Writes `shim.json`.
-    pub(super) fn write_facts(&self, facts: &Facts) -> Result<()> {
-        let text = serde_json::to_vec(facts).map_err(|error| Refusal::new(Code::Invalid, error.to_string()))?;
+    pub(super) fn write_config(&self, config: &ContainerConfig) -> Result<()> {
+        let text = serde_json::to_vec(config).map_err(|error| Refusal::new(Code::Invalid, error.to_string()))?;
         Ok(exit::put(&self.file("shim.json"), &text, Durability::Cached)?)
     }
 
     /// Reads `shim.json`.
-    pub(super) fn facts(&self) -> Result<Facts> {
+    pub(super) fn config(&self) -> Result<ContainerConfig> {
         self.check()?;
         let path = self.file("shim.json");
         let file = fd::open(&path, OFlag::O_RDONLY | OFlag::O_NOFOLLOW).map_err(|failed| match failed.errno {
@@ -268,12 +268,12 @@ impl ContainerDir {
         })?;
         check_trusted(&fd::stat(file.as_fd())?, &path)?;
         let text = fd::read_all(file, fd::DOCUMENT)?;
-        let facts: Facts =
+        let config: ContainerConfig =
             serde_json::from_slice(&text).map_err(|error| Refusal::new(Code::Invalid, format!("{path:?}: {error}")))?;
-        if !(1..=VERSION).contains(&facts.v) {
-            return Err(Refusal::new(Code::Invalid, format!("{path:?} is of version {}, which is newer", facts.v)));
+        if !(1..=VERSION).contains(&config.v) {
+            return Err(Refusal::new(Code::Invalid, format!("{path:?} is of version {}, which is newer", config.v)));
         }
-        Ok(facts)
+        Ok(config)
     }
 
     /// The exit record of init, if it exists.
@@ -432,18 +432,18 @@ mod tests {
     }
 
     #[test]
-    fn the_facts_of_a_directory_that_others_may_write_are_not_believed() {
+    fn the_configuration_of_a_directory_that_others_may_write_is_not_believed() {
         use std::os::unix::fs::PermissionsExt;
         let state = std::env::temp_dir().join(format!("windlass-foreign-{}", std::process::id()));
         let dir = ContainerDir::of(&state, "c").expect("an id");
         dir.make().expect("made");
         std::fs::write(dir.file("shim.json"), "{}").expect("written");
         let refused = || {
-            let (facts, deleted) = (dir.facts().expect_err("refused"), super::super::dead::delete(&dir, true));
+            let (config, deleted) = (dir.config().expect_err("refused"), super::super::dead::delete(&dir, true));
             assert!(deleted.expect_err("refused").message.contains("can be written by others"));
-            facts.message.contains("can be written by others")
+            config.message.contains("can be written by others")
         };
-        assert!(!dir.facts().expect_err("no facts").message.contains("can be written"));
+        assert!(!dir.config().expect_err("no configuration").message.contains("can be written"));
         for (path, mode, after) in [
             (state.clone(), 0o777, 0o755),
             (dir.as_path().to_path_buf(), 0o777, 0o700),

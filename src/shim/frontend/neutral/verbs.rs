@@ -74,7 +74,7 @@ impl Invocation<'_> {
 
     /// A connection to the shim. Calls wait as long as it lives.
     fn client(&self) -> Result<Client, Failure> {
-        self.dir()?.facts()?;
+        self.dir()?.config()?;
         self.reach().map_err(|error| Failure(stalled::explain(None, &error)))
     }
 
@@ -211,19 +211,19 @@ impl Invocation<'_> {
         let from = self.matches.number::<u64>("from")?;
         let (follow, ack) = (self.matches.switch("follow"), self.matches.switch("ack"));
         let dir = self.dir()?;
-        dir.facts()?;
+        dir.config()?;
         let Some(mut client) = self.living()? else {
-            let journal = dead::journal(&dir)?;
-            let mut cursor = journal.cursor(from);
+            let event_log = dead::event_log(&dir)?;
+            let mut cursor = event_log.cursor(from);
             loop {
-                let events = journal.read(&mut cursor).map_err(|failed| Failure(failed.to_string()))?;
+                let events = event_log.read(&mut cursor).map_err(|failed| Failure(failed.to_string()))?;
                 if events.is_empty() {
                     break;
                 }
                 io::stdout().write_all(&events)?;
             }
             if ack {
-                dead::acknowledge(&dir, journal.last())?;
+                dead::acknowledge(&dir, event_log.last())?;
             }
             return Ok(0);
         };
@@ -250,7 +250,7 @@ impl Invocation<'_> {
 
     fn logs(&self) -> Result<i32, Failure> {
         let dir = self.dir()?;
-        let logs = dir.facts()?.logs()?;
+        let logs = dir.config()?.logs()?;
         let since = self.matches.text("since")?;
         let since = since.map(|text| logs::since(&text, clock::wall())).transpose()?;
         let mut reader = Reader::new(&logs, LogFilter { since, timestamps: self.matches.switch("timestamps") })?;
@@ -267,7 +267,7 @@ impl Invocation<'_> {
     }
 
     fn has_ended(&self, dir: &ContainerDir) -> bool {
-        dir.exit().is_some() || dir.facts().is_err()
+        dir.exit().is_some() || dir.config().is_err()
     }
 
     fn attach(&self) -> Result<i32, Failure> {
@@ -328,7 +328,7 @@ impl Invocation<'_> {
         };
         let mut process = match matches.path("process") {
             Some(path) => read(&path)?,
-            None => read(&dir.facts()?.bundle.join("config.json"))?["process"].take(),
+            None => read(&dir.config()?.bundle.join("config.json"))?["process"].take(),
         };
         let words: Vec<String> = (1..matches.operands.len())
             .map(|at| self.operand(at).map(str::to_owned))

@@ -10,7 +10,7 @@ use std::time::Duration;
 use nix::fcntl::OFlag;
 use serde_json::{Value, json};
 
-use super::container_dir::{ContainerDir, Facts, VERSION};
+use super::container_dir::{ContainerConfig, ContainerDir, VERSION};
 use super::wire;
 use crate::frontend::stderr::{NAME, print_error};
 use crate::refusal::{Refusal, Result};
@@ -33,10 +33,10 @@ const FILES: &str = ",files=1";
 
 /// Runs `run`. Returns the exit status.
 pub(super) fn run(state: &Path, matches: &Matches) -> i32 {
-    let result = facts(state, matches).and_then(|facts| {
-        let dir = ContainerDir::of(state, &facts.id)?;
+    let result = config(state, matches).and_then(|config| {
+        let dir = ContainerDir::of(state, &config.id)?;
         dir.make()?;
-        let begun = dir.write_facts(&facts).and_then(|()| begin("run", &dir));
+        let begun = dir.write_config(&config).and_then(|()| begin("run", &dir));
         // Without a server, nothing was created.
         let server = begun.inspect_err(|_| dir.remove())?;
         server.report(&dir)
@@ -47,7 +47,7 @@ pub(super) fn run(state: &Path, matches: &Matches) -> i32 {
 /// Runs `adopt`. Returns the exit status.
 pub(super) fn adopt(state: &Path, id: &str) -> i32 {
     print(ContainerDir::of(state, id).and_then(|dir| {
-        dir.facts()?;
+        dir.config()?;
         begin("adopt", &dir)?.report(&dir)
     }))
 }
@@ -65,7 +65,8 @@ fn invalid(text: impl Into<String>) -> Refusal {
     Refusal::new(Code::Invalid, text)
 }
 
-fn facts(state: &Path, matches: &Matches) -> Result<Facts> {
+/// The configuration that the arguments ask for.
+fn config(state: &Path, matches: &Matches) -> Result<ContainerConfig> {
     let text = |name: &str| matches.text(name).map_err(|error| invalid(error.to_string()));
     let texts = |name: &str| matches.texts(name).map_err(|error| invalid(error.to_string()));
     let id = text("id")?.ok_or_else(|| invalid("run needs --id"))?;
@@ -87,7 +88,7 @@ fn facts(state: &Path, matches: &Matches) -> Result<Facts> {
     if tty && keep {
         return Err(invalid("a terminal cannot outlive the shim: --tty and --keep-on-shim-death exclude each other"));
     }
-    let config = fd::document(bundle.join("config.json"))
+    let outline = fd::document(bundle.join("config.json"))
         .map_err(|error| invalid(format!("{:?}: {error}", bundle.join("config.json"))))
         .and_then(|text| Outline::read(&text).map_err(|error| invalid(format!("config.json: {error}"))))?;
     let mut logs = texts("log")?;
@@ -98,7 +99,7 @@ fn facts(state: &Path, matches: &Matches) -> Result<Facts> {
         *log = placed(log, &absolute(state)?.join(&id))?;
     }
     let drain = matches.number::<f64>("drain").map_err(|error| invalid(error.to_string()))?;
-    Ok(Facts {
+    Ok(ContainerConfig {
         v: VERSION,
         runtime_exit: Some(runtime_exit(root.as_deref(), &id)),
         id,
@@ -113,8 +114,8 @@ fn facts(state: &Path, matches: &Matches) -> Result<Facts> {
         drain_ms: drain.map_or(DRAIN, |seconds| (seconds.clamp(0.0, 86_400.0) * 1000.0) as u64),
         keep,
         create_only: matches.switch("create-only"),
-        kill_on_exit: config.shares_pids(),
-        owner: config.owner(),
+        kill_on_exit: outline.shares_pids(),
+        owner: outline.owner(),
     })
 }
 
