@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 /// Reads the output of an attached process. Reading ends, and no frame is longer than the bytes that were sent.
 pub fn frames(bytes: &[u8]) {
     let (mut sender, receiver) = UnixStream::pair().expect("a pair of sockets");
-    let mut client = Client { marked: true, ..Client::over(receiver, "".as_ref()) };
+    let mut client = Client { sends_end_frame: true, ..Client::over(receiver, "".as_ref()) };
     // At most the capacity of the socket, as nobody reads meanwhile.
     let bytes = &bytes[..bytes.len().min(32 * 1024)];
     sender.write_all(bytes).expect("it fits");
@@ -23,7 +23,7 @@ pub fn frames(bytes: &[u8]) {
 /// Reads the answers and events of a shim, as lines.
 pub fn lines(bytes: &[u8]) {
     let (mut sender, receiver) = UnixStream::pair().expect("a pair of sockets");
-    let mut client = Client { marked: true, ..Client::over(receiver, "".as_ref()) };
+    let mut client = Client { sends_end_frame: true, ..Client::over(receiver, "".as_ref()) };
     sender.write_all(&bytes[..bytes.len().min(32 * 1024)]).expect("it fits");
     sender.shutdown(std::net::Shutdown::Write).expect("it is open");
     // An invalid line ends one call, and not the next.

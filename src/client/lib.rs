@@ -19,16 +19,59 @@ use windlass_sys::socket;
 /// Why a call has no answer.
 #[derive(Debug)]
 pub enum Error {
-    /// The shim has refused the request: code and message.
-    Refused(String, String),
-    /// There is no connection to the shim: it is dead, or never existed.
+    /// The shim has refused the request.
+    Refused {
+        /// For programs.
+        code: RefusalCode,
+        /// For people.
+        message: String,
+    },
+    /// There is no connection to the shim, or no answer on it. The shim is dead or never existed; if the kind is
+    /// [`io::ErrorKind::WouldBlock`], it has not answered in time.
     Lost(io::Error),
+}
+
+/// The kind of a refusal, as docs/shim-protocol.md lists them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RefusalCode {
+    /// There is no such container or process.
+    NotFound,
+    /// The id is taken.
+    AlreadyExists,
+    /// The process is not in the state that the request needs.
+    WrongPhase,
+    /// The request makes no sense.
+    Invalid,
+    /// The runtime has failed, and the message is the runtime's.
+    Runtime,
+    /// A program that the request needs was killed because it took too long.
+    TimedOut,
+    /// A system call has failed.
+    Kernel,
+    /// A code that this version does not know.
+    Other(String),
+}
+
+impl RefusalCode {
+    fn parse(code: &str) -> RefusalCode {
+        match code {
+            "not-found" => RefusalCode::NotFound,
+            "already-exists" => RefusalCode::AlreadyExists,
+            "wrong-phase" => RefusalCode::WrongPhase,
+            "invalid" => RefusalCode::Invalid,
+            "runtime" => RefusalCode::Runtime,
+            "timed-out" => RefusalCode::TimedOut,
+            "kernel" => RefusalCode::Kernel,
+            other => RefusalCode::Other(other.to_owned()),
+        }
+    }
 }
 
 impl std::fmt::Display for Error {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Error::Refused(_, message) => f.write_str(message),
+            Error::Refused { message, .. } => f.write_str(message),
             Error::Lost(error) => write!(f, "the shim does not answer: {error}"),
         }
     }
@@ -42,24 +85,24 @@ impl From<io::Error> for Error {
     }
 }
 
-/// A connection.
+/// A connection to a shim. Calls block.
 #[derive(Debug)]
 pub struct Client {
     stream: BufReader<UnixStream>,
     path: PathBuf,
-    /// See [`Client::set_patience`].
-    patience: Option<Duration>,
+    /// See [`Client::set_liveness_timeout`].
+    liveness_timeout: Option<Duration>,
     seq: u64,
     /// Whether the shim sends a last frame at the end of the output.
-    marked: bool,
+    sends_end_frame: bool,
 }
 
 /// How long to wait for a place in the shim's queue of connections. A shim that runs accepts at each turn of its loop.
-const CONNECT: Duration = Duration::from_secs(5);
+const ACCEPT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// After a quarter of the patience without an answer, another connection asks whether the shim still runs. Answers take
-/// milliseconds, unless the shim waits for the runtime.
-const FIRST: u32 = 4;
+/// After this part of the liveness timeout without an answer, another connection asks whether the shim still runs.
+/// Answers take milliseconds, unless the shim waits for the runtime.
+const PROBE_AFTER: u32 = 4;
 
 /// A piece of an attached process's output.
 #[derive(Debug, PartialEq, Eq)]
@@ -84,45 +127,52 @@ impl Client {
     /// stopped or hangs.
     pub fn open(path: &Path) -> Result<Client, Error> {
         // This also works for a path that is too long for a socket address.
-        let stream = socket::connect_within(path, CONNECT)
+        let stream = socket::connect_within(path, ACCEPT_TIMEOUT)
             .map_err(|failed| Error::Lost(io::Error::from_raw_os_error(failed.errno as i32)))?;
         Ok(Client::over(stream.into(), path))
     }
 
     fn over(stream: UnixStream, path: &Path) -> Client {
-        Client { stream: BufReader::new(stream), path: path.into(), patience: None, seq: 0, marked: false }
+        Client {
+            stream: BufReader::new(stream),
+            path: path.into(),
+            liveness_timeout: None,
+            seq: 0,
+            sends_end_frame: false,
+        }
     }
 
-    /// Sets how long a call waits for an answer, at least a millisecond. Afterwards it fails with [`Error::Lost`] of the
-    /// kind [`io::ErrorKind::WouldBlock`]. By default calls wait without a limit.
+    /// Limits how long a call waits for its answer, to at least a millisecond. After that the call fails with
+    /// [`Error::Lost`] of the kind [`io::ErrorKind::WouldBlock`]. By default there is no limit.
     pub fn set_timeout(&mut self, time: Duration) -> Result<(), Error> {
-        self.patience = None;
-        self.limit(Some(time))
+        self.liveness_timeout = None;
+        self.set_socket_timeouts(Some(time))
     }
 
-    /// Calls wait as long as the shim lives: if an answer takes long, another connection says `hello` now and then. If
-    /// that has no answer within `time`, at least a few milliseconds, because the shim is stopped or hangs, the call fails
-    /// as in [`Client::set_timeout`].
-    pub fn set_patience(&mut self, time: Duration) -> Result<(), Error> {
-        self.patience = Some(time);
-        self.limit(Some(time))?;
-        Ok(self.stream.get_ref().set_read_timeout(Some(time / FIRST))?)
+    /// Has calls wait as long as the shim lives. While an answer is awaited, another connection asks `hello` from time
+    /// to time. If that has no answer within `time`, at least a few milliseconds, the shim is stopped or hangs, and the
+    /// call fails as after [`Client::set_timeout`].
+    pub fn set_liveness_timeout(&mut self, time: Duration) -> Result<(), Error> {
+        self.liveness_timeout = Some(time);
+        self.set_socket_timeouts(Some(time))?;
+        Ok(self.stream.get_ref().set_read_timeout(Some(time / PROBE_AFTER))?)
     }
 
-    /// Waits without a limit again.
-    pub fn wait_for_ever(&mut self) -> Result<(), Error> {
-        self.patience = None;
-        self.limit(None)
+    /// Removes the limits of [`Client::set_timeout`] and [`Client::set_liveness_timeout`].
+    pub fn clear_timeouts(&mut self) -> Result<(), Error> {
+        self.liveness_timeout = None;
+        self.set_socket_timeouts(None)
     }
 
-    fn limit(&self, time: Option<Duration>) -> Result<(), Error> {
+    fn set_socket_timeouts(&self, time: Option<Duration>) -> Result<(), Error> {
         let stream = self.stream.get_ref();
         stream.set_read_timeout(time).and_then(|()| stream.set_write_timeout(time)).map_err(Error::from)
     }
 
-    /// Whether the shim answers another connection. One that is dead does not keep anybody waiting.
-    fn answers_another(&self, time: Duration) -> bool {
-        // From now on the whole patience passes between two questions: the shim was alive a moment ago.
+    /// Whether the shim still runs: it answers another connection within `time`, or refuses it because it is dead.
+    /// Either way the answer that is awaited, or the end of its connection, comes by itself.
+    fn answers_probe(&self, time: Duration) -> bool {
+        // From now on, wait the whole time between two questions: it was alive a moment ago.
         let _ = self.stream.get_ref().set_read_timeout(Some(time));
         let asked = Client::open(&self.path).and_then(|mut other| {
             other.set_timeout(time)?;
@@ -131,21 +181,24 @@ impl Client {
         !matches!(asked, Err(Error::Lost(error)) if error.kind() == io::ErrorKind::WouldBlock)
     }
 
-    /// The process id of the shim, as of when it began to listen.
-    pub fn shim(&self) -> Result<i32, Error> {
+    /// The process id of the shim, as it was when the shim began to listen.
+    pub fn shim_pid(&self) -> Result<i32, Error> {
         socket::peer_pid(self.stream.get_ref().as_fd())
             .map_err(|failed| Error::Lost(io::Error::from_raw_os_error(failed.errno as i32)))
     }
 
-    /// Sends a request and returns its answer. `members` is an object with the members besides `op` and `seq`. Events
-    /// that arrive before the answer are lost, so use another connection to subscribe.
+    /// Sends the request `op` and returns its answer. `members` is an object with the members of the request besides
+    /// `op` and `seq`. Events that arrive before the answer are lost, so subscribe on a connection of its own.
     pub fn call(&mut self, op: &str, members: Value) -> Result<Value, Error> {
         self.request(op, members, &[])
     }
 
-    /// Has the shim replaced by this program, in its own process. The connection stays, and the answer is the new
-    /// program's. The shim refuses a program that belongs neither to its user nor to root, that others may write, or
-    /// that cannot go on with its state. Then the shim keeps running.
+    /// Has this program continue the shim, in the shim's process. The connection stays, and the new program answers.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Refused`] if the program belongs neither to the shim's user nor to root, if others may write it, or if
+    /// it cannot read the shim's state. The shim continues as before.
     pub fn upgrade(&mut self, program: BorrowedFd<'_>) -> Result<(), Error> {
         self.request("upgrade", json!({}), &[program]).map(drop)
     }
@@ -167,21 +220,20 @@ impl Client {
                 continue;
             }
             if line["error"].is_null() {
-                self.marked = line["ok"]["end"] == true;
+                self.sends_end_frame = line["ok"]["end"] == true;
                 return Ok(line["ok"].take());
             }
             let text = |name: &str| line["error"][name].as_str().unwrap_or_default().to_owned();
-            return Err(Error::Refused(text("code"), text("message")));
+            return Err(Error::Refused { code: RefusalCode::parse(&text("code")), message: text("message") });
         }
     }
 
     fn line(&mut self) -> Result<Value, Error> {
         let mut line = Vec::new();
         loop {
-            match (self.stream.read_until(b'\n', &mut line), self.patience) {
-                // What has come of the line stays.
-                (Err(error), Some(time)) if error.kind() == io::ErrorKind::WouldBlock && self.answers_another(time) => {
-                }
+            match (self.stream.read_until(b'\n', &mut line), self.liveness_timeout) {
+                // `line` keeps what was read so far.
+                (Err(error), Some(time)) if error.kind() == io::ErrorKind::WouldBlock && self.answers_probe(time) => {}
                 (Err(error), _) => return Err(error.into()),
                 (Ok(_), _) if line.is_empty() => return Err(Error::Lost(io::ErrorKind::UnexpectedEof.into())),
                 (Ok(_), _) => return serde_json::from_slice(&line).map_err(|error| Error::Lost(error.into())),
@@ -204,23 +256,24 @@ impl Client {
         }
     }
 
-    /// Attaches to the stdio of init or of an exec. Afterwards the connection is used for [`Client::frame`] and
-    /// [`Client::input`] only. The operation `exec` with `"attach": true` and `"end": true` does the same.
+    /// Attaches to the stdio of init or of an exec. After that the connection serves only [`Client::frame`] and
+    /// [`Client::input`]. A call of `exec` with `"attach": true` and `"end": true` attaches as well.
     pub fn attach(&mut self, exec: Option<&str>) -> Result<(), Error> {
         self.call("attach", json!({"exec": exec, "end": true})).map(drop)
     }
 
-    /// Waits for the next piece of output. `None`: the process has ended, and this was all. Only after
+    /// Waits for the next piece of output. Returns `None` after the last one, when the process has ended. Only after
     /// [`Client::attach`].
     ///
     /// # Errors
     ///
-    /// [`io::ErrorKind::UnexpectedEof`] if output is missing: the shim has disconnected this client, because it did not
-    /// read for seconds while others waited for it, or the shim is dead. Without `"end": true` that looks like the end.
+    /// [`io::ErrorKind::UnexpectedEof`] if output is missing: the shim is dead, or it has disconnected this client, which
+    /// did not read for seconds while other clients waited for it. A client that attached without `"end": true` cannot
+    /// tell this from the end of the output.
     pub fn frame(&mut self) -> io::Result<Option<Frame>> {
         let mut head = [0; 5];
         match self.stream.read_exact(&mut head) {
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof && self.marked => {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof && self.sends_end_frame => {
                 let text = "the shim has closed the connection before the end of the output";
                 return Err(io::Error::new(io::ErrorKind::UnexpectedEof, text));
             }
@@ -277,7 +330,8 @@ mod tests {
 
     const SHORT: Duration = Duration::from_millis(100);
 
-    /// A shim that takes its time for the first request: `hello` of `others` further connections is answered before it.
+    /// A shim that answers `hello` on `others` further connections before it answers the first request. With none, it
+    /// answers nothing.
     fn shim(name: &str, others: usize) -> (PathBuf, thread::JoinHandle<()>) {
         let path = std::env::temp_dir().join(format!("windlass-client-{name}-{}", std::process::id()));
         let _ = std::fs::remove_file(&path);
@@ -307,17 +361,17 @@ mod tests {
     fn a_shim_that_lives_is_waited_for() {
         let (path, serves) = shim("lives", 2);
         let mut client = Client::open(&path).expect("connected");
-        client.set_patience(SHORT).expect("set");
+        client.set_liveness_timeout(SHORT).expect("set");
         assert_eq!(client.call("start", json!({})).expect("answered")["n"], 7);
         serves.join().expect("ended");
         std::fs::remove_file(path).expect("removed");
     }
 
     #[test]
-    fn a_shim_that_is_stopped_is_not() {
+    fn a_shim_that_is_stopped_is_not_waited_for() {
         let (path, serves) = shim("stopped", 0);
         let mut client = Client::open(&path).expect("connected");
-        client.set_patience(SHORT).expect("set");
+        client.set_liveness_timeout(SHORT).expect("set");
         let Err(Error::Lost(error)) = client.call("start", json!({})) else { panic!("answered") };
         assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
         serves.join().expect("ended");

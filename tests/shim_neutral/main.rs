@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use windlass_client::{Error, Frame};
+use windlass_client::{Error, Frame, RefusalCode};
 
 use shims::{FOREVER, RUNTIME, alive, kill, until};
 use world::World;
@@ -261,7 +261,10 @@ fn an_exec_has_its_own_stdio_and_its_own_exit() {
     assert!(world.state().join("c/execs/e.exit.json").exists());
     other.call("delete", json!({"exec": "e"})).expect("deleted");
     assert!(!world.state().join("c/execs/e.exit.json").exists());
-    assert!(matches!(other.call("wait", json!({"exec": "e"})), Err(Error::Refused(code, _)) if code == "not-found"));
+    assert!(matches!(
+        other.call("wait", json!({"exec": "e"})),
+        Err(Error::Refused { code: RefusalCode::NotFound, .. })
+    ));
     assert_eq!(world.line(&["status", "c"])["execs"], json!([]));
 }
 
@@ -272,13 +275,13 @@ fn an_exec_that_cannot_start_says_so_to_whoever_waits() {
     fs::write(world.path("root/fail/exec"), "no such program").expect("written");
     let mut client = world.client();
     let refused = client.call("exec", world.exec("e", "exit 0\n"));
-    assert!(matches!(refused, Err(Error::Refused(_, text)) if text == "no such program"));
+    assert!(matches!(refused, Err(Error::Refused { message, .. }) if message == "no such program"));
     let mut exec = world.exec("f", "exit 0\n");
     exec["attach"] = true.into();
     client.call("exec", exec).expect("it is answered before it is started");
     assert_eq!(client.frame().expect("read"), None);
     let refused = world.client().call("wait", json!({"exec": "f"}));
-    assert!(matches!(refused, Err(Error::Refused(_, text)) if text == "no such program"));
+    assert!(matches!(refused, Err(Error::Refused { message, .. }) if message == "no such program"));
 }
 
 #[test]
@@ -342,7 +345,7 @@ fn a_malformed_line_closes_that_connection_and_nothing_else() {
     }
     assert_eq!(good.call("hello", json!({})).expect("an answer")["v"], 1);
     let refused = good.call("no-such", json!({}));
-    assert!(matches!(refused, Err(Error::Refused(code, _)) if code == "invalid"));
+    assert!(matches!(refused, Err(Error::Refused { code: RefusalCode::Invalid, .. })));
     assert!(good.call("status", json!({})).is_ok(), "an unknown operation is only refused");
 }
 

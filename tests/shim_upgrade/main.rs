@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use shims::{FOREVER, RUNTIME, alive, kill, until};
-use windlass_client::{Client, Error, Frame};
+use windlass_client::{Client, Error, Frame, RefusalCode};
 use world::World;
 
 mod conmon;
@@ -61,7 +61,7 @@ fn control(pid: i32) -> Client {
 
 /// Upgrades over a connection. If a busy machine gives the program no time for seconds, the shim refuses, and we retry.
 fn upgraded(client: &mut Client, program: &OwnedFd) {
-    let busy = |error: &Error| matches!(error, Error::Refused(_, said) if said.contains("takes too long"));
+    let busy = |error: &Error| matches!(error, Error::Refused { message, .. } if message.contains("takes too long"));
     let mut tries = 0;
     while let Err(error) = client.upgrade(program.as_fd()) {
         tries += 1;
@@ -144,7 +144,7 @@ fn a_program_that_cannot_go_on_is_refused_and_the_shim_serves_on() {
     }
     // The loop goes on while a program hangs, which is killed in the end.
     let hangs = PathBuf::from("/usr/bin/yes");
-    let under_way = |error: &Error| matches!(error, Error::Refused(_, said) if said.contains("under way"));
+    let under_way = |error: &Error| matches!(error, Error::Refused { message, .. } if message.contains("under way"));
     let mut client = world.client();
     let waiting = std::thread::spawn(move || {
         // Refused while another upgrade runs, which is over at once.
@@ -159,13 +159,13 @@ fn a_program_that_cannot_go_on_is_refused_and_the_shim_serves_on() {
     until(|| other.upgrade(opened(Path::new("/bin/true")).as_fd()).is_err_and(|error| under_way(&error)));
     assert_eq!(other.call("status", json!({})).expect("answered")["state"], json!("running"));
     match waiting.join().expect("no panic") {
-        Err(Error::Refused(code, said)) => {
-            assert!(code == "timed-out" && said.contains("takes too long"), "{code}: {said}")
+        Err(Error::Refused { code, message: said }) => {
+            assert!(code == RefusalCode::TimedOut && said.contains("takes too long"), "{code:?}: {said}")
         }
         other => panic!("a program that hangs is refused, not {other:?}"),
     }
     // A request without a descriptor names no program.
-    assert!(matches!(other.call("upgrade", json!({})), Err(Error::Refused(code, _)) if code == "invalid"));
+    assert!(matches!(other.call("upgrade", json!({})), Err(Error::Refused { code: RefusalCode::Invalid, .. })));
     let status = world.line(&["status", "c"]);
     assert_eq!((&status["shim_pid"], &status["pid"]), (&made["shim_pid"], &made["pid"]));
     assert_eq!(program(world.shim_pid()), Path::new(env!("CARGO_BIN_EXE_windlass-shim")));

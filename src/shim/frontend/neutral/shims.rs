@@ -41,7 +41,7 @@ impl Shim {
             Shim::Other(socket) => Client::open(socket)?,
         };
         // A stopped shim must not hide the others.
-        client.set_patience(ANSWER_TIME)?;
+        client.set_liveness_timeout(ANSWER_TIME)?;
         Ok(client)
     }
 

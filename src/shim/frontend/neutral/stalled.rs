@@ -27,7 +27,7 @@ pub(super) fn is_stalled(error: &Error) -> bool {
 
 /// The message about the shim at the other end, or about one that lets nobody in.
 pub(super) fn describe(client: Option<&Client>) -> String {
-    let process = client.and_then(|client| waiting::describe(client.shim().ok()?));
+    let process = client.and_then(|client| waiting::describe(client.shim_pid().ok()?));
     format!("the shim does not answer{}", process.map_or(String::new(), |process| format!(": {}", process.text)))
 }
 
@@ -39,7 +39,7 @@ pub(super) fn explain(client: Option<&Client>, error: &Error) -> String {
 /// Kills the shim at the other end, whose socket is at `socket`, and waits until it has ended.
 pub(super) fn kill(client: &Client, socket: &Path) -> Result<(), Refusal> {
     let unknown = |error: Error| Refusal::new(Code::Kernel, format!("cannot find the process of the shim: {error}"));
-    let pidfd = match process::open_pid(client.shim().map_err(unknown)?) {
+    let pidfd = match process::open_pid(client.shim_pid().map_err(unknown)?) {
         Err(failed) if failed.errno == Errno::ESRCH => return Ok(()),
         other => other?,
     };

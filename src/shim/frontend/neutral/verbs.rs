@@ -81,7 +81,7 @@ impl Invocation<'_> {
     fn reach(&self) -> Result<Client, Error> {
         let id = self.id().map_err(|Failure(message)| Error::Lost(io::Error::other(message)))?;
         let mut client = Client::connect(self.state, id)?;
-        client.set_patience(ANSWER_TIME)?;
+        client.set_liveness_timeout(ANSWER_TIME)?;
         Ok(client)
     }
 
@@ -106,7 +106,7 @@ impl Invocation<'_> {
         let Some(mut client) = self.living()? else { return Ok(dead(&dir)?) };
         // `wait` takes as long as the process lives.
         if op == "wait" {
-            client.wait_for_ever()?;
+            client.clear_timeouts()?;
         }
         match client.call(op, members) {
             Ok(value) => return Ok(value),
@@ -229,7 +229,7 @@ impl Invocation<'_> {
         };
         let mut acknowledging = self.client()?;
         let last = self.call(&mut client, "subscribe", json!({"from": from}))?["last"].as_u64().unwrap_or(0);
-        client.wait_for_ever()?;
+        client.clear_timeouts()?;
         let status = self.call(&mut acknowledging, "status", json!({}))?;
         let first = from.unwrap_or(status["acknowledged"].as_u64().unwrap_or(0) + 1);
         let mut wanted = first <= last;
@@ -288,7 +288,7 @@ impl Invocation<'_> {
         }
         // A process that could not be executed has no end, and the answer is the reason.
         let mut waiting = self.client()?;
-        waiting.wait_for_ever()?;
+        waiting.clear_timeouts()?;
         let exit = waiting.call("wait", json!({"exec": exec}))?;
         all?;
         Ok(exit["status"].as_i64().unwrap_or(255) as i32)
