@@ -13,6 +13,7 @@ const RAW_DESCRIPTORS: &[(&str, &str)] = &[
     ("criu/session.rs", "CRIU opens our descriptors by their numbers below /proc"),
     ("apply/sync.rs", "a listener is named to the runtime by its number"),
     ("apply/action/console.rs", "the path of a terminal is that of a descriptor below /proc/self/fd"),
+    ("client/socket.rs", "the client for others uses no crate of ours, and nix takes numbers"),
 ];
 
 /// Tables, which may be longer than other files.

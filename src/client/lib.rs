@@ -5,16 +5,15 @@
 
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+mod socket;
 
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-
-use windlass_sys::socket;
 
 /// Why a call has no answer.
 #[derive(Debug)]
@@ -126,10 +125,7 @@ impl Client {
     /// [`Error::Lost`], of the kind [`io::ErrorKind::WouldBlock`] if thousands of connections wait for a shim that is
     /// stopped or hangs.
     pub fn open(path: &Path) -> Result<Client, Error> {
-        // This also works for a path that is too long for a socket address.
-        let stream = socket::connect_within(path, ACCEPT_TIMEOUT)
-            .map_err(|failed| Error::Lost(io::Error::from_raw_os_error(failed.errno as i32)))?;
-        Ok(Client::over(stream.into(), path))
+        Ok(Client::over(socket::connect(path, ACCEPT_TIMEOUT)?, path))
     }
 
     fn over(stream: UnixStream, path: &Path) -> Client {
@@ -183,14 +179,13 @@ impl Client {
 
     /// The process id of the shim, as it was when the shim began to listen.
     pub fn shim_pid(&self) -> Result<i32, Error> {
-        socket::peer_pid(self.stream.get_ref().as_fd())
-            .map_err(|failed| Error::Lost(io::Error::from_raw_os_error(failed.errno as i32)))
+        Ok(socket::peer_pid(self.stream.get_ref())?)
     }
 
     /// Sends the request `op` and returns its answer. `members` is an object with the members of the request besides
     /// `op` and `seq`. Events that arrive before the answer are lost, so subscribe on a connection of its own.
     pub fn call(&mut self, op: &str, members: Value) -> Result<Value, Error> {
-        self.request(op, members, &[])
+        self.request(op, members, None)
     }
 
     /// Has this program continue the shim, in the shim's process. The connection stays, and the new program answers.
@@ -200,19 +195,19 @@ impl Client {
     /// [`Error::Refused`] if the program belongs neither to the shim's user nor to root, if others may write it, or if
     /// it cannot read the shim's state. The shim continues as before.
     pub fn upgrade(&mut self, program: BorrowedFd<'_>) -> Result<(), Error> {
-        self.request("upgrade", json!({}), &[program]).map(drop)
+        self.request("upgrade", json!({}), Some(program)).map(drop)
     }
 
-    fn request(&mut self, op: &str, members: Value, passed: &[BorrowedFd<'_>]) -> Result<Value, Error> {
+    fn request(&mut self, op: &str, members: Value, passed: Option<BorrowedFd<'_>>) -> Result<Value, Error> {
         self.seq += 1;
         let mut request = json!({"seq": self.seq, "op": op});
         for (name, value) in members.as_object().into_iter().flatten() {
             request[name] = value.clone();
         }
+        let line = format!("{request}\n");
         match passed {
-            [] => writeln!(self.stream.get_mut(), "{request}")?,
-            passed => socket::send(self.stream.get_ref().as_fd(), format!("{request}\n").as_bytes(), passed)
-                .map_err(|failed| io::Error::from_raw_os_error(failed.errno as i32))?,
+            None => self.stream.get_mut().write_all(line.as_bytes())?,
+            Some(passed) => socket::send(self.stream.get_mut(), line.as_bytes(), passed)?,
         }
         loop {
             let mut line = self.line()?;

@@ -3,14 +3,12 @@
 use std::io::IoSlice;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, Backlog, ControlMessage, MsgFlags, Shutdown, SockFlag, SockType, UnixAddr, sockopt,
 };
 
-use super::poll::Deadline;
 use super::{Called, Result, SyscallError, check, fd_name};
 
 /// A connected pair that keeps message boundaries.
@@ -44,22 +42,6 @@ pub fn connect_now(path: &Path) -> Result<OwnedFd> {
     let socket = new_with(SockType::Stream, SockFlag::SOCK_NONBLOCK)?;
     connect_to(&socket, path)?;
     Ok(socket)
-}
-
-/// How often a listener whose queue is full is tried again.
-const AGAIN: Duration = Duration::from_millis(10);
-
-/// A stream socket connected to `path`. A listener whose queue stays full for so long, because its process is stopped
-/// or hangs, is `EAGAIN`.
-pub fn connect_within(path: &Path, time: Duration) -> Result<OwnedFd> {
-    let deadline = Deadline::after(time);
-    loop {
-        match connect_now(path) {
-            Err(failed) if failed.errno == Errno::EAGAIN && !deadline.has_passed() => std::thread::sleep(AGAIN),
-            Err(failed) => return Err(failed),
-            Ok(socket) => return block(socket.as_fd()).map(|()| socket),
-        }
-    }
 }
 
 fn block(socket: BorrowedFd<'_>) -> Result<()> {
@@ -270,13 +252,6 @@ pub fn peer_uid(socket: BorrowedFd<'_>) -> Result<u32> {
         .called(|| "getsockopt(SO_PEERCRED)".into())
 }
 
-/// The process at the other end; for a connection it is the process that began to listen (`SO_PEERCRED`).
-pub fn peer_pid(socket: BorrowedFd<'_>) -> Result<i32> {
-    nix::sys::socket::getsockopt(&socket.as_fd(), sockopt::PeerCredentials)
-        .map(|c| c.pid())
-        .called(|| "getsockopt(SO_PEERCRED)".into())
-}
-
 /// A stream socket that listens as `name` in the directory `dir`, with this mode.
 pub fn listen_stream_at(dir: BorrowedFd<'_>, name: &str, mode: u32) -> Result<OwnedFd> {
     let socket = new(SockType::Stream)?;
@@ -410,29 +385,6 @@ mod tests {
             })
         };
         open.expect("read").iter().filter(|name| same(name)).count()
-    }
-
-    #[test]
-    fn a_listener_that_lets_nobody_in_is_not_waited_for() {
-        let path = std::env::temp_dir().join(format!("windlass-full-{}", std::process::id()));
-        let listener = new(SockType::Stream).expect("a socket");
-        nix::sys::socket::bind(listener.as_raw_fd(), &address(&path).expect("short")).expect("bound");
-        nix::sys::socket::listen(&listener, Backlog::new(0).expect("a number")).expect("listens");
-        let short = Duration::from_millis(50);
-        let _waits = connect_within(&path, short).expect("there is room for one");
-        let begun = std::time::Instant::now();
-        assert_eq!(connect_within(&path, short).expect_err("full").errno, Errno::EAGAIN);
-        assert!(begun.elapsed() >= short);
-        let first = accept(listener.as_fd()).expect("the first");
-        let second = connect_within(&path, short).expect("there is room again");
-        // It waits for what it receives.
-        let other =
-            std::thread::spawn(move || nix::sys::socket::recv(second.as_raw_fd(), &mut [0; 1], MsgFlags::empty()));
-        std::thread::sleep(short);
-        assert!(!other.is_finished());
-        drop((first, listener));
-        other.join().expect("ended").expect_err("nobody has taken it in");
-        std::fs::remove_file(path).expect("removed");
     }
 
     #[test]
