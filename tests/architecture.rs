@@ -26,7 +26,7 @@ const SAME_IDEA: &[(&str, &[&str])] = &[
     // One is compiled with the feature cgroup-v1 and the other without.
     ("src/cgroup", &["Limits"]),
     // Each front end has its own.
-    ("src/shim", &["Arguments", "Connection", "Error", "Served"]),
+    ("src/shim", &["Arguments", "Connection", "Error"]),
     // Each protocol of the shim has its own.
     ("integration/src", &["Client", "Fact"]),
 ];

@@ -1,4 +1,4 @@
-//! The upgrade in place: another program goes on in this process, with its children, descriptors and sockets.
+//! The upgrade in place: another program takes over this process, with its children, descriptors and sockets.
 //!
 //! ```text
 //! Requested ─> Checking ─> Checked ─> (image) ─> execveat(2) ─> the other program
@@ -7,10 +7,10 @@
 //!    └──── there is something new ──┘
 //! ```
 //!
-//! First the program checks an image in a child while the loop goes on. Then, at the top of the loop, where nothing
+//! First the program checks an image in a child while the loop serves on. Then, at the top of the loop, where nothing
 //! is half done, the loop stands still: the image is taken once more, and the program is executed. If the image has a
-//! kind of field that the program has not seen, the program checks again first, and the loop goes on. This ends,
-//! because the format has a bounded number of kinds of fields. The loop never waits.
+//! kind of field that the program has not seen, the program checks again first, and the loop serves on. This ends,
+//! because the format has a bounded number of kinds of fields. The loop never waits for the other program.
 
 use std::ffi::{CString, OsString};
 use std::os::fd::{AsFd, OwnedFd};
@@ -40,7 +40,7 @@ struct Image {
 
 impl Supervisor {
     /// Begins to replace this program by another in the same process. The later answer is [`Reply::Done`] from the
-    /// other program, or the reason why this program goes on.
+    /// other program, or the reason why this program serves on.
     pub fn request_upgrade(&mut self, program: OwnedFd) -> Result<Reply, Refusal> {
         if self.upgrade.is_some() {
             return Err(Refusal::new(Code::WrongPhase, "an upgrade is under way"));
@@ -67,7 +67,7 @@ impl Supervisor {
         (self.upgrades, self.upgrade_pause)
     }
 
-    /// Goes on with this program. `answer` goes to the client that asked for the upgrade.
+    /// Serves on with this program. `answer` is for the client that requested the upgrade.
     pub(crate) fn resumed(&mut self, token: WaitToken, answer: Result<Reply, Refusal>, upgrade_pause: Duration) {
         self.upgrade_pause = upgrade_pause;
         self.answer(token, answer);
@@ -79,7 +79,8 @@ impl Supervisor {
         self.upgrade.as_ref().is_some_and(|upgrade| upgrade.is_due())
     }
 
-    /// Goes on with the upgrade. `save` writes the front end down. Does not return if the other program goes on.
+    /// Takes the next step of the upgrade. `save` writes the front end down. Does not return if the other program
+    /// takes over.
     pub(crate) fn upgrade(&mut self, save: &dyn Fn(&mut Encoder)) {
         let Some(mut upgrade) = self.upgrade.take() else { return };
         let done = match std::mem::replace(&mut upgrade.stage, Stage::Requested) {
@@ -140,7 +141,7 @@ impl Supervisor {
         supervisor::save(self, &mut to);
         to.end(start);
         to.put(field::TOKEN, true, &upgrade.token);
-        to.put(field::BEFORE, true, &upgrade.own);
+        to.put(field::PREVIOUS_PROGRAM, true, &upgrade.own);
         to.put(field::NAME, false, &fd::read_small(fd::CWD, "/proc/self/comm").unwrap_or_default());
         let kinds = std::mem::take(to.kinds());
         let (mut body, descriptors) = to.finish();
@@ -164,7 +165,7 @@ pub(crate) mod field {
     /// The request that the other program answers.
     pub(crate) const TOKEN: u32 = 5;
     /// The program that has written the image.
-    pub(crate) const BEFORE: u32 = 6;
+    pub(crate) const PREVIOUS_PROGRAM: u32 = 6;
     /// The name in `/proc/PID/comm`.
     pub(crate) const NAME: u32 = 7;
 }

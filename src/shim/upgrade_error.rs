@@ -8,7 +8,7 @@ use super::{Code, Refusal};
 use windlass_sys::SyscallError;
 use windlass_sys::process::Exit;
 
-/// Why another program cannot go on in this process.
+/// Why another program cannot take over this process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum UpgradeError {
     /// The program cannot be executed to check an image.

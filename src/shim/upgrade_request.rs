@@ -13,7 +13,7 @@ use super::upgrade_error::UpgradeError;
 pub(super) struct Upgrade {
     /// The program, which was checked and is executed.
     pub(super) program: OwnedFd,
-    /// The program that runs now, which goes on if the other cannot.
+    /// The program that runs now, which takes the process back if the other cannot read the image.
     pub(super) own: OwnedFd,
     /// The request.
     pub(super) token: WaitToken,
@@ -27,9 +27,9 @@ pub(super) struct Upgrade {
 pub(super) enum Stage {
     /// The check is to be begun.
     Requested,
-    /// The program checks an image while the loop goes on.
+    /// The program checks an image while the loop serves on.
     Checking(ImageCheck, Kinds),
-    /// The program can read the image, or cannot for this reason.
+    /// The program can read the image, or cannot, for this reason.
     Checked(Result<(), UpgradeError>),
 }
 

@@ -13,11 +13,11 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use serde_json::{Value as Json, json};
 
-use super::carried::{self, Carried, Mode};
 use super::created::CreatedName;
 use super::listener::Listener;
 use super::neutral::connection::{Connection, NextLine};
 use super::neutral::wire::{WireRequest, answer};
+use super::upgradable::{self, Mode, Upgradable};
 use crate::image::format::{Content, Encoder, Value, table};
 use crate::{Code, Event, Front, Ready, Refusal, Reply, Supervisor, WaitToken};
 use windlass_sys::{fd, socket};
@@ -158,7 +158,7 @@ impl ControlClient {
         let seq = request.seq;
         let result = match request.op {
             "hello" => Ok(hello(mode, core)),
-            "upgrade" => match carried::request_upgrade(self.connection.passed.take(), core) {
+            "upgrade" => match upgradable::request_upgrade(self.connection.passed.take(), core) {
                 Ok(Reply::Pending(token)) => {
                     self.waits = Some((token, seq));
                     return true;
@@ -209,12 +209,12 @@ fn is_live(path: &Path) -> bool {
 }
 
 fn hello(mode: Mode, core: &Supervisor) -> Json {
-    let mut hello = carried::about(mode, core);
+    let mut hello = upgradable::describe(mode, core);
     hello["ids"] = core.container_ids().into();
     hello
 }
 
-impl<F: Carried> Controlled<F> {
+impl<F: Upgradable> Controlled<F> {
     /// Opens the socket.
     pub(super) fn new(front: F, core: &Supervisor) -> Controlled<F> {
         let opened = Control::open().and_then(|mut control| control.listener.watch(&core.poll).map(|()| control));
@@ -223,7 +223,7 @@ impl<F: Carried> Controlled<F> {
     }
 }
 
-impl<F: Carried> Front for Controlled<F> {
+impl<F: Upgradable> Front for Controlled<F> {
     fn ready(&mut self, key: u64, ready: Ready, core: &mut Supervisor) {
         match &mut self.control {
             Some(control) if key >= LISTENER => control.ready(F::MODE, key, ready, core),
@@ -256,7 +256,7 @@ impl<F: Carried> Front for Controlled<F> {
     }
 }
 
-impl<F: Carried> Value for Controlled<F> {
+impl<F: Upgradable> Value for Controlled<F> {
     fn write(&self, to: &mut Encoder) {
         to.put(1, true, &self.front);
         to.put(2, true, &self.control);
@@ -270,7 +270,7 @@ impl<F: Carried> Value for Controlled<F> {
     }
 }
 
-impl<F: Carried> Carried for Controlled<F> {
+impl<F: Upgradable> Upgradable for Controlled<F> {
     const MODE: Mode = F::MODE;
 
     fn watch_again(&mut self, core: &mut Supervisor) -> windlass_sys::Result<()> {

@@ -2,7 +2,6 @@
 //! conmon's. Under any other name the first argument selects it (`containerd`, `conmon`), or is a command of the
 //! engine-neutral mode.
 
-pub(crate) mod carried;
 pub mod conmon;
 pub mod containerd;
 mod control;
@@ -12,12 +11,13 @@ mod listener;
 pub mod neutral;
 mod resume;
 mod stderr;
+pub(crate) mod upgradable;
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::process::ExitCode;
 
-use carried::Mode;
+use upgradable::Mode;
 
 /// Runs the front end that the arguments select. The first argument is the program's name.
 pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {

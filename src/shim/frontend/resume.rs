@@ -1,4 +1,4 @@
-//! The start of a program that goes on in a shim's process, or only checks whether it could.
+//! The start of a program that takes over a shim's process, or only checks whether it could.
 //!
 //! Before everything is read and watched, nothing with an effect outside of the process is done. Until then this
 //! program can give the process back to the previous one.
@@ -10,9 +10,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use super::carried::{Carried, Mode};
 use super::control::Controlled;
 use super::stderr::{NAME, print_error};
+use super::upgradable::{Mode, Upgradable};
 use super::{conmon, containerd, neutral};
 use crate::image::fault::Fault;
 use crate::image::format::{self, Content, Context, Fields};
@@ -23,7 +23,7 @@ use crate::{Code, Refusal, Reply, Supervisor, WaitToken, call, serialized};
 use windlass_sys::handover::{self, Inherited};
 use windlass_sys::{descriptors, fd, process};
 
-/// Checks an image or goes on with it, if the command line says so.
+/// Checks an image or serves on with it, if the command line says so.
 pub(super) fn main(words: &[OsString]) -> Option<ExitCode> {
     let [_, verb, place, rest @ ..] = words else { return None };
     let (number, began) = place.to_str().map(|place| place.split_once(',').unwrap_or((place, "0")))?;
@@ -47,7 +47,7 @@ pub(super) fn main(words: &[OsString]) -> Option<ExitCode> {
     }
 }
 
-/// Why this program cannot go on with an image.
+/// Why this program cannot serve on with an image.
 struct Unreadable {
     /// The format of the image, and the version of the program that wrote it. `None`: the header cannot be read.
     header: Option<(u32, String)>,
@@ -80,9 +80,9 @@ fn check(image: BorrowedFd<'_>) -> Result<(), Unreadable> {
     let context = Context::without_descriptors();
     let mut fields = Fields::of(Content::of(header.body, &context), "the image");
     let found = match fields.get(field::MODE) {
-        Mode::Neutral => try_out::<neutral::Served>(fields, &context),
-        Mode::Conmon => try_out::<Controlled<conmon::Served>>(fields, &context),
-        Mode::Containerd => try_out::<Controlled<containerd::Served>>(fields, &context),
+        Mode::Neutral => try_out::<neutral::NeutralFront>(fields, &context),
+        Mode::Conmon => try_out::<Controlled<conmon::ConmonFront>>(fields, &context),
+        Mode::Containerd => try_out::<Controlled<containerd::ContainerdFront>>(fields, &context),
     };
     found.map_err(|fault| Unreadable { header: Some((header.format, header.version)), fault })?;
     // Without the confirmation, the shim does not execute this program.
@@ -90,7 +90,7 @@ fn check(image: BorrowedFd<'_>) -> Result<(), Unreadable> {
     Ok(())
 }
 
-fn try_out<F: Carried>(fields: Fields<'_>, context: &Context) -> Result<(), Fault> {
+fn try_out<F: Upgradable>(fields: Fields<'_>, context: &Context) -> Result<(), Fault> {
     let state = State::<F>::read(fields)?;
     let found = context.finish();
     // Do not drop the state: that would have effects outside of this process.
@@ -105,7 +105,7 @@ struct State<F> {
     token: WaitToken,
 }
 
-impl<F: Carried> State<F> {
+impl<F: Upgradable> State<F> {
     fn read(mut fields: Fields<'_>) -> windlass_sys::Result<State<F>> {
         let mut core = Supervisor::new()?;
         if let Some(content) = fields.take_one(field::CORE) {
@@ -117,7 +117,7 @@ impl<F: Carried> State<F> {
         }
         let state = State { core, front: fields.get(field::FRONT), token: fields.get(field::TOKEN) };
         // These fields are read where they are needed.
-        for number in [field::MODE, field::DESCRIPTORS, field::BEFORE] {
+        for number in [field::MODE, field::DESCRIPTORS, field::PREVIOUS_PROGRAM] {
             fields.take(number);
         }
         fields.end();
@@ -138,13 +138,13 @@ fn resume(image: BorrowedFd<'static>, began: Instant, failed: Option<String>) ->
     let mut fields = Fields::of(Content::of(header.body, &nowhere), "the image");
     let listed: Vec<u32> = fields.get(field::DESCRIPTORS);
     let mode: Mode = fields.get(field::MODE);
-    let before = fields.take_one(field::BEFORE).and_then(|content| u32::try_from(content.number()).ok());
+    let previous = fields.take_one(field::PREVIOUS_PROGRAM).and_then(|content| u32::try_from(content.number()).ok());
     let number = handover::number(image);
     let (mut inherited, missing) = Inherited::new(&[&listed[..], &[number]].concat());
     let resumption = Resumption {
         body: header.body,
         image: inherited.take(number),
-        before: before.and_then(|before| inherited.take(before)),
+        previous: previous.and_then(|number| inherited.take(number)),
         place: format!("{number},{}", serialized::since_boot(began)),
         listed,
         missing,
@@ -154,9 +154,9 @@ fn resume(image: BorrowedFd<'static>, began: Instant, failed: Option<String>) ->
     };
     let context = Context::of(inherited);
     let served = match mode {
-        Mode::Neutral => neutral::go_on(resumption.state(&context)?),
-        Mode::Conmon => conmon::go_on(resumption.state(&context)?),
-        Mode::Containerd => containerd::go_on(resumption.state(&context)?),
+        Mode::Neutral => neutral::resume(resumption.state(&context)?),
+        Mode::Conmon => conmon::resume(resumption.state(&context)?),
+        Mode::Containerd => containerd::resume(resumption.state(&context)?),
     };
     Ok(served?)
 }
@@ -166,7 +166,7 @@ struct Resumption<'a> {
     body: &'a [u8],
     image: Option<OwnedFd>,
     /// The program that has written the image.
-    before: Option<OwnedFd>,
+    previous: Option<OwnedFd>,
     place: String,
     listed: Vec<u32>,
     missing: Vec<u32>,
@@ -177,9 +177,9 @@ struct Resumption<'a> {
 }
 
 impl Resumption<'_> {
-    /// The state, with everything watched again and the request answered. Does not return if the previous program goes
-    /// on.
-    fn state<F: Carried>(mut self, context: &Context) -> Result<(Supervisor, F), Fault> {
+    /// The state, with everything watched again and the request answered. Does not return if the previous program
+    /// takes the process back.
+    fn state<F: Upgradable>(mut self, context: &Context) -> Result<(Supervisor, F), Fault> {
         let fields = Fields::of(Content::of(self.body, context), "the image");
         let mut state = State::<F>::read(fields).map_err(Fault::from).inspect_err(|fault| self.give_back(fault))?;
         let found = context.finish().and_then(|()| Ok(state.watch_again()?));
@@ -187,9 +187,9 @@ impl Resumption<'_> {
             self.give_back(why);
         }
         context.close_rest();
-        drop((self.image.take(), self.before.take()));
+        drop((self.image.take(), self.previous.take()));
         let State { mut core, front, token } = state;
-        self.tell(&front, found);
+        self.log_outcome(&front, found);
         let answer = match self.failed {
             None => Ok(Reply::Done),
             Some(why) => Err(Refusal::new(Code::Kernel, format!("the program could not go on here: {why}"))),
@@ -198,7 +198,7 @@ impl Resumption<'_> {
         Ok((core, front))
     }
 
-    fn tell<F: Carried>(&self, front: &F, found: Result<(), Fault>) {
+    fn log_outcome<F: Upgradable>(&self, front: &F, found: Result<(), Fault>) {
         let version = env!("CARGO_PKG_VERSION");
         front.log(&match &self.failed {
             None => format!("version {version} goes on for version {}", self.from),
@@ -214,13 +214,13 @@ impl Resumption<'_> {
 
     /// Executes the previous program again. Returns if that is not possible, or was tried already.
     fn give_back(&self, why: &Fault) {
-        let (Some(before), Some(image), None) = (&self.before, &self.image, &self.failed) else { return };
-        let own = [handover::number(image.as_fd()), handover::number(before.as_fd())];
+        let (Some(previous), Some(image), None) = (&self.previous, &self.image, &self.failed) else { return };
+        let own = [handover::number(image.as_fd()), handover::number(previous.as_fd())];
         let open = |number: &u32| !self.missing.contains(number);
         let kept: Vec<u32> = self.listed.iter().copied().filter(open).chain(own).collect();
         let environment: Vec<_> = call::environment().collect();
         let failed =
-            handover::execute(before.as_fd(), &words(&self.place, Some(&why.to_string())), &environment, &kept);
+            handover::execute(previous.as_fd(), &words(&self.place, Some(&why.to_string())), &environment, &kept);
         print_error(NAME, &format!("{why}; the previous program cannot be executed: {failed}"));
     }
 }
@@ -234,7 +234,7 @@ mod tests {
     type Bodies = [Vec<u8>; 2];
 
     /// The state of an image, written down again.
-    fn again<F: Carried>(body: &[u8]) -> Bodies {
+    fn again<F: Upgradable>(body: &[u8]) -> Bodies {
         let context = Context::without_descriptors();
         let mut fields = Fields::of(Content::of(body, &context), "the image");
         fields.take(field::NAME);
@@ -267,8 +267,8 @@ mod tests {
             let differ = first.iter().zip(&mut second).filter(|(a, b)| a != b).count();
             assert!(differ <= 1, "{name}: {differ} bytes differ");
         };
-        same("neutral", again::<neutral::Served>);
-        same("conmon", again::<Controlled<conmon::Served>>);
-        same("containerd", again::<Controlled<containerd::Served>>);
+        same("neutral", again::<neutral::NeutralFront>);
+        same("conmon", again::<Controlled<conmon::ConmonFront>>);
+        same("containerd", again::<Controlled<containerd::ContainerdFront>>);
     }
 }

@@ -70,9 +70,13 @@ pub(super) fn run(plan: &Plan, directory: &Path) -> Result<(), String> {
 }
 
 impl Clients for Podman {
-    type Front = conmon::Served;
+    type Front = conmon::ConmonFront;
 
-    fn begin(&mut self, outside: &RefCell<SimulatedWorld>, core: &mut Supervisor) -> Result<conmon::Served, String> {
+    fn begin(
+        &mut self,
+        outside: &RefCell<SimulatedWorld>,
+        core: &mut Supervisor,
+    ) -> Result<conmon::ConmonFront, String> {
         // Each container has its own paths: a child of a killed shim may still write to a slow disk.
         self.bundle = self.directory.join(format!("bundle.{}", self.names));
         std::fs::create_dir_all(self.bundle.join("exits")).map_err(|error| error.to_string())?;
@@ -131,7 +135,7 @@ impl Clients for Podman {
         _init: Option<i32>,
         outside: &SimulatedWorld,
         _core: &mut Supervisor,
-    ) -> Result<Option<conmon::Served>, String> {
+    ) -> Result<Option<conmon::ConmonFront>, String> {
         self.listen()?;
         self.streams.iter().for_each(|stream| stream.lost.set(true));
         let Some(pid) = self.told.filter(|pid| *pid > 0) else { return Ok(None) };

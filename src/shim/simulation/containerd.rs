@@ -130,13 +130,13 @@ pub(super) fn run(plan: &Plan, directory: &Path) -> Result<(), String> {
 }
 
 impl Clients for Containerd {
-    type Front = containerd::Served;
+    type Front = containerd::ContainerdFront;
 
     fn begin(
         &mut self,
         _outside: &RefCell<SimulatedWorld>,
         core: &mut Supervisor,
-    ) -> Result<containerd::Served, String> {
+    ) -> Result<containerd::ContainerdFront, String> {
         let text = |failed: windlass_sys::SyscallError| failed.to_string();
         // Each shim has its own paths: a child of a killed shim may still write to a slow disk.
         self.bundle = self.directory.join(format!("bundle.{}", self.names));
@@ -169,7 +169,7 @@ impl Clients for Containerd {
         _init: Option<i32>,
         outside: &SimulatedWorld,
         _core: &mut Supervisor,
-    ) -> Result<Option<containerd::Served>, String> {
+    ) -> Result<Option<containerd::ContainerdFront>, String> {
         self.streams.values().flatten().for_each(|stream| stream.lost.set(true));
         let told = self.told.get(ID).and_then(|told| told.exited.as_ref()).filter(|_| !self.deleted);
         let recorded = containerd::recorded(&self.bundle, ID);

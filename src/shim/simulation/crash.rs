@@ -10,7 +10,7 @@ use windlass_sys::process;
 impl Engine {
     /// Kills the shim. Reported ends must be on disk. The next shim goes on with init, or there is a new container.
     pub(super) fn crash(&mut self, core: &mut Supervisor) -> Result<(), String> {
-        upgrade::kill::<containerd::Served>(core, None)?;
+        upgrade::kill::<containerd::ContainerdFront>(core, None)?;
         let init = self.outside.borrow_mut().lose_shim();
         self.pending.clear();
         for (process, told) in self.told.iter().filter(|(_, told)| !told.deleted) {

@@ -131,7 +131,7 @@ impl Engine {
                 self.ask_something(core);
             }
             if self.plan.has("upgrades") && self.random.chance(2) {
-                upgrade::upgrade::<containerd::Served>(core, None)?;
+                upgrade::upgrade::<containerd::ContainerdFront>(core, None)?;
             }
         }
         Ok(())

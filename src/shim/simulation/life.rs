@@ -10,7 +10,7 @@ use super::random::Random;
 use super::upgrade;
 use super::world::{Daemon, SECOND, Shared, SimulatedWorld};
 use crate::Supervisor;
-use crate::frontend::carried::Carried;
+use crate::frontend::upgradable::Upgradable;
 use windlass_sys::kernel::{self, Release};
 
 /// Longest simulated time of the end.
@@ -25,7 +25,7 @@ pub(super) const STARVED: u64 = 4 * SECOND;
 /// Clients of a protocol.
 pub(super) trait Clients: Daemon {
     /// The shim's side of the protocol.
-    type Front: Carried;
+    type Front: Upgradable;
 
     /// Starts a shim with a new container.
     fn begin(&mut self, outside: &RefCell<SimulatedWorld>, core: &mut Supervisor) -> Result<Self::Front, String>;

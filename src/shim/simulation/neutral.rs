@@ -99,9 +99,13 @@ pub(super) fn run(plan: &Plan, directory: &Path) -> Result<(), String> {
 }
 
 impl Clients for Neutral {
-    type Front = neutral::Served;
+    type Front = neutral::NeutralFront;
 
-    fn begin(&mut self, outside: &RefCell<SimulatedWorld>, core: &mut Supervisor) -> Result<neutral::Served, String> {
+    fn begin(
+        &mut self,
+        outside: &RefCell<SimulatedWorld>,
+        core: &mut Supervisor,
+    ) -> Result<neutral::NeutralFront, String> {
         loop {
             let wanted = self.wanted(outside);
             match neutral::begin(&self.directory, wanted, core) {
@@ -131,7 +135,7 @@ impl Clients for Neutral {
         init: Option<i32>,
         outside: &SimulatedWorld,
         core: &mut Supervisor,
-    ) -> Result<Option<neutral::Served>, String> {
+    ) -> Result<Option<neutral::NeutralFront>, String> {
         self.lines.clear();
         self.streams.values().flatten().for_each(|stream| stream.lost.set(true));
         let record = Record::read(&self.directory.join("c/exit.json"));

@@ -1,14 +1,14 @@
 //! An upgrade in place: the shim is written down, forgotten, and read back.
 
 use crate::Supervisor;
-use crate::frontend::carried::Carried;
+use crate::frontend::upgradable::Upgradable;
 use crate::image::format::{Content, Context, Encoder, Fields};
 use crate::image::supervisor;
 use crate::upgrade::field;
 use windlass_sys::handover::{self, Inherited};
 
 /// Replaces a shim by its image. Does nothing while an event is pending.
-pub(super) fn upgrade<F: Carried>(core: &mut Supervisor, mut front: Option<&mut F>) -> Result<(), String> {
+pub(super) fn upgrade<F: Upgradable>(core: &mut Supervisor, mut front: Option<&mut F>) -> Result<(), String> {
     if !core.events.is_empty() || !core.deferred.is_empty() {
         return Ok(());
     }
@@ -44,7 +44,7 @@ pub(super) fn upgrade<F: Carried>(core: &mut Supervisor, mut front: Option<&mut 
 
 /// Kills the shim: its descriptors are closed, and nothing else happens. A new supervisor replaces it; the caller must
 /// forget the front end.
-pub(super) fn kill<F: Carried>(core: &mut Supervisor, front: Option<&F>) -> Result<(), String> {
+pub(super) fn kill<F: Upgradable>(core: &mut Supervisor, front: Option<&F>) -> Result<(), String> {
     let mut to = Encoder::default();
     let start = to.begin(field::CORE, true);
     supervisor::save(core, &mut to);

@@ -6,7 +6,7 @@ use super::messages::{Level, Messages};
 use super::notify::NotifyRelay;
 use super::pipes::{NumberKey, Pipes};
 use super::settings::{ExitCommand, Settings};
-use crate::frontend::carried::{Carried, Mode};
+use crate::frontend::upgradable::{Mode, Upgradable};
 use crate::image::format::{Content, Encoder, Fields, Value, choice, table};
 use crate::{Interest, Supervisor};
 
@@ -64,7 +64,7 @@ impl Value for Settings {
     }
 }
 
-impl Carried for ConmonFront {
+impl Upgradable for ConmonFront {
     const MODE: Mode = Mode::Conmon;
 
     fn watch_again(&mut self, core: &mut Supervisor) -> windlass_sys::Result<()> {

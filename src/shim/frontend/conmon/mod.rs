@@ -34,15 +34,15 @@ use nix::sched::CloneFlags;
 
 use self::arguments::Arguments;
 use self::error::Error;
-use self::front::ConmonFront;
+pub(crate) use self::front::ConmonFront;
 use self::messages::{Level, Messages};
 use self::pipes::Pipes;
 use self::settings::{ExitCommand, Settings};
 use crate::Supervisor;
 use crate::call;
-use crate::frontend::carried;
 use crate::frontend::control::Controlled;
 use crate::frontend::stderr::print_error;
+use crate::frontend::upgradable;
 use crate::log::Logger;
 use crate::pipe;
 use windlass_sys::fd::Durability;
@@ -129,7 +129,7 @@ pub(crate) fn simulated(
     words: Vec<OsString>,
     sync: std::os::fd::OwnedFd,
     core: &mut Supervisor,
-) -> Result<Served, String> {
+) -> Result<ConmonFront, String> {
     let text = |error: Error| error.to_string();
     let (settings, process) = Settings::from_arguments(Arguments::parse(words).map_err(text)?).map_err(text)?;
     let messages = Rc::new(Messages::new(Level::Error, false, &settings.container.id));
@@ -140,16 +140,13 @@ pub(crate) fn simulated(
     Ok(front)
 }
 
-/// The state that the next program goes on with.
-pub(crate) type Served = ConmonFront;
-
-/// Goes on as the supervisor, in the next program.
-pub(super) fn go_on((core, front): (Supervisor, Controlled<Served>)) -> sys::Result<i32> {
+/// Serves on after an upgrade.
+pub(super) fn resume((core, front): (Supervisor, Controlled<ConmonFront>)) -> sys::Result<i32> {
     serve(core, front)
 }
 
 fn serve(mut core: Supervisor, mut front: Controlled<ConmonFront>) -> sys::Result<i32> {
-    let status = carried::serve(&mut core, &mut front)?;
+    let status = upgradable::serve(&mut core, &mut front)?;
     let (settings, messages) = (front.front.settings.clone(), front.front.messages.clone());
     drop(front);
     if let Some(exit) = &settings.exit

@@ -14,10 +14,10 @@ use super::key::{self, FrontKind, key};
 use super::log;
 use super::message::event::{TaskExec, TaskExit, TaskNamed, TaskStart, Topic};
 use super::server::Server;
-use crate::frontend::carried::{self, Carried, Mode};
 use crate::frontend::control::Controlled;
 use crate::frontend::created::CreatedName;
 use crate::frontend::listener::Listener;
+use crate::frontend::upgradable::{self, Mode, Upgradable};
 use crate::image::format::table;
 use crate::{Event, Ready, Supervisor};
 use windlass_sys::{clock, descriptors, fd, stream};
@@ -36,7 +36,7 @@ pub(super) fn main(arguments: &Arguments) -> Result<(), Error> {
 
 /// Serves, and removes the socket.
 pub(super) fn serve(mut core: Supervisor, mut front: Controlled<ContainerdFront>) -> windlass_sys::Result<i32> {
-    let status = carried::serve(&mut core, &mut front)?;
+    let status = upgradable::serve(&mut core, &mut front)?;
     // The next shim of the same container may already listen there.
     if let Some((path, socket)) = &front.front.socket {
         socket.remove_path(path);
@@ -212,7 +212,7 @@ impl crate::Front for ContainerdFront {
 
 table! { ContainerdFront { 1 server, 2 listener, 3 bundle, 4 used, 5 socket } }
 
-impl Carried for ContainerdFront {
+impl Upgradable for ContainerdFront {
     const MODE: Mode = Mode::Containerd;
 
     fn watch_again(&mut self, core: &mut Supervisor) -> windlass_sys::Result<()> {

@@ -63,11 +63,10 @@ use super::control::Controlled;
 use super::stderr::print_error;
 use crate::Supervisor;
 
-/// The state that the next program goes on with.
-pub(crate) type Served = front::ContainerdFront;
+pub(crate) use front::ContainerdFront;
 
-/// Goes on as the shim, in the next program.
-pub(super) fn go_on((core, front): (Supervisor, Controlled<Served>)) -> windlass_sys::Result<i32> {
+/// Serves on after an upgrade.
+pub(super) fn resume((core, front): (Supervisor, Controlled<ContainerdFront>)) -> windlass_sys::Result<i32> {
     front::serve(core, front)
 }
 
@@ -78,7 +77,7 @@ pub(crate) fn simulated(
     bundle: std::path::PathBuf,
     events: &str,
     core: &crate::Supervisor,
-) -> windlass_sys::Result<Served> {
+) -> windlass_sys::Result<ContainerdFront> {
     front::ContainerdFront::on(listener, bundle, "default", events, core)
 }
 

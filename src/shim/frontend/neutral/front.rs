@@ -17,8 +17,8 @@ use super::container_dir::{ContainerConfig, ContainerDir};
 use super::event_log::EventLog;
 use super::report::Report;
 use super::wire::{self, exit_members};
-use crate::frontend::carried;
 use crate::frontend::listener::Listener;
+use crate::frontend::upgradable;
 use crate::gone;
 use crate::refusal::{Refusal, Result};
 use crate::stdio::{Output, Spooling, Stdin, Stdio};
@@ -121,7 +121,7 @@ pub(super) fn main(words: &[OsString]) -> i32 {
                 dir.remove()
             }
         })?;
-        Ok(carried::serve(&mut core, &mut front)?)
+        Ok(upgradable::serve(&mut core, &mut front)?)
     })();
     result.unwrap_or_else(|refusal| {
         Report::fail(&refusal);

@@ -4,8 +4,8 @@ use super::connection::Connection;
 use super::container_dir::{ContainerConfig, ContainerDir};
 use super::event_log::{Cursor, EventLog};
 use super::front::{ClientRequest, NeutralFront, PendingRequest};
-use crate::frontend::carried::{Carried, Mode};
 use crate::frontend::stderr::{NAME, print_error};
+use crate::frontend::upgradable::{Mode, Upgradable};
 use crate::image::fault::Fault;
 use crate::image::format::{Content, Encoder, Value, choice, table};
 use crate::{Poll, Supervisor};
@@ -58,7 +58,7 @@ impl Connection {
     }
 }
 
-impl Carried for NeutralFront {
+impl Upgradable for NeutralFront {
     const MODE: Mode = Mode::Neutral;
 
     fn watch_again(&mut self, core: &mut Supervisor) -> windlass_sys::Result<()> {

@@ -37,8 +37,8 @@ use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
 
 use crate::Supervisor;
-use crate::frontend::carried;
 use crate::frontend::stderr::{NAME, print_error};
+use crate::frontend::upgradable;
 use verbs::{Failure, Invocation};
 use windlass_args::{Environment, Matches, Words, count, help, print};
 
@@ -56,15 +56,13 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
     }
 }
 
+pub(crate) use front::NeutralFront;
 #[cfg(simulated)]
 pub(crate) use simulated::{RunRequest, adopt, begin, keeps, last_event};
 
-/// The state that the next program goes on with.
-pub(crate) type Served = front::NeutralFront;
-
-/// Goes on as the server, in the next program.
-pub(super) fn go_on((mut core, mut front): (Supervisor, Served)) -> windlass_sys::Result<i32> {
-    carried::serve(&mut core, &mut front)
+/// Serves on after an upgrade.
+pub(super) fn resume((mut core, mut front): (Supervisor, NeutralFront)) -> windlass_sys::Result<i32> {
+    upgradable::serve(&mut core, &mut front)
 }
 
 fn verb(arguments: Vec<OsString>) -> Result<i32, Failure> {

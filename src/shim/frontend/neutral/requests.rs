@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::connection::{Connection, NextLine};
 use super::front::{ClientRequest, NeutralFront, PendingRequest};
 use super::wire::{self, PROTOCOL, WireRequest, answer, exit_members};
-use crate::frontend::carried::{self, Mode};
+use crate::frontend::upgradable::{self, Mode};
 use crate::refusal::{Refusal, Result};
 use crate::{Code, ExitFile, Framing, NewProcess, Phase, ProcessId, Ready, Reply, Request, Supervisor};
 use windlass_sys::fd;
@@ -95,10 +95,10 @@ impl NeutralFront {
         let plain = |request| (request, ClientRequest::Plain);
         let (request, what) = match line.op {
             "hello" => {
-                let mut about = carried::about(Mode::Neutral, core);
-                about["v"] = PROTOCOL.into();
-                about["id"] = self.config.id.as_str().into();
-                return Ok(Response::Answer(about));
+                let mut description = upgradable::describe(Mode::Neutral, core);
+                description["v"] = PROTOCOL.into();
+                description["id"] = self.config.id.as_str().into();
+                return Ok(Response::Answer(description));
             }
             "status" => return self.status(core).map(Response::Answer),
             "subscribe" => {
@@ -115,7 +115,7 @@ impl NeutralFront {
             }
             "upgrade" => {
                 let passed = self.connection(key).and_then(|connection| connection.passed.take());
-                let reply = carried::request_upgrade(passed, core);
+                let reply = upgradable::request_upgrade(passed, core);
                 self.remember(reply, PendingRequest::Client { key, seq: line.seq, what: ClientRequest::Plain }, core)?;
                 return Ok(Response::Later);
             }

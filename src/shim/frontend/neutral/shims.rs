@@ -56,7 +56,7 @@ impl Shim {
     }
 
     /// What it says of itself, and the status of its container in the engine-neutral mode.
-    fn about(&self, client: &mut Client) -> Result<(Value, Value), Error> {
+    fn describe(&self, client: &mut Client) -> Result<(Value, Value), Error> {
         let hello = self.hello(client)?;
         let status = match self {
             Shim::Neutral(..) => client.call("status", json!({}))?,
@@ -121,7 +121,7 @@ pub(super) fn list(state: &Path) -> Result<i32, Failure> {
 
 fn line(shim: &Shim) -> Result<Value, Failure> {
     let (asked, client) = match shim.connect() {
-        Ok(mut client) => (shim.about(&mut client), Some(client)),
+        Ok(mut client) => (shim.describe(&mut client), Some(client)),
         Err(error) => (Err(error), None),
     };
     let (hello, mut line) = match (asked, shim) {

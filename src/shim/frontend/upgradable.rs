@@ -1,4 +1,4 @@
-//! A front end that goes on in the next program.
+//! A front end whose state survives an upgrade.
 
 use std::os::fd::OwnedFd;
 
@@ -21,9 +21,9 @@ pub(crate) enum Mode {
 
 choice! { Mode { 1 Containerd {}, 2 Conmon {}, 3 Neutral {} } }
 
-/// A front end that can be written down. Reading it back has no effect outside of the process, so that a program can
-/// try it. Afterwards [`Carried::watch_again`] is called.
-pub(crate) trait Carried: Front + Value {
+/// A front end that the next program reads back from an image. Reading has no effect outside of the process, so that a
+/// program can check an image. [`Upgradable::watch_again`] is called after it, in the program that serves on.
+pub(crate) trait Upgradable: Front + Value {
     /// The protocol.
     const MODE: Mode;
     /// Watches again what the previous program watched.
@@ -32,8 +32,8 @@ pub(crate) trait Carried: Front + Value {
     fn log(&self, text: &str);
 }
 
-/// Runs the loop until the front end has finished, or another program goes on.
-pub(super) fn serve<F: Carried>(core: &mut Supervisor, front: &mut F) -> windlass_sys::Result<i32> {
+/// Runs the loop until the front end has finished, or another program serves on.
+pub(super) fn serve<F: Upgradable>(core: &mut Supervisor, front: &mut F) -> windlass_sys::Result<i32> {
     front::run(core, front, |core, front: &F| {
         if core.is_upgrade_due() {
             core.upgrade(&|to: &mut Encoder| {
@@ -45,7 +45,7 @@ pub(super) fn serve<F: Carried>(core: &mut Supervisor, front: &mut F) -> windlas
 }
 
 /// The description of a shim, in the answer to `hello`.
-pub(super) fn about(mode: Mode, core: &Supervisor) -> Json {
+pub(super) fn describe(mode: Mode, core: &Supervisor) -> Json {
     let mode = match mode {
         Mode::Containerd => "containerd",
         Mode::Conmon => "conmon",
@@ -63,7 +63,7 @@ pub(super) fn about(mode: Mode, core: &Supervisor) -> Json {
     })
 }
 
-/// Begins to have this program replaced by the one that the client has passed.
+/// Requests an upgrade to the program that the client has passed.
 pub(super) fn request_upgrade(passed: Option<OwnedFd>, core: &mut Supervisor) -> Result<Reply, Refusal> {
     let program = passed.ok_or_else(|| Refusal::new(Code::Invalid, "upgrade needs the descriptor of a program"))?;
     core.request_upgrade(program)
