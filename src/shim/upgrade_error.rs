@@ -34,7 +34,7 @@ impl UpgradeError {
             UpgradeError::TimedOut => Code::TimedOut,
             _ => Code::Invalid,
         };
-        Refusal::new(code, format!("the program cannot go on here: {self}"))
+        Refusal::new(code, format!("the program cannot continue the shim: {self}"))
     }
 }
 

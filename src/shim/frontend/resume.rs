@@ -41,7 +41,7 @@ pub(super) fn main(words: &[OsString]) -> Option<ExitCode> {
     match image().ok_or(Fault::NoImage).and_then(|image| resume(image, began, failed)) {
         Ok(status) => Some(ExitCode::from(status as u8)),
         Err(why) => {
-            print_error(NAME, &format!("the shim cannot go on: {why}"));
+            print_error(NAME, &format!("the shim cannot continue after the upgrade: {why}"));
             Some(ExitCode::FAILURE)
         }
     }
@@ -192,7 +192,7 @@ impl Resumption<'_> {
         self.log_outcome(&front, found);
         let answer = match self.failed {
             None => Ok(Reply::Done),
-            Some(why) => Err(Refusal::new(Code::Kernel, format!("the program could not go on here: {why}"))),
+            Some(why) => Err(Refusal::new(Code::Kernel, format!("the program could not continue the shim: {why}"))),
         };
         core.resumed(token, answer, self.began.elapsed());
         Ok((core, front))
@@ -201,14 +201,14 @@ impl Resumption<'_> {
     fn log_outcome<F: Upgradable>(&self, front: &F, found: Result<(), Fault>) {
         let version = env!("CARGO_PKG_VERSION");
         front.log(&match &self.failed {
-            None => format!("version {version} goes on for version {}", self.from),
-            Some(why) => format!("version {version} goes on after all: {why}"),
+            None => format!("upgraded from version {} to version {version}", self.from),
+            Some(why) => format!("upgrade failed, version {version} continues: {why}"),
         });
         if !self.missing.is_empty() {
-            front.log(&format!("these descriptors are lost: {:?}", self.missing));
+            front.log(&format!("descriptors lost in the upgrade: {:?}", self.missing));
         }
         if let Err(why) = found {
-            front.log(&format!("not everything goes on: {why}"));
+            front.log(&format!("some descriptors could not be watched again: {why}"));
         }
     }
 
@@ -221,7 +221,7 @@ impl Resumption<'_> {
         let environment: Vec<_> = call::environment().collect();
         let failed =
             handover::execute(previous.as_fd(), &words(&self.place, Some(&why.to_string())), &environment, &kept);
-        print_error(NAME, &format!("{why}; the previous program cannot be executed: {failed}"));
+        print_error(NAME, &format!("upgrade failed: {why}; the previous program cannot be executed: {failed}"));
     }
 }
 

@@ -241,7 +241,7 @@ impl Context {
         self.fault.borrow_mut().take().map_or(Ok(()), Err)
     }
 
-    /// Closes the descriptors that no field has taken. The previous program cannot go on any more.
+    /// Closes the descriptors that no field has taken. The previous program cannot take the process back after this.
     pub(crate) fn close_rest(&self) {
         if let Source::Inherited(inherited) = &mut *self.source.borrow_mut() {
             inherited.close_rest();
