@@ -231,13 +231,13 @@ impl<'a> NewContainer<'a> {
     }
 
     /// The socket on which the container reports that it is ready, for `run`.
-    pub fn listen(&self, host: &ServiceManager) -> Result<Option<Notify>> {
-        Notify::listen(self.root(), &self.state.id, host)
+    pub fn listen(&self, manager: &ServiceManager) -> Result<Option<Notify>> {
+        Notify::listen(self.root(), &self.state.id, manager)
     }
 
-    /// A socket for a container without a listening host: what the container reports is read and dropped.
-    pub fn listen_without_host(&self) -> Result<Option<Notify>> {
-        Notify::listen_without_host(self.root(), &self.state.id)
+    /// The same socket without a service manager that listens: what the container reports is read and dropped.
+    pub fn listen_without_forwarding(&self) -> Result<Option<Notify>> {
+        Notify::listen_without_forwarding(self.root(), &self.state.id)
     }
 
     /// In init: makes the context of its steps. Closes every other descriptor except `more`. One of them holds the

@@ -3,8 +3,8 @@
 //! If the runtime has `NOTIFY_SOCKET` in its environment, the container gets a socket of its own instead, as
 //! from runc: `create` makes a directory in the state root, which is bound at `/run/notify`, and `start`
 //! listens in it. Of what the container sends, only a line `READY=1` counts. The runtime then sends its own
-//! messages to the host: `READY=1`, the container's process as `MAINPID=`, and `BARRIER=1`, which returns
-//! when the host has read the others. Descriptors that the container sends are closed, which also ends a
+//! messages to the service manager: `READY=1`, the container's process as `MAINPID=`, and `BARRIER=1`, which returns
+//! when the service manager has read the others. Descriptors that the container sends are closed, which also ends a
 //! barrier that the container has sent.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -32,15 +32,15 @@ const INSIDE: &str = "/run/notify";
 const LONGEST: usize = 4096;
 /// How many messages are read in one go.
 const BATCH: usize = 64;
-/// Seconds that a message to the host may wait for room.
+/// Seconds that a message to the service manager may wait for room.
 const SEND_TIMEOUT: u32 = 10;
-/// How long to wait for the host to have read everything, as in runc.
+/// How long to wait until the service manager has read everything, as in runc.
 const BARRIER: Duration = Duration::from_secs(30);
 
 /// How long the socket stays open after the container has reported that it is ready.
 const LINGER: Duration = Duration::from_millis(20);
 
-/// The host's socket.
+/// The socket of the host's service manager.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceManager(String);
 
@@ -118,33 +118,34 @@ pub fn prepare(root: BorrowedFd<'_>, id: &str) -> Result<()> {
 /// Why waiting for the container ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Readiness {
-    /// The container was ready, and the host was notified.
+    /// The container was ready, and the service manager was told.
     Ready,
     /// The container ended first.
     Ended,
 }
 
-/// The two sockets.
+/// The socket on which the container reports, and the one to the service manager. Without the latter, nothing is
+/// forwarded.
 #[derive(Debug)]
 pub struct Notify {
     container: OwnedFd,
-    host: Option<OwnedFd>,
+    manager: Option<OwnedFd>,
 }
 
 impl Notify {
     /// Listens in the directory that `prepare` made in the state root. For `start` and `run`, before init opens the
     /// start barrier. Returns `None` if `create` did not make it.
-    pub fn listen(root: BorrowedFd<'_>, id: &str, host: &ServiceManager) -> Result<Option<Notify>> {
+    pub fn listen(root: BorrowedFd<'_>, id: &str, manager: &ServiceManager) -> Result<Option<Notify>> {
         let connect = || {
-            let host = socket::connect_datagram(&host.0, SEND_TIMEOUT)
-                .with_context(|| format!("cannot reach the service manager at {:?}", host.0));
-            host.map(Some).map_err(|error| error.origin(reason()))
+            let connected = socket::connect_datagram(&manager.0, SEND_TIMEOUT)
+                .with_context(|| format!("cannot reach the service manager at {:?}", manager.0));
+            connected.map(Some).map_err(|error| error.origin(reason()))
         };
         Notify::listen_and(root, id, connect)
     }
 
-    /// Listens although no service manager of the host does: nothing is forwarded.
-    pub fn listen_without_host(root: BorrowedFd<'_>, id: &str) -> Result<Option<Notify>> {
+    /// Listens although no service manager does: nothing is forwarded.
+    pub fn listen_without_forwarding(root: BorrowedFd<'_>, id: &str) -> Result<Option<Notify>> {
         Notify::listen_and(root, id, || Ok(None))
     }
 
@@ -158,11 +159,11 @@ impl Notify {
         let found = fd::openat_if_exists(root, Path::new(&notify_directory(id)), flags);
         let found = found.with_context(|| "cannot open the directory of the notify socket").map_err(origin)?;
         let Some(directory) = found else { return Ok(None) };
-        let host = connect()?;
+        let manager = connect()?;
         let container = socket::bind_datagram_at(directory.as_fd(), SOCKET)
             .with_context(|| "cannot make the notify socket")
             .map_err(origin)?;
-        Ok(Some(Notify { container, host }))
+        Ok(Some(Notify { container, manager }))
     }
 
     /// The descriptor to poll(2) for `POLLIN`, before [`Notify::is_ready`].
@@ -185,10 +186,10 @@ impl Notify {
         Ok(false)
     }
 
-    /// Notifies the host that the service is ready and that `main_pid` is its main process.
+    /// Tells the service manager that the service is ready and that `main_pid` is its main process.
     pub fn forward(&self, main_pid: i32) -> Result<()> {
-        let Some(host) = &self.host else { return Ok(()) };
-        let send = |text: &str| socket::send(host.as_fd(), text.as_bytes(), &[]);
+        let Some(manager) = &self.manager else { return Ok(()) };
+        let send = |text: &str| socket::send(manager.as_fd(), text.as_bytes(), &[]);
         send("READY=1\n")
             .with_context(|| "cannot tell the service manager that the container is ready")
             .map_err(|e| e.origin(reason()))?;
@@ -198,7 +199,7 @@ impl Notify {
         Ok(())
     }
 
-    /// Waits until the host has read everything. The host looks for the sender of a message when it reads it, so a
+    /// Waits until the service manager has read everything. It looks for the sender of a message when it reads it, so a
     /// process that exits earlier is not found. Failures are only logged.
     pub fn wait_until_read(&self) {
         match self.barrier(BARRIER) {
@@ -211,9 +212,9 @@ impl Notify {
     /// Sends the end of a pipe, which the receiver closes when it has read everything before it. Returns false if that
     /// takes longer than `limit`.
     fn barrier(&self, limit: Duration) -> windlass_sys::Result<bool> {
-        let Some(host) = &self.host else { return Ok(true) };
+        let Some(manager) = &self.manager else { return Ok(true) };
         let (read, write) = pipe::new()?;
-        socket::send(host.as_fd(), b"BARRIER=1", &[write.as_fd()])?;
+        socket::send(manager.as_fd(), b"BARRIER=1", &[write.as_fd()])?;
         drop(write);
         // poll(2) reports the hang-up without being asked for any event.
         poll::poll(&mut [PollFd::new(read.as_fd(), PollFlags::empty())], Deadline::after(limit))
@@ -225,7 +226,7 @@ impl Notify {
         let _ = poll::readable(self.fd(), Deadline::after(LINGER));
     }
 
-    /// Waits until the container is ready and notifies the host, or until its init (`pidfd`) ends. A `start` and a
+    /// Waits until the container is ready and tells the service manager, or until its init (`pidfd`) ends. A `start` and a
     /// detached `run` end with this. There is no time limit, because the service manager has one.
     pub fn wait_and_forward(&self, pidfd: BorrowedFd<'_>, main_pid: i32) -> Result<Readiness> {
         loop {

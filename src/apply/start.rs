@@ -12,11 +12,11 @@ use super::hooks;
 use super::notify::{Notify, ServiceManager};
 use super::sync::{Message, decode};
 
-/// Starts a created container, and returns when its program runs or could not be executed. With `host`, returns the
+/// Starts a created container, and returns when its program runs or could not be executed. With `manager`, returns the
 /// socket on which the container reports that it is ready; the caller waits for the report without the lock.
 pub fn start(
     container: &mut Container,
-    host: Option<&ServiceManager>,
+    manager: Option<&ServiceManager>,
     warnings: &mut Vec<Diagnostic>,
 ) -> Result<Option<Notify>> {
     container.lock()?;
@@ -28,8 +28,9 @@ pub fn start(
     }
     // A restored container reported that it was ready before its dump, and its poststart hooks have run.
     let held = container.state.held;
-    let notify =
-        host.filter(|_| !held).map_or(Ok(None), |host| Notify::listen(container.root(), &container.state.id, host))?;
+    let notify = manager
+        .filter(|_| !held)
+        .map_or(Ok(None), |manager| Notify::listen(container.root(), &container.state.id, manager))?;
     open_barrier(container)?;
     match fd::unlinkat(container.root(), container.start_socket()) {
         Ok(()) => {}

@@ -275,13 +275,13 @@ fn run_from(
         process::become_subreaper().with_context(|| "cannot become a subreaper")?;
     }
     // A restored container reported that it was ready before its dump.
-    let host = if from.is_restore() { None } else { ServiceManager::from_environment()? };
-    let begin = |mut launch: Launch<NewContainer<'_>>, relay, facts: &Host| {
-        let notify = match host.as_ref().map_or(Ok(None), |host| launch.handler().listen(host)) {
+    let manager = if from.is_restore() { None } else { ServiceManager::from_environment()? };
+    let begin = |mut launch: Launch<NewContainer<'_>>, relay, host: &Host| {
+        let notify = match manager.as_ref().map_or(Ok(None), |manager| launch.handler().listen(manager)) {
             // The service manager does not listen for READY=1. In the foreground the caller waits for the end anyway.
             Err(error) if !options.detach => {
                 ::log::warn!("{error}");
-                launch.handler().listen_without_host()?
+                launch.handler().listen_without_forwarding()?
             }
             other => other?,
         };
@@ -291,10 +291,10 @@ fn run_from(
         let (child, container) = launch.commit()?;
         // For an ordinary user the kernel keeps no exit: the user may not enter the mount namespace of the pins.
         if options.detach
-            && !facts.rootless()
+            && !host.rootless()
             && let Ok(view) = MountView::hold_for_absolute_paths()
         {
-            keep_exit(&container, &child, facts, proof);
+            keep_exit(&container, &child, host, proof);
             view.restore("windlass's own");
         }
         Ok(((child, container), relay, notify))

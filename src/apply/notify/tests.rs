@@ -23,10 +23,10 @@ impl State {
         State(path, dir)
     }
 
-    fn listening(name: &str, host: &ServiceManager) -> (State, Notify) {
+    fn listening(name: &str, manager: &ServiceManager) -> (State, Notify) {
         let state = State::new(name);
         prepare(state.1.as_fd(), "web1").expect("the notify directory");
-        let notify = Notify::listen(state.1.as_fd(), "web1", host).expect("listening").expect("prepared");
+        let notify = Notify::listen(state.1.as_fd(), "web1", manager).expect("listening").expect("prepared");
         (state, notify)
     }
 
@@ -105,7 +105,7 @@ fn only_the_one_line_counts() {
 }
 
 #[test]
-fn the_hosts_socket_is_a_path_or_an_abstract_name() {
+fn the_socket_of_the_service_manager_is_a_path_or_an_abstract_name() {
     for good in ["/run/systemd/notify", "@abstract"] {
         assert_eq!(ServiceManager::parse(good), Ok(ServiceManager(good.into())));
     }
@@ -160,8 +160,8 @@ fn without_mounts_of_its_own_a_container_gets_no_socket() {
 
 #[test]
 fn readiness_is_passed_on_and_nothing_else_of_the_container_is() {
-    let (host, received) = manager("ready");
-    let (state, notify) = State::listening("ready", &host);
+    let (service, received) = manager("ready");
+    let (state, notify) = State::listening("ready", &service);
     state.says(b"STATUS=working\nMAINPID=1");
     state.says(b"EXTEND_TIMEOUT_USEC=1\nREADY=1\nSTOPPING=1");
     let init = Init::new("sleep", &["60"]);
@@ -171,8 +171,8 @@ fn readiness_is_passed_on_and_nothing_else_of_the_container_is() {
 
 #[test]
 fn a_container_that_ends_ends_the_wait_whatever_it_sends() {
-    let (host, received) = manager("ended");
-    let (state, notify) = State::listening("ended", &host);
+    let (service, received) = manager("ended");
+    let (state, notify) = State::listening("ended", &service);
     let stop = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -197,8 +197,8 @@ fn notify_has_more(notify: &Notify) -> bool {
 
 #[test]
 fn a_word_that_was_sent_before_the_end_is_passed_on() {
-    let (host, received) = manager("oneshot");
-    let (state, notify) = State::listening("oneshot", &host);
+    let (service, received) = manager("oneshot");
+    let (state, notify) = State::listening("oneshot", &service);
     state.says(b"READY=1");
     let mut init = Init::new("true", &[]);
     init.0.wait().expect("ended");
@@ -208,8 +208,8 @@ fn a_word_that_was_sent_before_the_end_is_passed_on() {
 
 #[test]
 fn a_message_that_is_too_long_does_not_count() {
-    let (host, _told) = manager("long");
-    let (state, notify) = State::listening("long", &host);
+    let (service, _told) = manager("long");
+    let (state, notify) = State::listening("long", &service);
     let mut long = b"READY=1\n".to_vec();
     long.resize(LONGEST + 1, b'x');
     state.says(&long);
@@ -221,8 +221,8 @@ fn a_message_that_is_too_long_does_not_count() {
 
 #[test]
 fn a_descriptor_from_the_container_is_closed_at_once() {
-    let (host, _told) = manager("fds");
-    let (state, notify) = State::listening("fds", &host);
+    let (service, _told) = manager("fds");
+    let (state, notify) = State::listening("fds", &service);
     let (read, write) = pipe::new().expect("a pipe");
     let path = state.0.join("web1@notify/notify.sock");
     let sender = socket::connect_datagram(path.to_str().expect("UTF-8"), 1).expect("connected");
@@ -235,8 +235,8 @@ fn a_descriptor_from_the_container_is_closed_at_once() {
 
 #[test]
 fn after_the_word_the_socket_stays_open_for_a_moment_only() {
-    let (host, _told) = manager("after");
-    let (_state, notify) = State::listening("after", &host);
+    let (service, _told) = manager("after");
+    let (_state, notify) = State::listening("after", &service);
     let before = Instant::now();
     notify.linger();
     let waited = before.elapsed();
@@ -244,7 +244,7 @@ fn after_the_word_the_socket_stays_open_for_a_moment_only() {
 }
 
 #[test]
-fn a_host_that_keeps_the_barrier_is_not_waited_for_without_end() {
+fn a_service_manager_that_keeps_the_barrier_is_not_waited_for_without_end() {
     let name = format!("windlass-notify-{}-keeps", std::process::id());
     let socket = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).expect("an address")).expect("bound");
     let (_state, notify) = State::listening("keeps", &ServiceManager(format!("@{name}")));
@@ -255,9 +255,9 @@ fn a_host_that_keeps_the_barrier_is_not_waited_for_without_end() {
 
 #[test]
 fn anybody_in_the_container_can_reach_the_socket_and_a_second_start_listens_anew() {
-    let (host, _told) = manager("modes");
-    let (state, first) = State::listening("modes", &host);
-    let second = Notify::listen(state.1.as_fd(), "web1", &host).expect("listening").expect("prepared");
+    let (service, _told) = manager("modes");
+    let (state, first) = State::listening("modes", &service);
+    let second = Notify::listen(state.1.as_fd(), "web1", &service).expect("listening").expect("prepared");
     state.says(b"READY=1");
     assert_eq!((first.is_ready(), second.is_ready()), (Ok(false), Ok(true)));
     let mode = |name: &str| state.0.join(name).metadata().expect("there").permissions().mode() & 0o777;
@@ -266,13 +266,13 @@ fn anybody_in_the_container_can_reach_the_socket_and_a_second_start_listens_anew
 
 #[test]
 fn a_start_without_a_prepared_directory_has_nothing_to_wait_for() {
-    let (host, _told) = manager("unprepared");
+    let (service, _told) = manager("unprepared");
     let state = State::new("unprepared");
-    assert!(Notify::listen(state.1.as_fd(), "web1", &host).expect("no failure").is_none());
+    assert!(Notify::listen(state.1.as_fd(), "web1", &service).expect("no failure").is_none());
 }
 
 #[test]
-fn a_host_that_is_not_there_is_named_before_the_container_runs() {
+fn a_service_manager_that_is_not_there_is_named_before_the_container_runs() {
     let state = State::new("nobody");
     prepare(state.1.as_fd(), "web1").expect("the notify directory");
     let error = Notify::listen(state.1.as_fd(), "web1", &ServiceManager("/nonexistent/socket".into()))

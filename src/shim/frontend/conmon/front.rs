@@ -107,8 +107,8 @@ impl ConmonFront {
             core.poll.watch(&endpoints.size.fd, SIZE, Interest::Read)?;
             self.endpoints = Some(endpoints);
         }
-        if let Some(host) = &self.settings.notify {
-            let relay = NotifyRelay::open(&self.settings.container.bundle, host)?;
+        if let Some(manager) = &self.settings.notify_socket {
+            let relay = NotifyRelay::open(&self.settings.container.bundle, manager)?;
             core.poll.watch(&relay.inside, NOTIFY, Interest::Read)?;
             self.relay = Some(relay);
         }

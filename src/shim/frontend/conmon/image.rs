@@ -20,7 +20,7 @@ table! {
     ExitCommand { 1 program, 2 arguments, 3 delay }
     Endpoints { 1 attach, 2 control, 3 size, 4 bundle, 5 socket, 6 link }
     LineFifo { 1 fd, 2 unread }
-    NotifyRelay { 1 inside, 2 sender, 3 host }
+    NotifyRelay { 1 inside, 2 sender, 3 manager }
 }
 
 choice! {
@@ -52,7 +52,7 @@ impl Value for Settings {
             stay: false,
             pid_file: None,
             endpoints: None,
-            notify: None,
+            notify_socket: None,
             timeout: fields.get(4),
             exit: fields.get(5),
             listen_pid: false,

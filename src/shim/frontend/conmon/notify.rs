@@ -25,19 +25,19 @@ const BEGINNINGS: [&[u8]; 4] = [b"STATUS=", b"ERRNO=", b"BUSERROR=", b"MONOTONIC
 pub(super) struct NotifyRelay {
     pub(super) inside: OwnedFd,
     pub(super) sender: OwnedFd,
-    pub(super) host: String,
+    pub(super) manager: String,
 }
 
 impl NotifyRelay {
-    /// Opens the socket in the bundle. Messages are relayed to the socket `host`.
-    pub(super) fn open(bundle: &Path, host: &str) -> Result<NotifyRelay> {
+    /// Opens the socket in the bundle. Messages are relayed to the socket `manager`.
+    pub(super) fn open(bundle: &Path, manager: &str) -> Result<NotifyRelay> {
         let bundle = fd::open(bundle, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
         // The caller may have made the directory, as the source of a mount.
         let _ = fd::mkdirat(bundle.as_fd(), "notify", 0o700);
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW;
         let directory = fd::openat(bundle.as_fd(), "notify", flags, 0)?;
         let inside = socket::bind_datagram_at(directory.as_fd(), "notify.sock")?;
-        Ok(NotifyRelay { inside, sender: socket::datagram()?, host: host.into() })
+        Ok(NotifyRelay { inside, sender: socket::datagram()?, manager: manager.into() })
     }
 
     /// Relays the messages that have arrived.
@@ -50,7 +50,7 @@ impl NotifyRelay {
             let relayed = filter(message);
             if !relayed.is_empty() {
                 // If the service manager is gone or does not read, the message is lost.
-                let _ = socket::send_datagram_to(self.sender.as_fd(), &self.host, &relayed, None);
+                let _ = socket::send_datagram_to(self.sender.as_fd(), &self.manager, &relayed, None);
             }
         }
     }

@@ -31,7 +31,8 @@ pub(super) struct Settings {
     pub(super) stay: bool,
     pub(super) pid_file: Option<PathBuf>,
     pub(super) endpoints: Option<EndpointPaths>,
-    pub(super) notify: Option<String>,
+    /// The socket of the service manager.
+    pub(super) notify_socket: Option<String>,
     pub(super) timeout: Option<Duration>,
     pub(super) exit: Option<ExitCommand>,
     pub(super) listen_pid: bool,
@@ -100,7 +101,7 @@ impl Settings {
             stay: arguments.sync,
             pid_file: arguments.conmon_pidfile.as_ref().map(|file| here.join(file)),
             endpoints: attachable.then(|| EndpointPaths { link: link(&arguments), bundle }),
-            notify: arguments.sdnotify_socket.as_ref().map(|path| path.to_string_lossy().into_owned()),
+            notify_socket: arguments.sdnotify_socket.as_ref().map(|path| path.to_string_lossy().into_owned()),
             timeout: seconds(arguments.timeout),
             exit: arguments.exit_command.map(|program| ExitCommand {
                 program,

@@ -229,7 +229,7 @@ fn podman_5_has_a_directory_that_persists() {
     assert_eq!(process.exit_files, [decimal("/run/libpod/exits/0765"), decimal(&format!("{persist}/exit"))]);
     let oom_files = [Path::new("/p/0765/userdata/oom").into(), Path::new(persist).join("oom")];
     assert_eq!(settings.container.oom_files, oom_files);
-    assert_eq!(settings.notify.as_deref(), Some("/run/notify"));
+    assert_eq!(settings.notify_socket.as_deref(), Some("/run/notify"));
 }
 
 #[test]
