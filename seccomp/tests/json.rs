@@ -63,7 +63,10 @@ fn takes_any_bytes(bytes: &[u8], native: Arch) {
         Ok(filter) => assert!((1..=Program::MAX_LEN).contains(&filter.program.len())),
         Err(problems) => {
             assert!(!problems.is_empty());
-            let json: serde_json::Value = serde_json::from_slice(bytes).unwrap();
+            // A member that a profile does not have may be no UTF-8: it is skipped, and not read.
+            let Ok(json) = serde_json::from_slice::<serde_json::Value>(bytes) else {
+                return;
+            };
             for problem in problems {
                 // The pointer leads to the fault, or to the object that lacks something.
                 let parent = problem.pointer.rsplit_once('/').unwrap().0;
