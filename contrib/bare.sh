@@ -1,8 +1,8 @@
 #!/bin/bash
-# Does what the README says in a tree of Debian that has nothing but a Rust toolchain: a fresh clone, and the two
-# commands. Needs root, mmdebstrap and a Debian mirror. The tree is entered by pivot_root(2), because user namespaces
-# cannot be made inside a chroot. It is made once and kept in target/bare; what the commands install stays in a layer that
-# goes.
+# Runs the README's two commands on a fresh clone, in a tree of Debian that has nothing but a Rust toolchain. Needs
+# root, mmdebstrap and a Debian mirror. The tree is entered by pivot_root(2), because user namespaces cannot be made
+# inside a chroot. It is made once and kept in target/bare; what the commands install goes to a layer that is removed
+# afterwards.
 #
 # usage: bare.sh SUITE [RECIPE...]: by default demo and test
 set -eu
@@ -16,7 +16,7 @@ mirror=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
 if [ ! -e "$tree/etc/debian_version" ]; then
     mkdir -p target/bare
     rm -rf --one-file-system "$tree"
-    # What a person has who followed rustup's instructions: a way to download, and certificates.
+    # rustup's instructions need a program to download with, and certificates.
     mmdebstrap --quiet --variant=minbase --include=ca-certificates,curl,git --aptopt='Acquire::Check-Valid-Until "false"' \
         "$suite" "$tree" "$mirror"
 fi
@@ -39,7 +39,7 @@ mount --rbind /dev dev
 mount -t tmpfs -o mode=755 none run
 mkdir -p toolchain root/.cargo mnt
 mount --rbind "$sysroot" toolchain
-# How this machine reaches the world is not the tree's to know.
+# The tree does not get the settings of this machine's network.
 for file in /etc/resolv.conf /etc/hosts; do cat "$file" > "${file#/}"; done
 mkdir -p usr/local/share/ca-certificates
 cp -aL /usr/local/share/ca-certificates/. usr/local/share/ca-certificates/ 2> /dev/null || true

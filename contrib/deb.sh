@@ -1,6 +1,6 @@
 #!/bin/sh
 # Packs what was built in the directory BUILT as windlass_VERSION_ARCHITECTURE.deb in the directory DIR. ARCHITECTURE
-# is Rust's name of it, by default this machine's; BOM is a bill of materials that goes along.
+# is Rust's name of it, by default this machine's; BOM is a bill of materials to put into the package.
 set -eu
 
 usage='usage: deb.sh BUILT DIR [ARCHITECTURE [BOM]]'
@@ -12,7 +12,7 @@ case $machine in
     aarch64) architecture=arm64 ;;
     *) architecture=$machine ;;
 esac
-# dpkg-deb takes no file as newer than this.
+# dpkg-deb sets the time of newer files to this.
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2> /dev/null || stat -c %Y CHANGELOG.md)}
 export SOURCE_DATE_EPOCH
 umask 022
@@ -26,7 +26,7 @@ ln -s windlass-shim.8 "$root/usr/share/man/man8/containerd-shim-windlass-v2.8"
 for page in "$root"/usr/share/man/man8/*.8; do
     if [ -L "$page" ]; then ln -s "$(readlink "$page").gz" "$page.gz" && rm "$page"; else gzip -9n "$page"; fi
 done
-# Where Debian's zsh looks.
+# The directory in which Debian's zsh looks for completions.
 mkdir -p "$root/usr/share/zsh/vendor-completions"
 mv "$root/usr/share/zsh/site-functions/_windlass" "$root/usr/share/zsh/vendor-completions/"
 rmdir "$root/usr/share/zsh/site-functions"
@@ -47,7 +47,7 @@ mkdir "$root/DEBIAN"
 echo /etc/default/windlass-shim > "$root/DEBIAN/conffiles"
 install -m 755 contrib/debian/postinst "$root/DEBIAN/postinst"
 (cd "$root" && find usr -type f -print | LC_ALL=C sort | xargs md5sum > DEBIAN/md5sums)
-# The programs are static: they need nothing. Its engines find it by their own configuration.
+# The programs are static and need nothing. Engines find them by their own configuration.
 cat > "$root/DEBIAN/control" << END
 Package: windlass
 Version: $version

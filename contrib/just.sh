@@ -1,5 +1,5 @@
 #!/bin/sh
-# Runs recipes of the Justfile on a machine that may lack what they start from: contrib/just.sh demo
+# Runs recipes of the Justfile on a machine that may have neither just nor a C compiler: contrib/just.sh demo
 #
 # It takes `just` from PATH, else from apt, else from PyPI's wheel, else from crates.io, and keeps what it fetched
 # below target/tools. As root on Debian it also installs a C compiler, which Rust links with, and it adds Rust's

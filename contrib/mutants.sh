@@ -7,12 +7,12 @@ if ! cargo mutants --version > /dev/null 2>&1; then
     echo "mutants: SKIPPED: cargo-mutants is not installed (cargo install cargo-mutants)"
     exit 0
 fi
-# No filter of names finds the mutants that leave a field out of a struct, so the sample has none of them.
+# -F cannot name the mutants that leave a field out of a struct, so the sample has none of them.
 set -- --exclude-re 'delete field' -f 'src/plan/*.rs' -f 'src/plan/unit/*.rs' -f 'src/plan/device_rules/*.rs' -f 'seccomp/src/*.rs' \
     -f 'src/dbus/*.rs' -f 'src/sys/netlink/message.rs' -f 'src/store/record.rs' -f 'src/base/protobuf.rs' \
     -f 'src/shim/frontend/containerd/wire.rs' -f 'src/shim/frontend/containerd/ttrpc.rs' \
     -f 'src/shim/frontend/containerd/frames.rs' -f 'src/shim/frontend/neutral/wire.rs'
-# Sorted by checksum, the order is random and yet the same each time.
+# Sorting by checksum gives a random order that is the same each time.
 cargo mutants --list --workspace "$@" | while IFS= read -r name; do
     printf '%s %s\n' "$(printf '%s' "$name" | cksum | cut -d' ' -f1)" "$name"
 done | sort -n | head -n "$number" | cut -d' ' -f2- | sed 's/[][(){}\\.*+?|^$]/\\&/g' > target/mutants.sample

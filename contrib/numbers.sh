@@ -1,7 +1,8 @@
 #!/bin/sh
 # Measures what docs/numbers.svg shows, and prints it: a line `FIGURE PROGRAM VALUE`. Needs root, runc, crun and
-# containerd. Times are milliseconds: windlass's median, and for another runtime that divided by the median of the ratios
-# within the rounds. Memory is the mean proportional set size of ten shims that have nothing to do, in kB.
+# containerd. Times are milliseconds. That of windlass is its median; that of another runtime is windlass's median
+# divided by the median of the ratios of all rounds. Memory is the mean proportional set size of ten shims that have
+# nothing to do, in kB.
 #
 # usage: numbers.sh INTEGRATION WINDLASS SHIM
 set -eu
@@ -18,7 +19,7 @@ for peer in runc crun; do
     "$integration" --bench --runtime "$windlass" --compare "$peer" --rounds "${ROUNDS:-30}" run verbs > "$work/$peer"
     "$integration" --growth --runtime "$windlass" --compare "$peer" --rounds 10 mounts >> "$work/$peer"
 done
-# CASE FIGURE: from the tables, whose first 26 columns are the case.
+# CASE FIGURE: prints a figure from the tables, whose first 26 columns are the case.
 figure() {
     for peer in runc crun; do
         awk -v case="$1" -v peer="$peer" -v figure="$2" '

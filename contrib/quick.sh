@@ -14,7 +14,7 @@ left_out=" fuzz oci_spec shim_messages shim_service agreement libseccomp seccomp
 skipped="--skip fuzz::"
 
 changed=$(git diff --name-only "$(git merge-base "$base" HEAD)" && git ls-files --others --exclude-standard)
-# Lives of real shims, which wait for most of their time: they test nothing of the command line's code.
+# Tests of real shims, which spend most of their time waiting. They test nothing of the command line.
 case $changed in
 *src/bin/windlass-shim* | *tests/shim_* | *tests/support/*) ;;
 *) left_out="${left_out}shim_conmon shim_neutral shim_upgrade " ;;
@@ -46,7 +46,7 @@ for directory in $directories; do packages="$packages --package $(name "$directo
 dependents=$(for directory in $directories; do
     cargo tree --workspace --invert "$(name "$directory")" --edges normal,build --prefix none --format '{p}'
 done | sed -n 's/^\([^ ]*\) .*/--package \1/p' | sort -u)
-# What is linted with all its targets is not linted once more.
+# Crates that were linted with all their targets are not linted again.
 others=$(echo "$dependents" | while read -r flag dependent; do
     case " $packages " in *" $dependent "*) ;; *) echo "$flag $dependent" ;; esac
 done)

@@ -25,7 +25,7 @@ SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)
 export WINDLASS_COMMIT SOURCE_DATE_EPOCH
 umask 022
 
-# Names of directories would go into the programs through the places of panics.
+# Messages of panics contain paths of source files: without this, names of directories would get into the programs.
 cargo_home=${CARGO_HOME:-$HOME/.cargo}
 flags="-C target-feature=+crt-static -C relocation-model=static"
 flags="$flags --remap-path-prefix=$PWD=/windlass --remap-path-prefix=$cargo_home=/cargo --remap-path-prefix=$(rustc --print sysroot)=/rust"
@@ -39,7 +39,7 @@ for kind in man completions; do
     cargo run --locked --quiet --example pages -- "$kind" "target/$kind"
 done
 
-# Everything with the commit's time, in one order, owned by root.
+# All entries have the commit's time and root as their owner, and are sorted.
 pack() { # ARCHIVE DIRECTORY NAME
     tar --sort=name --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owner --format=gnu \
         --transform="flags=r;s|^\.|$3|" -C "$2" -c . | gzip -9n > "$1"

@@ -20,11 +20,11 @@ make() { # DIRECTORY CLOCK USER TOOLCHAIN ARGUMENT...: in a clone, with a CARGO_
     directory=$work/$1 clock=$2 user=$3 toolchain=$4
     shift 4
     mkdir -p "$directory/home"
-    # Not with links to the objects here, whose owner would change too.
+    # A local clone would link to the objects here, and their owner would change too.
     git clone --quiet --no-hardlinks . "$directory/checkout"
-    # The same one, whatever is committed here meanwhile.
+    # The same commit for both, whatever is committed here meanwhile.
     git -C "$directory/checkout" checkout --quiet --detach "$commit"
-    # What is downloaded already serves both, and so do the tools that the recipe would build.
+    # Both use what is downloaded already, and the tools that the recipe would otherwise build.
     for part in registry bin config.toml; do
         [ ! -e "$cargo_home/$part" ] || cp -a "$cargo_home/$part" "$directory/home/"
     done
@@ -36,7 +36,7 @@ make() { # DIRECTORY CLOCK USER TOOLCHAIN ARGUMENT...: in a clone, with a CARGO_
     chown -R "$user:$user" "$directory"
     (
         cd "$directory/checkout"
-        # `env -i`: what else the caller's environment says must not matter, and is not the other user's.
+        # `env -i`: the other user does not get the caller's environment, which must not matter.
         setpriv --reuid "$user" --regid "$user" --clear-groups env -i HOME="$directory/home" CARGO_HOME="$directory/home" \
             PATH="$directory/compiler:$toolchain/bin:$directory/home/bin:/usr/sbin:/usr/bin:/sbin:/bin" \
             faketime -f "$clock" contrib/release.sh "$@" > /dev/null

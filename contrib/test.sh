@@ -1,7 +1,7 @@
 #!/bin/sh
-# `just test`: everything that shows on one machine in some minutes whether windlass works: a line a stage and a chapter,
-# with counts and time; of a stage that fails, what it said; at the end what was skipped, and why. What each stage
-# prints is kept in target/test. Needs root.
+# `just test`: everything that shows on one machine in some minutes whether windlass works. It prints a line for each
+# stage and chapter, with counts and time, the output of a stage that fails, and at the end what was skipped and why.
+# The output of all stages is kept in target/test. Needs root.
 #
 # usage: test.sh JUST
 set -u
@@ -28,7 +28,7 @@ line() { # WORD SECONDS NAME COUNTS
     printf '%-4s  %-4s  %4d.0 s  %-20s  %s\n' "$1" - "$2" "$3" "$4"
 }
 
-# What cargo says of its tests, added up.
+# Adds up the counts of cargo's tests.
 counts() {
     awk '/^test result: / { passed += $4; failed += $6; ignored += $8 }
         END { if (passed + failed) printf "%d passed%s%s", passed, failed ? ", " failed " failed" : "", ignored ? ", " ignored " skipped" : "" }' "$1"
@@ -42,7 +42,7 @@ for stage in $stages; do
     number=$((number + 1))
     line $word $(($(date +%s) - start)) "$stage" "$(counts "$log")"
     if [ $word = FAIL ]; then
-        # Of tests, the failed ones; of anything else the end, where the error is.
+        # For tests, the failed ones; for another stage its last lines, which have the error.
         if grep -q '^failures:$' "$log"; then sed -n '/^failures:$/,/^test result: /p' "$log"; else tail -n 40 "$log"; fi
         echo "      (all of it: $log)"
         case $stage in build | suite) break ;; esac
@@ -50,7 +50,7 @@ for stage in $stages; do
 done
 
 if [ "$number" = $((count - 1)) ]; then
-    # Its chapters have lines of their own, and so has what it skips.
+    # The suite prints the lines of its chapters and what it skips.
     "$just" integrate --brief 2> "$logs/integrate.log" || { failed=$((failed + 1)); tail -n 40 "$logs/integrate.log"; }
 fi
 

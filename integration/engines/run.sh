@@ -1,7 +1,7 @@
 #!/bin/sh
-# Runs the program of the suite, with the engines of this machine or, after `--release NAME`, with those of another Debian
-# release: in the tree that tree.sh has made, entered by pivot_root(2), because user namespaces cannot be made inside a
-# chroot. What is written there goes with the run. Needs root.
+# Runs the program of the suite, with the engines of this machine or, after `--release NAME`, with those of another
+# Debian release: in the tree that tree.sh has made, entered by pivot_root(2), because user namespaces cannot be made
+# inside a chroot. What is written there is gone after the run. Needs root.
 #
 # usage: run.sh ENGINES [ARGUMENT...]
 set -eu
@@ -37,7 +37,7 @@ mount -t proc none proc
 mount --rbind /sys sys
 mount --rbind /dev dev
 mount -t tmpfs -o mode=755 none run
-# The checkout, and the programs that the arguments name.
+# Binds the checkout, and the programs that the arguments name.
 mkdir -p "./$checkout"
 mount --bind "$checkout" "./$checkout"
 for word; do

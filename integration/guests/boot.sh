@@ -43,7 +43,7 @@ options=
 case $architecture in
     # On a busy host the kernel finds that its timer is late and gives up.
     x86_64) machine="qemu-system-x86_64 -machine q35,accel=tcg -cpu max" console=ttyS0 options="no_timer_check tsc=unstable" ;;
-    # Pointer authentication with the architecture's own cipher takes half of the time that is emulated.
+    # Half of the emulated time would be spent on the architecture's own cipher for pointer authentication.
     aarch64) machine="qemu-system-aarch64 -machine virt,gic-version=3 -cpu max,pauth-impdef=on" console=ttyAMA0 ;;
     riscv64) machine="qemu-system-riscv64 -machine virt -cpu rv64" console=ttyS0 ;;
     s390x) machine="qemu-system-s390x -machine s390-ccw-virtio -cpu max" console=ttysclp0 ;;

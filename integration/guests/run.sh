@@ -3,9 +3,9 @@
 #   run.sh ARCHITECTURE SUITE [--short] [NAME...]
 # SUITE is the Debian release whose kernel boots. Without NAMEs it runs those of cases.txt, with --short a sample of
 # them. The recipe selinux.sh beside it sets more: WINDLASS_GUEST_FILES that the machine gets in /host, and
-# WINDLASS_GUEST_BEFORE, a script that it runs first. Needs root, QEMU, a cross linker (gcc-aarch64-linux-gnu and so on),
-# mmdebstrap and a Debian mirror. Where they cannot be had it says that every case was skipped, which is a success only
-# with --short: who names a machine wants it.
+# WINDLASS_GUEST_BEFORE, a script that it runs first. Needs root, QEMU, a cross linker (gcc-aarch64-linux-gnu and so
+# on), mmdebstrap and a Debian mirror. If they are not available, it says that every case was skipped. That is a success
+# only with --short: whoever names a machine wants it.
 set -eu
 architecture=$1 suite=$2
 shift 2
@@ -43,7 +43,7 @@ targets=${CARGO_TARGET_DIR:-target}
 image=$targets/guests/$architecture-$suite
 "$here/image.sh" "$architecture" "$suite" "$image" || skip "its Debian cannot be had"
 
-# Emulation is what takes the time: an optimised build would take longer than it saves.
+# Most of the time is the emulation's: an optimised build would take longer than it saves.
 export RUSTFLAGS="-C target-feature=+crt-static -C relocation-model=static" CARGO_PROFILE_DEV_DEBUG=0
 cargo build --quiet --bins --target "$programs"
 cargo build --quiet --package integration --target "$tests"

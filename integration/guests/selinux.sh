@@ -1,7 +1,7 @@
 #!/bin/sh
 # Runs the chapter `selinux` on an emulated machine whose SELinux enforces the policy selinux.cil:
 #   selinux.sh [SUITE]
-# What else the policy needs, it takes from Debian (secilc). Where that cannot be had it says so, and ends with 77.
+# The compiler of the policy is Debian's (secilc). If it is not available, the script says so, and ends with 77.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 . "$here/../apt.sh"

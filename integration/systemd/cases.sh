@@ -1,10 +1,9 @@
 #!/bin/bash
 # What a runtime must do with --systemd-cgroup. Runs in the guest, as root:
 #   cases.sh RUNTIME [PATTERN]
-# runs those whose names have the extended regular expression PATTERN in them.
-# Each case is a function whose name is a sentence; each runs with the system's
-# systemd, and those of `both` with a user's as well. Prints a line a case.
-# A case says why it fails by printing something.
+# runs those whose names have the extended regular expression PATTERN in them. Each case is a function whose name is a
+# sentence. Each runs with the system's systemd, and those of `both` with a user's as well. A case that prints something
+# fails, and that is the reason. Prints a line for each case.
 set -u
 rt=$1
 ours=$(basename "$rt")
@@ -109,7 +108,7 @@ a_run_in_the_foreground_leaves_nothing() {
     gone f
 }
 
-# It fails while systemd is at it, or before, or after.
+# `run` fails before, while or after systemd makes the scope.
 a_create_that_fails_leaves_no_scope() {
     bundle ".linux.cgroupsPath=\"$slice:test:bad\"|.mounts=[{destination:\"/mnt\",type:\"nosuch\",source:\"none\"}]+.mounts"
     for _ in 1 2 3 4 5 6 7 8 9 10; do
@@ -251,7 +250,7 @@ a_device_that_is_not_allowed_is_denied() {
     devices x
     command systemctl daemon-reload
     devices x
-    # An update puts another filter in the place of ours, and systemd's does not stand in its way.
+    # `update` replaces our filter, and systemd's does not prevent what the new one allows.
     case $ours in windlass*)
         echo '{"devices":[{"allow":false,"access":"rwm"},{"allow":true,"type":"c","major":1,"minor":2,"access":"rwm"}]}' |
             runtime update --resources - x
@@ -305,7 +304,7 @@ without_delegation_a_container_runs_and_a_limit_is_an_error() {
     said=$("$rt" --root "$home/state" run w 2>&1 </dev/null) && echo "it started"
     grep -q 'the controller memory' <<<"$said" || echo "the controller is not named: $said"
     grep -q 'systemd-run --user --scope -p Delegate=yes' <<<"$said" || echo "the command is not named: $said"
-    # What it names works.
+    # The command that the error names works.
     bundle '.process.args=["sh","-c","exit 3"]|.linux.resources.memory={limit:33554432}'
     command systemd-run --user --scope -q -p Delegate=yes "$rt" --root "$home/state" run w </dev/null >"$home/out" 2>&1
     is $? 3 "its exit code: $(cat "$home/out")"
@@ -355,12 +354,12 @@ a_delegated_scope_holds_the_containers_below_it() {
     cd "$home/bundle" && command systemd-run $([ "$whose" = root ] || echo --user) --scope -q -p Delegate=yes --unit=test-outer \
         "$rt" --root "$home/state" --rootless=true run below </dev/null >"$home/out" 2>&1
     where='/test-outer\.scope/.*below'
-    # That of a user was not seen to mark what it delegates, so it is beside there.
+    # A user's systemd does not mark its scopes as delegated, so the cgroup is beside the scope.
     [ "$whose" = user ] && where=/app.slice/below
     grep -q "^0::/.*$where" "$home/out" || echo "it was in $(cat "$home/out")"
 }
 
-# Of ordinary users; each host lacks one thing, in a mount namespace of its own.
+# `doctor` for ordinary users. Each case hides one thing from it, in a mount namespace of its own.
 the_doctor_names_the_one_thing_that_is_missing() {
     lacks subordinate "usermod" "grep -v ^user: /etc/subuid >/run/s; mount --bind /run/s /etc/subuid"
     lacks subordinate "uidmap (Debian)" "mkdir -p /run/b; mount -t tmpfs t /run/b; cp /usr/bin/env /usr/bin/setpriv /run/b; mount --bind /run/b /usr/bin"
@@ -404,7 +403,7 @@ the_shim_keeps_a_container_in_a_scope() {
     gone sh
 }
 
-# The unit of examples/, as it is for whoever copies it.
+# The unit of examples/, unchanged.
 a_unit_runs_a_container_by_the_shim() {
     cp /host/windlass@.service /run/systemd/system/
     systemctl daemon-reload

@@ -92,7 +92,7 @@ is "$(containerd 'id=three; r -d --memory-limit 33554432 localhost/box:1 three s
     c task rm three 2>/dev/null; c container rm three; c task ls -q | wc -l' | tr '\n' ' ')" \
     "windlass-shim 33554432 0 1 0 " "the shim is ours; its limits, exec, pause, kill and rm"
 
-# The file that is offered for it, as it is.
+# The file of contrib/, unchanged.
 dockerd --config-file /host/daemon-systemd.json --bridge none --iptables=false --storage-driver vfs --data-root $dir/data \
     --exec-root $dir/exec -H unix://$dir/d.sock -p $dir/d.pid >$dir/dockerd.log 2>&1 &
 export DOCKER_HOST=unix://$dir/d.sock

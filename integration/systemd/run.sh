@@ -1,13 +1,11 @@
 #!/bin/sh
-# Boots guests with systemd and runs what is to be true there:
+# Boots guests with systemd and runs the cases there:
 #   run.sh WINDLASS [SUITE...]
 #   run.sh --short WINDLASS
-# SUITE is a Debian release; default: bookworm, whose systemd takes processes by
-# number, and trixie, whose takes them by pidfd. The images are made once and
-# kept in target/systemd. With PEERS=1 the same cases run on runc and crun, whose
-# failures are shown and do not count. --short: the cases alone, but for fifty at
-# once, in one guest without engines; where that cannot be made it says why, and
-# is no failure.
+# SUITE is a Debian release; default: bookworm, whose systemd takes processes by number, and trixie, whose takes them by
+# pidfd. The images are made once and kept in target/systemd. With PEERS=1 the same cases run on runc and crun, whose
+# failures are shown and do not count. --short: the cases without the one of fifty containers at once, in one guest
+# without engines. If that guest cannot be made, the script says why, and succeeds.
 set -eu
 short=
 [ "$1" != --short ] || { short=small && shift; }
