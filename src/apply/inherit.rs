@@ -77,7 +77,7 @@ impl Inherit {
     /// Gives the process all CPUs of its cpuset, unless `execCPUAffinity` asks for certain ones.
     pub(super) fn adjust(&self, child: &Child) {
         if !self.chooses_cpus {
-            // If a seccomp profile around the runtime refuses it, the process keeps the runtime's CPUs.
+            // If a seccomp profile around the runtime refuses the call, the process keeps the runtime's CPUs.
             let _ = sched::use_all_cpus(child.pid);
         }
     }

@@ -23,7 +23,7 @@ pub struct ExternalMount {
     pub name: String,
     /// The type of its filesystem.
     pub kind: String,
-    /// Whether the configuration has it. Otherwise the restore does not know its source.
+    /// Whether the configuration has the mount. Otherwise the restore does not know its source.
     pub declared: bool,
 }
 

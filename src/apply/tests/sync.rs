@@ -229,7 +229,7 @@ fn a_process_in_between_that_dies_before_it_names_anything_is_not_waited_for() {
     let (child, runtime) = bare();
     let (between, dies) = pair().expect("a pair");
     let mut runtime = runtime.with_intermediate(Some(between));
-    // The process that it made holds the socket open, and waits for an answer.
+    // The process that the intermediate one has made holds the socket open, and waits for an answer.
     say(&child, b"R");
     drop(dies);
     assert!(matches!(runtime.receive().expect("no failure"), Message::End));

@@ -50,7 +50,7 @@ pub(crate) struct Descriptor {
     pub protocol: String,
     /// Whether it is on a mount, or is a namespace, that no process of the container has.
     pub foreign: bool,
-    /// Whether its path leads to another file, as below a mount that covers it.
+    /// Whether its path leads to another file, for example because a mount covers it.
     pub hidden: bool,
     /// Whether it is one of init's standard streams, which the restore replaces.
     pub replaced: bool,
