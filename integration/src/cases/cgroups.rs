@@ -106,7 +106,7 @@ fn the_default_path_names_the_container(t: &T) -> Verdict {
 }
 
 fn a_path_with_dotdot_stays_below_the_mount(t: &T) -> Verdict {
-    // The directory that four steps up from the mount lead to, if they are taken as text.
+    // The directory to which these paths would lead from the mount, if `..` were not removed first.
     let escaped = Path::new("/tmp/wl-dots");
     let _ = fs::remove_dir(escaped);
     for path in ["/../../wl-dots", "../../../../tmp/wl-dots", "/a/../../../wl-dots", "wl\nline"] {

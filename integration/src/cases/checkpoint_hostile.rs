@@ -1,5 +1,6 @@
 //! `restore` from images that contradict the configuration, and from directories that are not what they claim. Each
-//! restore is refused, and nothing of the container is left. And a container that keeps whoever looks at it waiting.
+//! restore is refused, and nothing of the container is left. The last case is a container with a filesystem that never
+//! answers.
 
 use crate::chapter;
 use crate::kit::Need::{Criu, Slow, Windlass};

@@ -96,9 +96,7 @@ fn no_pivot_works_beside_mount_points_of_any_name(t: &T) -> Verdict {
     Ok(())
 }
 
-/// The kernel lets a user namespace mount a procfs if it can see one without covers. The host's procfs must not be
-/// visible anywhere.
-/// A user namespace in the container that may be made and has its ids mapped.
+/// Shows that the container may make a user namespace and map ids in it.
 const MAPPED: &str = "unshare -U -r true && echo mapped;";
 
 fn may_map_ids(bundle: Bundle) -> Bundle {
@@ -106,6 +104,8 @@ fn may_map_ids(bundle: Bundle) -> Bundle {
     bundle.set("/process/capabilities", capabilities(&["CAP_SETFCAP", "CAP_SETUID", "CAP_SETGID"]))
 }
 
+/// A user namespace may mount a procfs only where there is one that nothing covers. The container must not have the
+/// host's.
 fn no_pivot_leaves_no_procfs_of_the_host(t: &T) -> Verdict {
     let script = format!("{MAPPED} unshare -U -r -m -p -f mount -t proc proc /proc && echo mounted || echo refused");
     for options in [&[][..], &["--no-pivot"]] {

@@ -35,7 +35,8 @@ fn label(t: &T, path: &Path, label: &str) -> Verdict {
     t.host("chcon", &["-R", label, &path.display().to_string()]).map(drop)
 }
 
-/// A bundle with the labels of an engine. All bundles have one inode of busybox, which is for all categories.
+/// A bundle with the labels of an engine. All bundles share the inode of busybox, whose label has no categories, so
+/// that all may execute it.
 fn labelled(t: &T, categories: &str) -> Verdict<Bundle> {
     let bundle = t.bundle()?;
     label(t, &bundle.rootfs(), &files(""))?;
@@ -81,7 +82,8 @@ fn exec_gets_the_label_of_the_container_or_its_own(t: &T) -> Verdict {
 }
 
 fn the_session_keyring_has_the_label_of_the_process(t: &T) -> Verdict {
-    // KEYCTL_CLEAR (7) wants to write, which a process may not to a keyring with the label of the runtime.
+    // KEYCTL_CLEAR (7) needs the right to write, which a process does not have on a keyring with the label of the
+    // runtime.
     let calls = format!("{},7,-3", libc::SYS_keyctl);
     let bundle = labelled(t, "c1,c2")?.helper()?.args(&["/helper", "@payload", "syscalls", &calls]);
     let cleared = format!("{}=0\n", libc::SYS_keyctl);

@@ -185,7 +185,7 @@ fn output_and_errors_keep_their_order(t: &T) -> Verdict {
 
 fn a_reader_that_has_gone_ends_the_program(t: &T) -> Verdict {
     let (reader, writer) = std::io::pipe()?;
-    // Not in the first process of the PID namespace, which no signal without a handler ends.
+    // A second process writes: SIGPIPE without a handler does not end the first process of a PID namespace.
     let script = "(while :; do echo x; done); exit $?";
     let mut command = verb(t, &bundle(t, script, false, USER)?, &["run"], &t.id())?;
     command.stdout(OwnedFd::from(writer)).stderr(Stdio::null());

@@ -29,8 +29,8 @@ fn conmon(session: &Session) -> String {
     session.path("bin/conmon").display().to_string()
 }
 
-/// The recommended drop-in file, with the runtime under test and the settings for this machine; networks are described
-/// below `networks`.
+/// The content of `contrib/podman/windlass.conf`, with the runtime under test and the settings for this machine.
+/// `networks` is the directory of network configurations.
 pub fn configuration(session: &Session, networks: &Path) -> String {
     let ours = below(include_str!("../../../../contrib/podman/windlass.conf"), session);
     // podman silently takes another conmon if the configured one does not answer as it expects.
