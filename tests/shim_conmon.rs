@@ -308,6 +308,15 @@ fn a_slow_client_loses_nothing() {
 }
 
 #[test]
+fn an_exec_that_waits_for_a_client_needs_the_attach_pipe() {
+    let mut bench = Bench::exec("pipeless", "true");
+    bench.add(&["--exec-attach"]);
+    let mut conmon = bench.start_with("3<>sync 4<>start", "", &[("_OCI_SYNCPIPE", "3"), ("_OCI_STARTPIPE", "4")]);
+    assert_eq!(conmon.wait().expect("waited").code(), Some(1));
+    assert!(!bench.path("runtime.calls").exists(), "nothing runs that nobody could attach to");
+}
+
+#[test]
 fn the_only_reader_of_an_exec_may_take_its_time() {
     let mut bench = Bench::exec("patient", "yes 0123456789 | head -n 200000; exit 4");
     bench.add(&["--exec-attach"]);

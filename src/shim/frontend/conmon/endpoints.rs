@@ -110,9 +110,9 @@ impl LineFifo {
     }
 }
 
-/// Parses a line of `ctl`: a type and two numbers.
+/// Parses a line of `ctl`: a type and two numbers. What follows them has no meaning, as with conmon.
 pub(super) fn parse_control(line: &str) -> Option<ControlMessage> {
-    match numbers(line)?[..] {
+    match numbers(line, 3)?[..] {
         [1, rows, columns] => Some(ControlMessage::Resize(rows, columns)),
         [2, ..] => Some(ControlMessage::ReopenLogs),
         _ => None,
@@ -121,14 +121,14 @@ pub(super) fn parse_control(line: &str) -> Option<ControlMessage> {
 
 /// Parses a line of `winsz`: rows and columns.
 pub(super) fn parse_size(line: &str) -> Option<ControlMessage> {
-    match numbers(line)?[..] {
+    match numbers(line, 2)?[..] {
         [rows, columns] => Some(ControlMessage::Resize(rows, columns)),
         _ => None,
     }
 }
 
-fn numbers(line: &str) -> Option<Vec<u16>> {
-    line.split_ascii_whitespace().map(|word| word.parse().ok()).collect()
+fn numbers(line: &str, most: usize) -> Option<Vec<u16>> {
+    line.split_ascii_whitespace().take(most).map(|word| word.parse().ok()).collect()
 }
 
 #[cfg(test)]
@@ -138,9 +138,10 @@ mod tests {
     #[test]
     fn lines_are_read_as_callers_write_them() {
         assert_eq!(parse_control("1 24 80\n"), Some(ControlMessage::Resize(24, 80)));
+        assert_eq!(parse_control("1 24 80 3 x\n"), Some(ControlMessage::Resize(24, 80)));
         assert_eq!(parse_control("2 0 0\n"), Some(ControlMessage::ReopenLogs));
         assert_eq!(parse_size("24 80\n"), Some(ControlMessage::Resize(24, 80)));
-        for bad in ["", "1 24\n", "1 -1 80\n", "1 70000 80\n", "3 0 0\n", "x\n"] {
+        for bad in ["", "1 24\n", "1 -1 80\n", "1 70000 80\n", "1 0x10 80\n", "1 1.5 80\n", "3 0 0\n", "x\n"] {
             assert_eq!(parse_control(bad), None, "{bad:?}");
         }
     }

@@ -44,7 +44,9 @@ impl Logs {
         }
         let journald = all.logs.iter().any(|log| matches!(log, Log::Journald(_)));
         if !journald && (arguments.log_tag.is_some() || !arguments.log_label.is_empty()) {
-            return Err(invalid("--log-tag and --log-label are only for the log driver journald"));
+            // k8s-file stands for every other driver in conmon's words.
+            let option = if arguments.log_tag.is_some() { "--log-tag" } else { "--log-label" };
+            return Err(invalid(format!("k8s-file doesn't support {option}: it is only for the log driver journald")));
         }
         if all.passthrough && (arguments.terminal || !all.logs.is_empty()) {
             return Err(invalid("the log driver passthrough goes with no terminal and no other log"));
@@ -93,14 +95,27 @@ fn file(path: &Path, arguments: &Arguments) -> LogFile {
     }
 }
 
+/// The journal drops a field with another name.
+fn check_label(label: &str) -> Result<(), Error> {
+    let (name, _) = label.split_once('=').unwrap_or_default();
+    if name.is_empty() {
+        let text = format!("Container labels must be in format LABEL=VALUE (no LABEL present in {label:?})");
+        return Err(invalid(text));
+    }
+    if !name.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_') {
+        let text = "Container label names must contain only uppercase letters, numbers and underscore";
+        return Err(invalid(format!("{text} (in {label:?})")));
+    }
+    Ok(())
+}
+
 fn journal(arguments: &Arguments) -> Result<JournalFields, Error> {
     let text = |word: &Option<std::ffi::OsString>| {
         word.as_ref().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default()
     };
     let labels: Vec<String> = arguments.log_label.iter().map(|label| label.to_string_lossy().into_owned()).collect();
-    if let Some(label) = labels.iter().find(|label| !label.contains('=')) {
-        let text = format!("Container labels must be in format LABEL=VALUE (no LABEL present in {label:?})");
-        return Err(invalid(text));
+    for label in &labels {
+        check_label(label)?;
     }
     if arguments.cid.as_ref().is_none_or(|id| id.len() <= SHORT_ID) {
         return Err(invalid(format!("Container ID must be longer than {SHORT_ID} characters")));
@@ -161,9 +176,18 @@ mod tests {
             partial: true,
         };
         assert_eq!(made.logs, [Log::Journald(journal)]);
-        assert!(logs(&["-l", "journald", "--log-label", "A"]).is_err());
+        let refused = |label: &str| logs(&["-l", "journald", "--log-label", label]).expect_err(label).to_string();
+        for label in ["A", "=b", ""] {
+            assert!(refused(label).starts_with("Container labels must be in format LABEL=VALUE"), "{label:?}");
+        }
+        for label in ["a=b", "A%=b", "A B=c"] {
+            assert!(refused(label).starts_with("Container label names must contain only uppercase"), "{label:?}");
+        }
         assert!(logs(&["-l", "journald", "-c", "0123456789ab"]).is_err(), "a short id is a name for several");
-        assert!(logs(&["-l", "/x", "--log-label", "A=b"]).is_err(), "labels are the journal's");
+        for (option, value) in [("--log-label", "A=b"), ("--log-tag", "t")] {
+            let error = logs(&["-l", "/x", option, value]).expect_err("labels and tags are the journal's");
+            assert!(error.to_string().starts_with(&format!("k8s-file doesn't support {option}")), "{error}");
+        }
     }
 
     #[test]

@@ -45,6 +45,7 @@ use crate::frontend::stderr::print_error;
 use crate::frontend::upgradable;
 use crate::log::Logger;
 use crate::pipe;
+use crate::stdio::Log;
 use windlass_sys::fd::Durability;
 use windlass_sys::process::{self, Forked, SingleThreaded};
 use windlass_sys::spawn::{self, Environment, Spawn};
@@ -79,13 +80,20 @@ fn run(arguments: Vec<OsString>) -> Result<i32, Error> {
         let own = env!("CARGO_PKG_VERSION");
         return print(&format!("conmon version {VERSION}\ncommit: windlass-shim {own} ({commit})\n"));
     }
+    let whole_lines = arguments.no_container_partial_message;
     let (settings, mut process) = Settings::from_arguments(arguments)?;
+    if whole_lines && !process.stdio.logs.iter().any(|log| matches!(log, Log::Journald(_))) {
+        print_error("conmon", "--no-container-partial-message has no effect without journald log driver");
+    }
     // Before the fork, because until then the exit status reports a failure to the caller.
     for log in &process.stdio.logs {
         Logger::open(log).map_err(Error::Log)?;
     }
     let mut inherited = descriptors::inherited()?;
     let mut pipes = Pipes::take(&mut inherited, settings.key)?;
+    if settings.attach_first && pipes.attach.is_none() {
+        return Err(Error::Invalid("--attach specified but _OCI_ATTACHPIPE was not".into()));
+    }
     let oom_score_adj = lower_oom_score().ok();
     pipes.wait_for_start();
     if !settings.stay {

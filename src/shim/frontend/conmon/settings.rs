@@ -64,6 +64,12 @@ impl Settings {
     /// Checks the arguments. Returns the settings and the process to create.
     pub(super) fn from_arguments(arguments: Arguments) -> Result<(Settings, NewProcess), Error> {
         let Required { cid, binary } = Required::check(&arguments)?;
+        if arguments.exec && arguments.restore.is_some() {
+            return Err(Error::Invalid("Cannot use 'exec' and 'restore' at the same time".into()));
+        }
+        if arguments.exec_attach && !(arguments.exec && arguments.api_version) {
+            return Err(Error::Invalid("Attach can only be specified for a non-legacy exec session".into()));
+        }
         let level = Level::parse(arguments.log_level.as_deref())?;
         let logs = Logs::of(&arguments)?;
         let here = std::env::current_dir()

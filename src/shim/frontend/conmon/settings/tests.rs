@@ -304,6 +304,18 @@ fn with_the_log_driver_passthrough_the_streams_are_the_callers() {
 }
 
 #[test]
+fn what_contradicts_itself_is_refused_in_conmon_s_words() {
+    let refused = |words: &[&[&str]]| of(&words.concat()).expect_err("a contradiction").to_string();
+    assert_eq!(
+        refused(&[CRIO_RESTORE, &["-e", "--exec-process-spec", "/x"]]),
+        "Cannot use 'exec' and 'restore' at the same time"
+    );
+    let attach = "Attach can only be specified for a non-legacy exec session";
+    assert_eq!(refused(&[CRIO_EXECSYNC, &["--exec-attach"]]), attach);
+    assert_eq!(refused(&[PODMAN_RUN, &["--exec-attach"]]), attach);
+}
+
+#[test]
 fn what_is_missing_is_named() {
     for left_out in ["-c", "-u", "-r", "-l"] {
         let at = PODMAN_RUN.iter().position(|word| *word == left_out).expect("there");
