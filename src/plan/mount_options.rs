@@ -26,14 +26,14 @@ pub enum Effect {
     AtimeAll(Policy),
     /// Changes the propagation type.
     Propagate(PropagationChange),
-    /// Makes a bind mount; `true`: with all mounts below.
-    Bind(bool),
+    /// Makes a bind mount.
+    Bind(Extent),
     /// Sets an option of the superblock that fsconfig(2) knows by this name.
     Superblock(&'static str),
     /// Sets (`true`) or clears a flag that only mount(2) takes.
     Old(MsFlags, bool),
-    /// Maps ids; `true`: of all mounts below as well.
-    Idmap(bool),
+    /// Maps ids.
+    Idmap(Extent),
     /// Copies what was at the destination into the new tmpfs.
     CopyUp,
     /// Has no effect, since it names the default.
@@ -41,6 +41,15 @@ pub enum Effect {
 }
 
 use Effect::*;
+
+/// The mounts that an option is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Extent {
+    /// The mount alone.
+    Mount,
+    /// The mount and all below it: an option with `r`.
+    Tree,
+}
 
 /// The access time policies, as flags of which a mount may be given several; see `policy`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,13 +67,13 @@ const TABLE: &[(&str, Effect)] = &[
     ("acl", Old(MsFlags::MS_POSIXACL, true)),
     ("async", Superblock("async")),
     ("atime", NoAtime(Policy::Never)),
-    ("bind", Bind(false)),
+    ("bind", Bind(Extent::Mount)),
     ("defaults", Nothing),
     ("dev", Clear(MountAttributes::NODEV)),
     ("diratime", Unset(MountAttributes::NODIRATIME)),
     ("dirsync", Superblock("dirsync")),
     ("exec", Clear(MountAttributes::NOEXEC)),
-    ("idmap", Idmap(false)),
+    ("idmap", Idmap(Extent::Mount)),
     ("iversion", Old(MsFlags::MS_I_VERSION, true)),
     ("lazytime", Superblock("lazytime")),
     ("loud", Old(MsFlags::MS_SILENT, false)),
@@ -83,12 +92,12 @@ const TABLE: &[(&str, Effect)] = &[
     ("nosymfollow", Set(MountAttributes::NOSYMFOLLOW)),
     ("private", Propagate(PropagationChange::of_mount(Propagation::Private))),
     ("ratime", ClearAll(MountAttributes::NOATIME)),
-    ("rbind", Bind(true)),
+    ("rbind", Bind(Extent::Tree)),
     ("rdev", ClearAll(MountAttributes::NODEV)),
     ("rdiratime", ClearAll(MountAttributes::NODIRATIME)),
     ("relatime", Atime(Policy::Relative)),
     ("rexec", ClearAll(MountAttributes::NOEXEC)),
-    ("ridmap", Idmap(true)),
+    ("ridmap", Idmap(Extent::Tree)),
     ("rnoatime", AtimeAll(Policy::Never)),
     ("rnodev", SetAll(MountAttributes::NODEV)),
     ("rnodiratime", SetAll(MountAttributes::NODIRATIME)),
@@ -165,10 +174,10 @@ pub struct MountOptions {
     pub clear_all: MountAttributes,
     /// Changes of the propagation type, in order.
     pub propagation: Vec<PropagationChange>,
-    /// `Some` for a bind mount; `true`: with all mounts below.
-    pub bind: Option<bool>,
-    /// `Some` for an idmapped mount; `true`: with all mounts below.
-    pub idmap: Option<bool>,
+    /// What a bind mount takes from its source; `None` for another mount.
+    pub bind: Option<Extent>,
+    /// What an idmapped mount maps the ids of; `None` for another mount.
+    pub idmap: Option<Extent>,
     /// Whether a tmpfs starts with the content of its destination.
     pub copy_up: bool,
     /// Flags for mount(2).
@@ -248,11 +257,11 @@ impl MountOptions {
             ClearAll(bits) => change(&mut self.set_all, &mut self.clear_all, none, bits),
             Unset(bits) => self.set &= !bits,
             Propagate(change) => self.propagation.push(change),
-            Bind(all) => self.bind = Some(all || self.bind == Some(true)),
+            Bind(extent) => self.bind = self.bind.max(Some(extent)),
             Superblock(name) => self.data.push((name.into(), None)),
             Old(flag, true) => self.old_flags |= flag,
             Old(flag, false) => self.old_flags &= !flag,
-            Idmap(all) => self.idmap = Some(all),
+            Idmap(extent) => self.idmap = Some(extent),
             CopyUp => self.copy_up = true,
             Nothing | Atime(_) | NoAtime(_) | AtimeAll(_) => {}
         }
@@ -317,9 +326,9 @@ mod tests {
     #[test]
     fn a_later_bind_does_not_switch_recursion_off() {
         for words in [["rbind", "bind"], ["bind", "rbind"]] {
-            assert_eq!(MountOptions::read(words).bind, Some(true), "{words:?}");
+            assert_eq!(MountOptions::read(words).bind, Some(Extent::Tree), "{words:?}");
         }
-        assert_eq!(MountOptions::read(["bind", "bind"]).bind, Some(false));
+        assert_eq!(MountOptions::read(["bind", "bind"]).bind, Some(Extent::Mount));
     }
 
     #[test]

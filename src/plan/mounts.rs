@@ -7,7 +7,7 @@ use windlass_base::spec::Mount as MountEntry;
 use crate::builder::PlanBuilder;
 use crate::inputs::Inputs;
 use crate::mount::{Idmap, Mount, MountKind, Resolution, Source, SourceId, may_cover};
-use crate::mount_options::{self, MountOptions};
+use crate::mount_options::{self, Extent, MountOptions};
 use crate::path::RootPath;
 use crate::step::Action;
 use crate::topology::check_ranges;
@@ -36,8 +36,7 @@ impl<'a> Entry<'a> {
     /// returned.
     pub(crate) fn plan(mut self, builder: &mut PlanBuilder) -> Option<RootPath> {
         let destination = self.destination(builder)?;
-        // `Some(true)` means with all mounts below.
-        let bind = self.options.bind.or((self.mount.kind == "bind").then_some(false));
+        let bind = self.options.bind.or((self.mount.kind == "bind").then_some(Extent::Mount));
         if destination.is_root() && bind.is_none() {
             builder.fault(self.below("destination"), "a new filesystem on / would hide the root filesystem");
         }
@@ -53,7 +52,7 @@ impl<'a> Entry<'a> {
         }
         let plain = bind.is_none() && matches!(self.mount.kind.as_str(), "proc" | "sysfs");
         let what = match bind {
-            Some(recursive) => self.bind(recursive, idmap, builder),
+            Some(extent) => self.bind(extent, idmap, builder),
             None => self.new_filesystem(builder)?,
         };
         let label = self.mount_label();
@@ -112,7 +111,7 @@ impl<'a> Entry<'a> {
         Some(destination)
     }
 
-    fn bind(&self, recursive: bool, idmap: Option<Idmap>, builder: &mut PlanBuilder) -> MountKind {
+    fn bind(&self, extent: Extent, idmap: Option<Idmap>, builder: &mut PlanBuilder) -> MountKind {
         if self.mount.source.is_empty() {
             builder.fault(self.below("source"), "a bind mount needs a source");
         }
@@ -125,7 +124,7 @@ impl<'a> Entry<'a> {
             path: self.mount.source.clone(),
             pointer: self.below("source"),
             target: self.mount.destination.clone(),
-            recursive,
+            recursive: extent == Extent::Tree,
             set: self.options.set,
             clear: self.options.clear,
             reset: self.options.reset,
@@ -240,7 +239,7 @@ impl<'a> Entry<'a> {
             return None;
         }
         let Inputs { linux, topology, .. } = self.inputs;
-        let option = || self.option(if self.options.idmap == Some(true) { "ridmap" } else { "idmap" });
+        let option = || self.option(if self.options.idmap == Some(Extent::Tree) { "ridmap" } else { "idmap" });
         let listed_at = |name: &str| self.below(&format!("{name}Mappings"));
         if !bind {
             let at = match (uid_mappings.is_empty(), gid_mappings.is_empty()) {
@@ -268,7 +267,7 @@ impl<'a> Entry<'a> {
             // The joined namespace has its own maps, whatever the configuration says.
             (false, false) => (Vec::new(), Vec::new()),
         };
-        Some(Idmap { uids, gids, recursive: self.options.idmap.unwrap_or(false) })
+        Some(Idmap { uids, gids, recursive: self.options.idmap == Some(Extent::Tree) })
     }
 }
 
