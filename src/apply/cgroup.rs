@@ -315,7 +315,7 @@ impl Drop for NewCgroup {
         if let Some(scope) = self.scope.take() {
             drop(cgroup);
             scope.into_inner().undo();
-        } else if let Some(cgroup) = cgroup.filter(Cgroup::made) {
+        } else if let Some(cgroup) = cgroup.filter(Cgroup::was_created) {
             let path = cgroup.path().to_string();
             drop(cgroup);
             let _ = cgroup::remove(&path, Kill::Yes);

@@ -12,7 +12,7 @@ use windlass_base::namespaces::Namespaces;
 use windlass_base::spec::{Hook, Spec};
 use windlass_cgroup::Cgroup;
 use windlass_plan::{Action, Maps, Plan, Program, Step};
-use windlass_store::{Container, InitProcess, Reservation, State, Status, Store, SystemdUnit, document, process_stat};
+use windlass_store::{Container, InitProcess, Reservation, State, Status, Store, SystemdUnit, process_stat};
 use windlass_sys::process::{self, Child, Exit, Forked, SingleThreaded};
 use windlass_sys::{fd, socket, start};
 
@@ -269,7 +269,7 @@ impl<'a> NewContainer<'a> {
 
     pub(super) fn runtime_hooks(&self, pid: i32) -> Result<()> {
         let Some(hooks) = &self.request.spec.hooks else { return Ok(()) };
-        let state = document(&self.state, Status::Creating, pid);
+        let state = self.state.document(Status::Creating, pid);
         hooks::run("prestart", &hooks.prestart, &state)?;
         hooks::run("createRuntime", &hooks.create_runtime, &state)
     }
@@ -298,7 +298,7 @@ impl Handler for NewContainer<'_> {
         }
         self.cgroup.begin(child)?;
         if let Some(group) = &self.resources {
-            group.join(child.pid)?;
+            group.add_process(child.pid)?;
         }
         set_oom_score_adj(child, plan.oom_score_adj, "/process/oomScoreAdj")?;
         self.request.caller.inherit.adjust(child);
@@ -332,7 +332,7 @@ impl Handler for NewContainer<'_> {
             Question::NetDevices => super::netdevice::move_all(&plan.net_devices, child.pid)?,
             Question::RuntimeHooks => self.runtime_hooks(child.pid)?,
             Question::Listener(number) => {
-                let state = document(&self.state, Status::Creating, child.pid);
+                let state = self.state.document(Status::Creating, child.pid);
                 listener::send_to_agent(&plan.init, child, number, &self.state.oci_version, state)?;
             }
         }
@@ -394,7 +394,7 @@ impl<'a> Poststop<'a> {
 impl Drop for Poststop<'_> {
     fn drop(&mut self) {
         if let Some(state) = self.state.take() {
-            let warnings = hooks::run_poststop(self.hooks, &document(&state, Status::Stopped, 0));
+            let warnings = hooks::run_poststop(self.hooks, &state.document(Status::Stopped, 0));
             self.warnings.borrow_mut().extend(warnings);
         }
     }

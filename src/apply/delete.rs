@@ -8,7 +8,7 @@ use nix::fcntl::OFlag;
 use windlass_base::error::{Diagnostic, Error, Kind, Result, WithContext};
 use windlass_base::exit_record;
 use windlass_cgroup::{self as cgroup, Kill, Systemd, v1};
-use windlass_store::{Container, Status, Store, state_document};
+use windlass_store::{Container, Status, Store};
 use windlass_sys::fd;
 
 use super::hooks::run_poststop;
@@ -71,7 +71,7 @@ pub fn finish(container: &Container) -> Result<Vec<Diagnostic>> {
     }
     let hooks = &container.hooks()?.poststop;
     if !hooks.is_empty() {
-        let state = state_document(container, Status::Stopped, 0)?;
+        let state = container.document(Status::Stopped, 0)?;
         warnings.extend(run_poststop(hooks, &state));
     }
     container.remove()?;
@@ -80,7 +80,7 @@ pub fn finish(container: &Container) -> Result<Vec<Diagnostic>> {
 
 /// Removes the container's cgroups, unless they have become another container's.
 fn remove_cgroups(container: &Container, warnings: &mut Vec<Diagnostic>) -> Result<()> {
-    let lost = || container.any_cgroup()?.map_or(Ok(false), |group| container.has_lost(&group));
+    let lost = || container.any_cgroup()?.map_or(Ok(false), |group| container.cgroup_was_replaced(&group));
     let Some(path) = &container.state.cgroup else {
         return if lost()? { Ok(()) } else { v1::remove(&container.state.cgroup_v1, Kill::Yes) };
     };

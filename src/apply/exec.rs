@@ -13,7 +13,7 @@ use windlass_cgroup::v1::{self, Procs};
 use windlass_cgroup::{Cgroup, Hierarchy, Systemd};
 use windlass_plan::exec::{ExecPlan, RLIMIT_NPROC};
 use windlass_plan::{Action, Step};
-use windlass_store::{Container, Status, state_document};
+use windlass_store::{Container, Status};
 use windlass_sys::poll::{self, Deadline};
 use windlass_sys::process::{self, Child, Exit, Forked, SingleThreaded};
 use windlass_sys::{credentials, fd, mount, sched, start};
@@ -183,11 +183,11 @@ impl Handler for NewProcess<'_> {
                 let own = Cgroup::of_process(&hierarchy, std::process::id() as i32)?;
                 self.late = Cgroup::of_process(&hierarchy, first.pid)?;
                 if let Some(own) = own {
-                    own.join(first.pid)?;
+                    own.add_process(first.pid)?;
                 }
                 let init = self.request.container.open_init()?.ok_or_else(container_stopped)?;
                 let v1 = self.request.container.cgroup_v1_for_exec(init.as_fd())?;
-                v1.of_caller()?.join(first.pid)?;
+                v1.of_caller()?.add_process(first.pid)?;
                 self.late_v1 = v1;
                 self.placed = Placed::Late;
             }
@@ -198,9 +198,9 @@ impl Handler for NewProcess<'_> {
 
     fn spawned(&mut self, child: &Child) -> Result<()> {
         if let Some(cgroup) = &self.late {
-            cgroup.join(child.pid)?;
+            cgroup.add_process(child.pid)?;
         }
-        self.late_v1.join(child.pid)?;
+        self.late_v1.add_process(child.pid)?;
         if let Some(limit) = &self.request.plan.process_limit {
             sched::set_limit_of(child.pid, RLIMIT_NPROC, limit.soft, limit.hard)
                 .with_context(|| "error setting rlimit type RLIMIT_NPROC")
@@ -218,7 +218,7 @@ impl Handler for NewProcess<'_> {
             ));
         };
         let container = self.request.container;
-        let state = state_document(container, Status::Running, container.init.map_or(0, |init| init.pid))?;
+        let state = container.document(Status::Running, container.init.map_or(0, |init| init.pid))?;
         listener::send_to_agent(&self.request.plan.steps, child, number, &container.state.oci_version, state)?;
         Ok(Vec::new())
     }
@@ -363,7 +363,7 @@ fn enter<'a>(
     }
     if namespaces.contains(Namespaces::USER) {
         let (uid, gid) = plan.first_ids;
-        credentials::set_ids(uid, gid).with_context(|| "cannot become root of the user namespace")?;
+        credentials::set_ids(uid, gid).with_context(|| "cannot become a user of the user namespace")?;
     }
     if plan.process.terminal {
         let root = fd::open("/", OFlag::O_PATH | OFlag::O_DIRECTORY);

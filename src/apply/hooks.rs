@@ -8,7 +8,7 @@ use nix::poll::{PollFd, PollFlags};
 
 use windlass_base::error::{Diagnostic, Error, Kind, Origin, Result, WithContext};
 use windlass_base::spec::Hook;
-use windlass_store::{Status, document};
+use windlass_store::Status;
 use windlass_sys::pipe;
 use windlass_sys::poll::{self, Deadline};
 use windlass_sys::stream::{self, Moved};
@@ -72,7 +72,7 @@ fn in_container(
     cx: &Context<'_>,
 ) -> Result<()> {
     let Some(ContainerHooks { hooks, state }) = cx.hooks else { return Ok(()) };
-    run_with(name, which(hooks), env, &document(state, status, nix::unistd::getpid().as_raw()))
+    run_with(name, which(hooks), env, &state.document(status, nix::unistd::getpid().as_raw()))
 }
 
 /// Runs one hook. The error says why it failed, with the last of its output.

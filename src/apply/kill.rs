@@ -29,7 +29,7 @@ pub fn kill(container: &Container, signal: i32, all: bool) -> Result<()> {
     let shared = !container.state.namespaces.contains(Namespaces::PID);
     let pidfd = container.open_init()?;
     let group = match group {
-        Some(group) if pidfd.is_none() && container.has_lost(&group)? => None,
+        Some(group) if pidfd.is_none() && container.cgroup_was_replaced(&group)? => None,
         group => group,
     };
     let pidfd = match (pidfd, &group) {
@@ -79,7 +79,7 @@ pub(super) fn kill_everything(container: &Container, unlocked: bool) -> Result<(
     }
     let pidfd = container.open_init()?;
     if let Some(group) = group
-        && (pidfd.is_some() || !container.has_lost(&group)?)
+        && (pidfd.is_some() || !container.cgroup_was_replaced(&group)?)
     {
         group.kill()?;
     }

@@ -121,8 +121,8 @@ impl<H: Handler> Launch<H> {
     /// Answers the process until all is prepared and it waits for its start barrier.
     pub fn converse(&mut self) -> Result<()> {
         loop {
-            let message = next(&mut self.sync, failed)?;
-            if !matches!(message, Message::End) {
+            let message = next(&mut self.sync)?;
+            if !matches!(message, Message::End | Message::Failed(_)) {
                 self.timer.done("wait for init");
             }
             match message {
@@ -150,8 +150,9 @@ impl<H: Handler> Launch<H> {
                     self.timer.done("record it");
                     return Ok(());
                 }
-                // `next` handles both.
-                Message::Failed(_) | Message::Log(_) => {}
+                Message::Failed(error) => return Err(failed(error)),
+                // `next` handles it.
+                Message::Log(_) => {}
                 Message::End => return Err(self.death()),
             }
         }
@@ -181,7 +182,8 @@ impl<H: Handler> Launch<H> {
     /// Opens the start barrier, and waits until the program is executed.
     pub fn execute(&mut self) -> Result<()> {
         self.release()?;
-        match next(&mut self.sync, failed)? {
+        match next(&mut self.sync)? {
+            Message::Failed(error) => Err(failed(error)),
             // The process's end of the pair closes with the execution, or with its death.
             Message::End if ended_unexecuted(self.process.child().pid) => Err(self.death()),
             Message::End => {
@@ -235,18 +237,17 @@ fn not_credible(what: &str) -> Error {
     Error::new(Kind::Protocol, format!("the process {what}: the container may have changed it"))
 }
 
-/// The next message that is not a line for the log. A failure that the process reports is an error, which `failed`
-/// completes.
-fn next(sync: &mut RuntimeSync, failed: fn(Error) -> Error) -> Result<Message> {
+/// The next message that is not a line for the log.
+fn next(sync: &mut RuntimeSync) -> Result<Message> {
     loop {
         match sync.receive()? {
             Message::Log(line) => ::log::debug!("{line}"),
-            Message::Failed(error) => return Err(failed(error)),
             message => return Ok(message),
         }
     }
 }
 
+/// Completes a failure that the process has reported.
 fn failed(error: Error) -> Error {
     error.prefixed("unable to start container process")
 }

@@ -129,7 +129,7 @@ pub(crate) struct NewGroup {
 
 impl NewGroup {
     /// Moves a process into the group.
-    pub(crate) fn join(&self, pid: i32) -> Result<()> {
+    pub(crate) fn add_process(&self, pid: i32) -> Result<()> {
         for place in [Some(&self.path), self.monitoring.as_ref()].into_iter().flatten() {
             std::fs::write(place.join("tasks"), pid.to_string())
                 .with_context(|| format!("cannot move init into {place:?}"))

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use nix::errno::Errno;
 
 use windlass_base::error::{Diagnostic, Error, Kind, Result, WithContext};
-use windlass_store::{Container, Status, ended_unexecuted, state_document};
+use windlass_store::{Container, Status, ended_unexecuted};
 use windlass_sys::{fd, socket};
 
 use super::hooks;
@@ -102,7 +102,7 @@ pub fn poststart(container: &Container, warnings: &mut Vec<Diagnostic>) -> Resul
         return Ok(());
     }
     let pid = container.init.map_or(0, |init| init.pid);
-    hooks::run("poststart", hooks, &state_document(container, Status::Running, pid)?).inspect_err(|_| {
+    hooks::run("poststart", hooks, &container.document(Status::Running, pid)?).inspect_err(|_| {
         // The hook's failure stays the error. `delete --force` removes what cannot be removed here.
         warnings.extend(super::delete::destroy(container).unwrap_or_default());
     })

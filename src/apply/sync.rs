@@ -24,9 +24,11 @@
 //!   Failed(error), Log(line)           at any time, never answered
 //! ```
 //!
-//! The end of the stream before Ready means that init died, and after it that the program was executed or that init
-//! died, which `ended_unexecuted` tells. A new question is a variant of [`Question`], its letter in [`decode`], a method of
-//! [`InitSync`], and an arm in the handlers of `Launch`.
+//! The end of the stream before Ready means that init died. After Ready it means that the program was executed, or that
+//! init died; `ended_unexecuted` tells which.
+//!
+//! A new question is a variant of [`Question`], its letter in [`decode`], a method of [`InitSync`], and an arm in the
+//! handlers of `Launch`.
 //!
 //! Init sends its messages with write(2) alone. A filter with a listener must not notify of write(2)
 //! (`plan` refuses it), and any other call could wait for an agent that does not listen yet.

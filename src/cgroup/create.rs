@@ -36,7 +36,7 @@ impl Cgroup {
                 refuse_in_use(&directory, !made.is_empty())?;
             }
             controllers::enable(hierarchy, root, &directory, path, needs)?;
-            Ok(Cgroup { directory, made: !made.is_empty() })
+            Ok(Cgroup { directory, created: !made.is_empty() })
         });
         if result.is_err() {
             // Best effort: the first error is the one to report.

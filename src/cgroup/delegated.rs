@@ -80,7 +80,7 @@ pub fn leave_own_cgroup() -> Result<()> {
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
             other => other.with_context(|| format!("cannot make cgroup {leaf:?}"))?,
         }
-        Cgroup::open(&leaf)?.join(pid)?;
+        Cgroup::open(&leaf)?.add_process(pid)?;
     }
     Ok(())
 }

@@ -10,7 +10,7 @@ use windlass_sys::{SyscallError, bpf};
 impl Cgroup {
     /// Attaches a device filter. In a cgroup that was not made for the container, it replaces the existing filters.
     pub fn set_devices(&self, program: &DeviceProgram) -> Result<()> {
-        if !self.made() {
+        if !self.was_created() {
             return self.replace_devices(Some(program), Filters::All);
         }
         set(self, program).map_err(|failed| explain(Some(program), failed))

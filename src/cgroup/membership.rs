@@ -84,7 +84,7 @@ pub fn members(dir: &Path) -> Vec<i32> {
 
 /// Moves a process into the cgroup `path`, which is made if it does not exist: in the unified hierarchy if it is the
 /// only one, otherwise in every mounted hierarchy.
-pub fn join(path: &str, pid: i32) -> Result<()> {
+pub fn add_process(path: &str, pid: i32) -> Result<()> {
     let root = Path::new(ROOT);
     let hierarchies: Vec<PathBuf> = match root.join("cgroup.controllers").exists() {
         true => vec![root.into()],

@@ -96,7 +96,7 @@ pub fn remove(path: &str, kill: Kill) -> Result<()> {
     else {
         return Ok(());
     };
-    let cgroup = Cgroup { directory, made: false };
+    let cgroup = Cgroup { directory, created: false };
     for attempt in 1.. {
         let is_empty = match kill {
             Kill::Yes => cgroup.kill_and_wait()?,

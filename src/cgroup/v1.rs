@@ -128,18 +128,18 @@ impl Cgroups {
     }
 
     /// Moves a process into all of them. Succeeds if the process has ended.
-    pub fn join(&self, pid: i32) -> Result<()> {
-        self.directories.iter().try_for_each(|directory| join(directory, pid).map(drop))
+    pub fn add_process(&self, pid: i32) -> Result<()> {
+        self.directories.iter().try_for_each(|directory| add_process(directory, pid).map(drop))
     }
 
     /// Moves the processes of `pids` into the cgroups, unless they are in them or below. Returns true if a process was
     /// moved.
-    pub fn join_missing(&self, pids: &[i32]) -> Result<bool> {
+    pub fn add_missing(&self, pids: &[i32]) -> Result<bool> {
         let mut moved = false;
         for directory in &self.directories {
             let inside = pids_of(directory, true).with_context(|| cannot_list(directory))?;
             for pid in pids.iter().filter(|pid| !inside.contains(pid)) {
-                moved |= join(directory, *pid)?;
+                moved |= add_process(directory, *pid)?;
             }
         }
         Ok(moved)
@@ -301,7 +301,7 @@ fn cannot_list(directory: &Directory) -> String {
 }
 
 /// Moves a process into a cgroup. Returns false if it has ended.
-fn join(directory: &Directory, pid: i32) -> Result<bool> {
+fn add_process(directory: &Directory, pid: i32) -> Result<bool> {
     match directory.write("cgroup.procs", &pid.to_string()) {
         Err(SyscallError { errno: Errno::ESRCH, .. }) => Ok(false),
         result => {

@@ -18,19 +18,19 @@ use windlass_sys::Called;
 #[derive(Debug)]
 pub struct Cgroup {
     pub(super) directory: Directory,
-    pub(super) made: bool,
+    pub(super) created: bool,
 }
 
 impl Cgroup {
     /// Opens a cgroup by its path in the file system.
     pub fn open(path: &str) -> Result<Cgroup> {
         let directory = Directory::open(path).with_context(|| format!("cannot open cgroup {path:?}"))?;
-        Ok(Cgroup { directory, made: false })
+        Ok(Cgroup { directory, created: false })
     }
 
     /// Opens the cgroup of a scope that systemd has just started for the container.
     pub fn of_scope(path: &str) -> Result<Cgroup> {
-        Ok(Cgroup { made: true, ..Cgroup::open(path)? })
+        Ok(Cgroup { created: true, ..Cgroup::open(path)? })
     }
 
     /// Opens the cgroup of a process. Returns `None` if it has none of version 2.
@@ -42,7 +42,7 @@ impl Cgroup {
         let path = path.trim_start_matches('/');
         let directory =
             root.open_below(path).with_context(|| format!("cannot open cgroup {:?}", root.path_of(path)))?;
-        Ok(Some(Cgroup { directory, made: false }))
+        Ok(Some(Cgroup { directory, created: false }))
     }
 
     /// Opens a sub-cgroup. `path` is relative, without `..`.
@@ -56,7 +56,7 @@ impl Cgroup {
             format!("cannot open the cgroup for adding pid to cgroups: {}/cgroup.procs", self.directory.path_of(path))
         };
         let directory = self.directory.open_below(path).with_context(what)?;
-        Ok(Cgroup { directory, made: false })
+        Ok(Cgroup { directory, created: false })
     }
 
     /// Its path in the file system.
@@ -64,9 +64,9 @@ impl Cgroup {
         &self.directory.path
     }
 
-    /// Whether the cgroup was made for the container, and not found.
-    pub fn made(&self) -> bool {
-        self.made
+    /// Whether the cgroup was created for the container, and not found.
+    pub fn was_created(&self) -> bool {
+        self.created
     }
 
     /// Its directory, for `CLONE_INTO_CGROUP`.
@@ -75,7 +75,7 @@ impl Cgroup {
     }
 
     /// Moves a process into the cgroup.
-    pub fn join(&self, pid: i32) -> Result<()> {
+    pub fn add_process(&self, pid: i32) -> Result<()> {
         self.directory.write("cgroup.procs", &pid.to_string()).with_context(|| {
             format!("cannot move a process: adding pid {pid} to cgroups: {}/cgroup.procs", self.path())
         })

@@ -17,7 +17,7 @@ impl fmt::Display for Action {
         match self {
             Action::MapIds => f.write_str("ask the runtime to write the id maps"),
             Action::Scope => f.write_str("wait to be put into the scope"),
-            Action::BecomeRoot(uid, gid) => write!(f, "become user {uid}:{gid} of the user namespace"),
+            Action::EnterUserNamespace { uid, gid } => write!(f, "become user {uid}:{gid} of the user namespace"),
             Action::Join(id) => write!(f, "join namespace {}", id.index()),
             Action::Copy(source) => write!(f, "copy source {}", source.index()),
             Action::Unshare(kinds) => write!(f, "unshare the {} namespace", kind_names(*kinds)),
@@ -284,7 +284,7 @@ impl Plan {
     /// Adds the lines for what the runtime does at the clone of init.
     fn service_lines(&self, runtime: &mut RuntimeLines) {
         if self.init_asks_for_sources && !self.sources.is_empty() {
-            let user = self.init.iter().find(|step| matches!(step.action, Action::BecomeRoot(..)));
+            let user = self.init.iter().find(|step| matches!(step.action, Action::EnterUserNamespace { .. }));
             let what = "copy for init, in its mount namespace, what its user may not reach";
             runtime.add(what, user.map(|step| step.origin.to_string()).unwrap_or_default());
         }

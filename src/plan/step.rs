@@ -68,8 +68,13 @@ pub enum Action {
     MapIds,
     /// Wait until systemd has put init into its scope.
     Scope,
-    /// Become root of the user namespace.
-    BecomeRoot(u32, u32),
+    /// Become this user and group of the user namespace.
+    EnterUserNamespace {
+        /// User id.
+        uid: u32,
+        /// Group id.
+        gid: u32,
+    },
     /// Join a namespace that the runtime has opened.
     Join(JoinId),
     /// Copy the mount of a source before its turn.

@@ -224,7 +224,7 @@ pub(crate) fn enter(topology: &Topology, builder: &mut PlanBuilder) {
     if !topology.uid_mappings.is_empty() {
         let (uid, gid) = topology.first_ids();
         builder.config("/linux/uidMappings", Action::MapIds);
-        builder.config("/linux/uidMappings", Action::BecomeRoot(uid, gid));
+        builder.config("/linux/uidMappings", Action::EnterUserNamespace { uid, gid });
     }
     for (index, join) in topology.joined.iter().enumerate() {
         if join.joiner == Joiner::Init && !topology.intermediate {
@@ -233,7 +233,7 @@ pub(crate) fn enter(topology: &Topology, builder: &mut PlanBuilder) {
     }
     let user = topology.joined.iter().find(|join| join.kind == Namespaces::USER);
     if let Some(user) = user {
-        builder.config(user.pointer.clone(), Action::BecomeRoot(0, 0));
+        builder.config(user.pointer.clone(), Action::EnterUserNamespace { uid: 0, gid: 0 });
         let rest = topology.new & !(Namespaces::CGROUP | Namespaces::TIME);
         if !topology.intermediate && !rest.is_empty() {
             builder.config("/linux/namespaces", Action::Unshare(rest));

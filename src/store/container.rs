@@ -153,19 +153,19 @@ impl Container {
     /// its create, the recorded init is read.
     pub fn lock(&mut self) -> Result<()> {
         lock::exclusive(self.file.as_fd(), true).with_context(cannot_lock)?;
-        self.has_locked()
+        self.note_locked()
     }
 
     /// Locks the container, and waits until `deadline` at most. Returns false if another command still holds the lock.
     pub fn lock_until(&mut self, deadline: Deadline) -> Result<bool> {
         let locked = lock::exclusive_until(self.file.as_fd(), deadline).with_context(cannot_lock)?;
         if locked {
-            self.has_locked()?;
+            self.note_locked()?;
         }
         Ok(locked)
     }
 
-    fn has_locked(&mut self) -> Result<()> {
+    fn note_locked(&mut self) -> Result<()> {
         self.locked.set(true);
         if self.init.is_none() {
             let head = fd::read_head(self.file.as_fd(), record::FIXED).with_context(|| "cannot read the state")?;

@@ -1,4 +1,4 @@
-//! The state document of the specification.
+//! The state document of the specification (runtime.md, "State"), for hooks, seccomp agents and `state`.
 
 use std::collections::BTreeMap;
 
@@ -6,18 +6,21 @@ use super::container::Container;
 use super::state::{State, Status};
 use windlass_base::error::Result;
 
-/// The state of a container for hooks and `state` (runtime.md, "State"). This reads the annotations, which may be
-/// large.
-pub fn state_document(container: &Container, status: Status, pid: i32) -> Result<serde_json::Value> {
-    Ok(document_with(&container.state, container.annotations()?, status, pid))
+impl Container {
+    /// Its state document. This reads the annotations, which may be large.
+    pub fn document(&self, status: Status, pid: i32) -> Result<serde_json::Value> {
+        Ok(document(&self.state, self.annotations()?, status, pid))
+    }
 }
 
-/// [`state_document`] for a `state` that has the annotations, as in create.
-pub fn document(state: &State, status: Status, pid: i32) -> serde_json::Value {
-    document_with(state, &state.annotations, status, pid)
+impl State {
+    /// The state document of a state that still has the annotations, as in create.
+    pub fn document(&self, status: Status, pid: i32) -> serde_json::Value {
+        document(self, &self.annotations, status, pid)
+    }
 }
 
-fn document_with(state: &State, annotations: &BTreeMap<String, String>, status: Status, pid: i32) -> serde_json::Value {
+fn document(state: &State, annotations: &BTreeMap<String, String>, status: Status, pid: i32) -> serde_json::Value {
     let mut out = serde_json::json!({
         "ociVersion": state.oci_version,
         "id": state.id,

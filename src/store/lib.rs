@@ -19,7 +19,6 @@ mod store;
 mod unusable;
 
 pub use container::{Container, INIT_NAME};
-pub use document::{document, state_document};
 pub use exit_namespace::check as check_exit_pins;
 pub use files::notify_directory;
 pub use process_stat::{ended_unexecuted, process_stat};

@@ -186,7 +186,7 @@ impl Store {
 impl Container {
     /// Whether `group`, the container's cgroup, now belongs to a later container in this state root: it was removed
     /// after the end of init, and another was made at its path. Only for a container whose init has ended.
-    pub fn has_lost(&self, group: &AnyCgroup) -> Result<bool> {
+    pub fn cgroup_was_replaced(&self, group: &AnyCgroup) -> Result<bool> {
         if group.pids()?.is_empty() { Ok(false) } else { self.has_successor() }
     }
 

@@ -77,7 +77,7 @@ pub(super) fn doctor(json: bool, session: &Session<'_>, proof: &SingleThreaded) 
 pub(super) fn ps(id: &str, format: Format, args: &[OsString], session: &mut Session<'_>) -> Result<()> {
     let container = session.store()?.load(id)?;
     let pids = match container.any_cgroup()? {
-        Some(group) if container.open_init()?.is_none() && container.has_lost(&group)? => Vec::new(),
+        Some(group) if container.open_init()?.is_none() && container.cgroup_was_replaced(&group)? => Vec::new(),
         Some(group) => group.pids()?,
         // Without a cgroup only init is known.
         None => container.init_stat()?.and(container.init).map(|init| vec![init.pid]).unwrap_or_default(),

@@ -137,7 +137,7 @@ fn below_root(hierarchy: &Hierarchy, place: &str) -> Option<String> {
 /// that they use already stays charged to their former cgroup.
 fn move_in(cgroup: &v1::Cgroups, group: &AnyCgroup) -> Result<()> {
     // A process that was forked meanwhile may be in the former cgroup.
-    while cgroup.join_missing(&group.pids()?)? {}
+    while cgroup.add_missing(&group.pids()?)? {}
     Ok(())
 }
 

@@ -27,7 +27,7 @@ use super::hooks;
 pub(crate) fn apply(action: &Action, cx: &mut Context<'_>) -> Result<()> {
     match action {
         Action::MapIds => namespace::map_ids(cx),
-        Action::BecomeRoot(uid, gid) => namespace::become_root(*uid, *gid, cx),
+        Action::EnterUserNamespace { uid, gid } => namespace::enter_user_namespace(*uid, *gid, cx),
         Action::Copy(source) => cx.sources.take_early(*source),
         Action::Scope => cx.sync.scope(),
         Action::Join(id) => namespace::join(*id, cx),

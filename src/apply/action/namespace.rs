@@ -24,9 +24,9 @@ pub(super) fn map_ids(cx: &Context<'_>) -> Result<()> {
     process::set_nondumpable().with_context(|| "cannot make init non-dumpable")
 }
 
-pub(super) fn become_root(uid: u32, gid: u32, cx: &mut Context<'_>) -> Result<()> {
+pub(super) fn enter_user_namespace(uid: u32, gid: u32, cx: &mut Context<'_>) -> Result<()> {
     // The supplementary groups are still the caller's. They are replaced when the container's user is assumed.
-    credentials::set_ids(uid, gid).with_context(|| "cannot become root of the user namespace")?;
+    credentials::set_ids(uid, gid).with_context(|| "cannot become a user of the user namespace")?;
     die_with_runtime(cx)
 }
 

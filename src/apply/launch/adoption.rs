@@ -14,7 +14,8 @@ impl<H: Handler> Launch<H> {
     /// Answers the process until it has executed a program that is not the container's.
     pub(crate) fn until_executed(&mut self) -> Result<()> {
         loop {
-            match next(&mut self.sync, |error| error)? {
+            match next(&mut self.sync)? {
+                Message::Failed(error) => return Err(error),
                 Message::Ask(question) => self.answer(question)?,
                 Message::End => {
                     self.timer.done("have it executed");

@@ -25,7 +25,7 @@ pub(crate) fn hold(cgroup: &Cgroup, criu: i32, init: i32) -> Result<()> {
     }
     let own = Cgroup::of_process(&Hierarchy::find()?, std::process::id() as i32)?;
     let own = own.ok_or_else(|| Error::new(Kind::Kernel, "the runtime has no cgroup for CRIU"))?;
-    own.join(criu)?;
+    own.add_process(criu)?;
     cgroup.begin_freeze()
 }
 

@@ -99,7 +99,7 @@ fn a_cgroup_is_made_with_its_ancestors_and_removed() {
     let Some(hierarchy) = hierarchy() else { return };
     let scratch = Scratch::new(&hierarchy, "made");
     let cgroup = Cgroup::create(&hierarchy, &format!("{}/a/b", scratch.path), &[]).expect("create");
-    assert!(cgroup.made());
+    assert!(cgroup.was_created());
     assert_eq!(cgroup.path(), format!("{}/a/b", scratch.whole()));
     assert!(!cgroup.is_populated().expect("state"));
     let offered = std::fs::read_to_string(format!("{}/cgroup.controllers", hierarchy.unified().expect("mounted")));
@@ -119,7 +119,7 @@ fn an_empty_cgroup_that_exists_is_used() {
     let scratch = Scratch::new(&hierarchy, "reused");
     std::fs::create_dir(scratch.whole()).expect("mkdir");
     let cgroup = Cgroup::create(&hierarchy, &scratch.path, &[]).expect("create");
-    assert!(!cgroup.made());
+    assert!(!cgroup.was_created());
 }
 
 #[test]
@@ -128,7 +128,7 @@ fn a_cgroup_with_processes_is_refused_in_the_words_of_runc() {
     let scratch = Scratch::new(&hierarchy, "used");
     let below = Cgroup::create(&hierarchy, &format!("{}/sub", scratch.path), &[]).expect("create");
     let mut child = sleeper();
-    below.join(child.id() as i32).expect("join");
+    below.add_process(child.id() as i32).expect("join");
     let error = Cgroup::create(&hierarchy, &scratch.path, &[]).expect_err("not empty");
     assert_eq!(error.message(), "container's cgroup is not empty: 1 process(es) found");
     below.kill().expect("kill");
@@ -180,7 +180,7 @@ fn freezing_is_awaited_and_undone() {
     let scratch = Scratch::new(&hierarchy, "freeze");
     let cgroup = Cgroup::create(&hierarchy, &scratch.path, &[]).expect("create");
     let mut busy = Command::new("sh").args(["-c", "while :; do :; done"]).spawn().expect("sh");
-    cgroup.join(busy.id() as i32).expect("join");
+    cgroup.add_process(busy.id() as i32).expect("join");
     let ticks = |pid: u32| {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("stat");
         stat.rsplit(") ").next().expect("fields").split(' ').nth(11).expect("utime").to_owned()
@@ -206,9 +206,9 @@ fn kill_reaches_frozen_sub_cgroups_and_remove_waits_for_the_end() {
     let mut children = [sleeper(), sleeper()];
     // The process joins first: a cgroup that enables controllers for its children takes no process ("no internal
     // processes").
-    cgroup.join(children[0].id() as i32).expect("join");
+    cgroup.add_process(children[0].id() as i32).expect("join");
     let below = Cgroup::create(&hierarchy, &format!("{}/a/b", scratch.path), &[]).expect("create");
-    below.join(children[1].id() as i32).expect("join");
+    below.add_process(children[1].id() as i32).expect("join");
     cgroup.freeze().expect("freeze");
     let mut pids = children.each_ref().map(|child| child.id() as i32);
     pids.sort_unstable();
@@ -229,7 +229,7 @@ fn a_cgroup_of_threads_is_killed_one_by_one() {
     let scratch = Scratch::new(&hierarchy, "threads");
     let process = Cgroup::create(&hierarchy, &scratch.path, &[]).expect("create");
     let mut child = sleeper();
-    process.join(child.id() as i32).expect("join");
+    process.add_process(child.id() as i32).expect("join");
     let threads = Cgroup::create(&hierarchy, &format!("{}/sub", scratch.path), &[]).expect("create");
     std::fs::write(format!("{}/cgroup.type", threads.path()), "threaded").expect("threaded");
     std::fs::write(format!("{}/cgroup.threads", threads.path()), child.id().to_string()).expect("move");
@@ -245,7 +245,7 @@ fn a_cgroup_is_empty_when_its_processes_are_gone() {
     let scratch = Scratch::new(&hierarchy, "empty");
     let cgroup = Cgroup::create(&hierarchy, &scratch.path, &[]).expect("create");
     let mut child = Command::new("sleep").arg("0.1").spawn().expect("sleep");
-    cgroup.join(child.id() as i32).expect("join");
+    cgroup.add_process(child.id() as i32).expect("join");
     assert!(!cgroup.wait_until_empty(Duration::from_millis(5)).expect("wait"));
     let start = Instant::now();
     assert!(cgroup.wait_until_empty(Duration::from_secs(240)).expect("wait"));
@@ -259,7 +259,7 @@ fn a_watch_tells_the_end_of_the_last_process() {
     let scratch = Scratch::new(&hierarchy, "watch");
     let cgroup = Cgroup::create(&hierarchy, &scratch.path, &[]).expect("create");
     let mut child = sleeper();
-    cgroup.join(child.id() as i32).expect("join");
+    cgroup.add_process(child.id() as i32).expect("join");
     let mut watch = cgroup.watch_oom().expect("watch");
     assert_eq!(watch.wait(Duration::from_millis(5)).expect("wait"), WatchEvent::Timeout);
     cgroup.kill().expect("kill");
@@ -278,7 +278,7 @@ fn the_cgroup_of_a_process_is_found() {
     let scratch = Scratch::new(&hierarchy, "of");
     let cgroup = Cgroup::create(&hierarchy, &format!("{}/sub", scratch.path), &[]).expect("create");
     let mut child = sleeper();
-    cgroup.join(child.id() as i32).expect("join");
+    cgroup.add_process(child.id() as i32).expect("join");
     let found = Cgroup::of_process(&hierarchy, child.id() as i32).expect("find").expect("mounted");
     assert_eq!(found.path(), cgroup.path());
     let outer = Cgroup::open(&scratch.whole()).expect("open");
@@ -309,7 +309,7 @@ fn a_cgroup_can_be_given_to_a_user() {
 fn shell_in(cgroup: &Cgroup, script: &str) -> String {
     let mut shell =
         Command::new("sh").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("sh");
-    cgroup.join(shell.id() as i32).expect("join");
+    cgroup.add_process(shell.id() as i32).expect("join");
     shell.stdin.take().expect("piped").write_all(script.as_bytes()).expect("script");
     String::from_utf8(shell.wait_with_output().expect("wait").stdout).expect("utf-8").trim().to_owned()
 }
@@ -396,7 +396,7 @@ fn a_parent_with_processes_of_its_own_is_named() {
     let scratch = Scratch::new(&hierarchy, "busy");
     let parent = Cgroup::create(&hierarchy, &scratch.path, &[]).expect("create");
     let mut child = sleeper();
-    parent.join(child.id() as i32).expect("join");
+    parent.add_process(child.id() as i32).expect("join");
     let error =
         Cgroup::create(&hierarchy, &format!("{}/x", scratch.path), &planned(json).needs()).expect_err("has processes");
     assert!(error.message().contains(&format!("cannot enable the controller {controller}")), "{}", error.message());
@@ -532,7 +532,7 @@ fn a_limit_below_what_is_in_use_is_refused_when_asked_to_check() {
     let scratch = Scratch::new(&hierarchy, "check");
     let cgroup = limited(&hierarchy, &scratch, r#"{"memory": {"limit": 33554432}}"#).expect("limits");
     let mut child = sleeper();
-    cgroup.join(child.id() as i32).expect("join");
+    cgroup.add_process(child.id() as i32).expect("join");
     shell_in(&cgroup, "head -c 4M /dev/zero | tail > /dev/null");
     cgroup.check_memory(&MemoryCheck { limit: Some(33_554_432), swap: None }).expect("above");
     let check = planned(r#"{"memory": {"limit": 1, "checkBeforeUpdate": true}}"#).memory_check.expect("asked");

@@ -103,7 +103,7 @@ fn limits_are_applied_where_their_controllers_are() {
 
     let cgroup = cgroup.expect("a part for version 1");
     let mut child = Command::new("sleep").arg("1000").spawn().expect("sleep");
-    cgroup.join(child.id() as i32).expect("join");
+    cgroup.add_process(child.id() as i32).expect("join");
     assert_eq!(cgroup.pids().expect("pids"), [child.id() as i32]);
     assert_eq!(scratch.read("pids", "cgroup.procs"), child.id().to_string());
     assert_eq!(scratch.read("memory", "cgroup.procs"), child.id().to_string());
@@ -131,13 +131,13 @@ fn a_full_cgroup_is_left_for_the_callers_and_lets_in_who_comes_back() {
     };
     let callers = of(std::process::id());
     for sleeper in &sleepers {
-        cgroup.join(sleeper.id() as i32).expect("let in");
+        cgroup.add_process(sleeper.id() as i32).expect("let in");
         assert!(of(sleeper.id()).ends_with(&scratch.path));
     }
     let own = cgroup.of_caller().expect("there is one");
-    own.join(sleepers[1].id() as i32).expect("let in");
+    own.add_process(sleepers[1].id() as i32).expect("let in");
     assert_eq!(of(sleepers[1].id()), callers);
-    cgroup.join(sleepers[1].id() as i32).expect("let in once more");
+    cgroup.add_process(sleepers[1].id() as i32).expect("let in once more");
     for sleeper in &mut sleepers {
         sleeper.kill().expect("killed");
         sleeper.wait().expect("reaped");
@@ -230,7 +230,7 @@ fn without_cgroup2_the_rules_go_to_the_devices_controller() {
         assert!(!list.contains("a *:* rwm"), "{list}");
 
         let mut child = Command::new("sleep").arg("1000").spawn().expect("sleep");
-        cgroup.join(child.id() as i32).expect("join");
+        cgroup.add_process(child.id() as i32).expect("join");
         cgroup.freeze().expect("freeze");
         assert!(cgroup.is_frozen().expect("state"));
         assert_eq!(scratch.read("freezer", "freezer.state"), "FROZEN");

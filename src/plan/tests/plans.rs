@@ -373,7 +373,7 @@ fn a_process_joins_before_it_unshares_and_does_both_before_it_mounts() {
         // Init waits for a scope while mounts are made, and makes the cgroup namespace then.
         let with_scope = |kinds: Namespaces| plan.unit.is_some() && kinds == Namespaces::CGROUP;
         let entered = last_position(&plan.init, |action| match action {
-            Action::Join(_) | Action::BecomeRoot(..) => true,
+            Action::Join(_) | Action::EnterUserNamespace { .. } => true,
             Action::Unshare(kinds) => !with_scope(*kinds),
             _ => false,
         });

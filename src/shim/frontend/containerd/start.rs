@@ -183,7 +183,7 @@ fn spawn(
     .map_err(failed)?;
     if !options.shim_cgroup.is_empty() {
         let cgroup = &options.shim_cgroup;
-        membership::join(cgroup, child.pid)
+        membership::add_process(cgroup, child.pid)
             .inspect_err(|_| child.end())
             .map_err(|failed| Error::from(failed).context(format!("shim_cgroup {cgroup}")))?;
     }
