@@ -59,7 +59,7 @@ impl Log {
             .custom_flags(OFlag::O_NONBLOCK.bits())
             .open(path)
             .with_context(|| format!("cannot open the log {path:?}"))
-            .map_err(|error| error.origin(Origin::Flag("--log".into())))?;
+            .map_err(|error| error.with_origin(Origin::Flag("--log".into())))?;
         log.is_stderr = same_file(file.as_fd(), io::stderr().as_fd());
         log.file = Some(file);
         Ok(log)
@@ -232,14 +232,14 @@ fn json(line: &JsonLine<'_>) -> String {
 
 fn json_failure(error: &Error, warnings: &[Diagnostic], now: SystemTime) -> String {
     let mut line = JsonLine::new("error", error.message(), now);
-    match error.asked_by() {
+    match error.origin() {
         Some(Origin::Config(pointer)) => line.pointer = Some(pointer),
         Some(Origin::Flag(flag)) => line.flag = Some(flag),
         Some(Origin::Default(reason)) => line.reason = Some(reason),
         None => {}
     }
     line.kind = Some(error.kind());
-    line.step = error.at_step();
+    line.step = error.step();
     line.call = error.call();
     line.errno = error.errno().map(|errno| format!("{errno:?}"));
     line.hint = hint_of(error);
@@ -270,12 +270,12 @@ fn text(level: &str, message: &str, now: SystemTime, more: &[(&str, String)]) ->
 fn text_failure(error: &Error, now: SystemTime) -> String {
     let kind = serde_json::to_value(error.kind()).expect("a unit variant serialises");
     let mut more = vec![("kind", kind.as_str().unwrap_or_default().to_owned())];
-    more.extend(error.asked_by().map(|origin| match origin {
+    more.extend(error.origin().map(|origin| match origin {
         Origin::Config(pointer) => ("pointer", pointer.to_string()),
         Origin::Flag(flag) => ("flag", flag.to_string()),
         Origin::Default(reason) => ("reason", reason.to_string()),
     }));
-    more.extend(error.at_step().map(|step| ("step", step.to_owned())));
+    more.extend(error.step().map(|step| ("step", step.to_owned())));
     more.extend(error.call().map(|call| ("call", call.to_owned())));
     more.extend(error.errno().map(|errno| ("errno", format!("{errno:?}"))));
     more.extend(hint_of(error).map(|hint| ("hint", hint.to_owned())));
@@ -293,7 +293,7 @@ fn as_text(error: &Error, warnings: &[Diagnostic]) -> String {
     let mut row = |name: &str, text: &str| {
         writeln!(out, "  {name:<10} {}", printable(text)).expect("a String takes everything");
     };
-    match error.asked_by() {
+    match error.origin() {
         Some(Origin::Config(pointer)) => row("asked by", format!("config.json {pointer}").trim_end()),
         Some(Origin::Flag(flag)) => row("asked by", flag),
         Some(Origin::Default(reason)) => row("because", reason),
@@ -302,7 +302,7 @@ fn as_text(error: &Error, warnings: &[Diagnostic]) -> String {
     if let Some(call) = error.call() {
         row("call", call);
     }
-    if let Some(step) = error.at_step() {
+    if let Some(step) = error.step() {
         row("where", step);
     }
     if let Some(hint) = hint_of(error) {
@@ -314,7 +314,7 @@ fn as_text(error: &Error, warnings: &[Diagnostic]) -> String {
 }
 
 fn hint_of(error: &Error) -> Option<&str> {
-    error.advice().or_else(|| hint::for_error(error))
+    error.hint().or_else(|| hint::for_error(error))
 }
 
 fn located(fault: &Diagnostic) -> String {
@@ -336,9 +336,9 @@ mod tests {
     fn bind() -> Error {
         SyscallError { call: "open_tree(AT_FDCWD, \"/no\", OPEN_TREE_CLONE)".into(), errno: Errno::ENOENT }
             .context("cannot bind \"/no\" on \"/data\"")
-            .origin(Origin::config("/mounts/7/source"))
-            .step("parent, for init step 7 of 61")
-            .hint("make it first")
+            .with_origin(Origin::config("/mounts/7/source"))
+            .with_step("parent, for init step 7 of 61")
+            .with_hint("make it first")
     }
 
     fn warning() -> Diagnostic {
@@ -413,9 +413,9 @@ mod tests {
         let fault = Diagnostic { pointer: format!("/annotations/{evil}"), msg: evil.into() };
         let error = SyscallError { call: format!("open({evil})").into(), errno: Errno::ENOENT }
             .context(evil)
-            .origin(Origin::Flag(evil.to_string().into()))
-            .step(evil)
-            .hint(evil);
+            .with_origin(Origin::Flag(evil.to_string().into()))
+            .with_step(evil)
+            .with_hint(evil);
         let text = as_text(&error, &[fault]);
         assert_eq!(text.lines().count(), 6, "{text}");
         assert!(!text.contains('\u{1b}'), "{text}");
@@ -423,7 +423,9 @@ mod tests {
 
     #[test]
     fn the_text_format_quotes_what_needs_it() {
-        let error = Error::usage("flag needs an argument: -root").origin(Origin::Flag("--root".into())).hint("a \"b\"");
+        let error = Error::usage("flag needs an argument: -root")
+            .with_origin(Origin::Flag("--root".into()))
+            .with_hint("a \"b\"");
         assert_eq!(
             text_failure(&error, UNIX_EPOCH),
             "time=\"1970-01-01T00:00:00Z\" level=error msg=\"flag needs an argument: -root\" kind=usage flag=--root hint=\"a \\\"b\\\"\"\n"
@@ -465,6 +467,6 @@ mod tests {
         let error = Log::open(&global(Path::new("/nonexistent/dir/log"), LogFormat::Json, LevelFilter::Info))
             .expect_err("no such directory");
         assert_eq!(error.message(), "cannot open the log \"/nonexistent/dir/log\": no such file or directory");
-        assert_eq!(error.asked_by(), Some(&Origin::Flag("--log".into())));
+        assert_eq!(error.origin(), Some(&Origin::Flag("--log".into())));
     }
 }

@@ -224,7 +224,7 @@ fn an_unknown_flag_is_named() {
         let rejected = refused(line);
         assert_eq!((rejected.error.message(), rejected.exit), (message, 1), "{line}");
         assert_eq!(rejected.error.kind(), Kind::Usage);
-        assert!(rejected.error.advice().is_some_and(|hint| hint.contains("--help")), "{line}");
+        assert!(rejected.error.hint().is_some_and(|hint| hint.contains("--help")), "{line}");
     }
 }
 
@@ -253,7 +253,7 @@ fn a_wrong_value_names_the_flag() {
     ] {
         let rejected = refused(&format!("windlass {line}"));
         assert_eq!((rejected.error.message(), rejected.exit), (message, 1), "{line}");
-        assert_eq!(rejected.error.asked_by(), Some(&Origin::Flag(flag.into())), "{line}");
+        assert_eq!(rejected.error.origin(), Some(&Origin::Flag(flag.into())), "{line}");
     }
 }
 

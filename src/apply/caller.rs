@@ -33,7 +33,7 @@ impl Caller<'_> {
         if let Some(socket) = &self.pidfd_socket {
             socket::send(socket.as_fd(), b"pidfd", &[child.pidfd.as_fd()])
                 .with_context(|| "cannot send the pidfd")
-                .map_err(|error| error.origin(Origin::Flag("--pidfd-socket".into())))?;
+                .map_err(|error| error.with_origin(Origin::Flag("--pidfd-socket".into())))?;
         }
         self.pid_file.map_or(Ok(()), |path| write_pid_file(path, child.pid))
     }
@@ -45,12 +45,12 @@ pub(super) fn set_oom_score_adj(child: &Child, adj: Option<i64>, pointer: &'stat
     fd::openat(fd::CWD, format!("/proc/{}/oom_score_adj", child.pid), OFlag::O_WRONLY, 0)
         .and_then(|file| fd::write_once(file.as_fd(), adj.to_string().as_bytes()))
         .with_context(|| format!("cannot set oom_score_adj to {adj}"))
-        .map_err(|error| error.origin(Origin::config(pointer)))
+        .map_err(|error| error.with_origin(Origin::config(pointer)))
 }
 
 /// Writes a process id as engines read it: digits alone, whole or not at all.
 fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
     fd::replace(fd::CWD, path, 0o644, pid.to_string().as_bytes(), fd::Durability::Cached)
         .with_context(|| format!("cannot write the pid file {path:?}"))
-        .map_err(|error: Error| error.origin(Origin::Flag("--pid-file".into())))
+        .map_err(|error: Error| error.with_origin(Origin::Flag("--pid-file".into())))
 }

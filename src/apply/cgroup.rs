@@ -70,8 +70,8 @@ impl CgroupPlacement {
                     Kind::Unsupported,
                     "systemd makes cgroups of version 1 here, and those are not used",
                 )
-                .origin(Origin::Flag("--systemd-cgroup".into()))
-                .hint("boot with systemd.unified_cgroup_hierarchy=1, or leave --systemd-cgroup out"));
+                .with_origin(Origin::Flag("--systemd-cgroup".into()))
+                .with_hint("boot with systemd.unified_cgroup_hierarchy=1, or leave --systemd-cgroup out"));
             }
             let mut systemd = systemd?;
             let path = systemd.scope_path(unit)?;
@@ -204,8 +204,8 @@ fn refuse_of_another(store: &Store, paths: &[String]) -> Result<()> {
     let Some(other) = store.of_cgroup(paths, None)? else { return Ok(()) };
     let id = &other.state.id;
     Err(Error::new(Kind::WrongStatus, format!("the cgroup belongs to container {id:?}, which is not deleted"))
-        .origin(Origin::config("/linux/cgroupsPath"))
-        .hint("its `delete` would kill this one: delete it first, or give one of them another cgroupsPath"))
+        .with_origin(Origin::config("/linux/cgroupsPath"))
+        .with_hint("its `delete` would kill this one: delete it first, or give one of them another cgroupsPath"))
 }
 
 /// The devices controller that enforces the device rules on a host without cgroup2. Returns `None` if everything is
@@ -346,7 +346,7 @@ impl Scope {
             Ok(cgroup) if cgroup.is_populated()? => {
                 let pids = cgroup.pids(true)?;
                 let msg = format!("container's cgroup is not empty: {} process(es) found", pids.len());
-                Err(Error::new(Kind::WrongStatus, msg).origin(Origin::config("/linux/cgroupsPath")))
+                Err(Error::new(Kind::WrongStatus, msg).with_origin(Origin::config("/linux/cgroupsPath")))
             }
             Ok(_) => Ok(()),
         }

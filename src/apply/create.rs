@@ -129,7 +129,7 @@ pub fn create<'a>(request: CreateRequest<'a>, proof: &'a SingleThreaded) -> Resu
         let cgroup = creation.cgroup.unified().map(Cgroup::dir_fd);
         let forked = process::fork(new.into(), cgroup, proof)
             .with_context(|| "cannot clone init")
-            .map_err(|error| error.origin(Origin::config("/linux/namespaces")))?;
+            .map_err(|error| error.with_origin(Origin::config("/linux/namespaces")))?;
         if let Forked::Parent(child) = forked {
             drop(borrowed);
             return Ok(child);
@@ -309,7 +309,7 @@ impl Handler for NewContainer<'_> {
         // The process cannot have disappeared: only this runtime reaps it.
         let hidden = || {
             let msg = format!("cannot record init: /proc/{}/stat does not show it", child.pid);
-            Error::new(Kind::Kernel, msg).hint("a procfs must be mounted at /proc, without hidepid= for this user")
+            Error::new(Kind::Kernel, msg).with_hint("a procfs must be mounted at /proc, without hidepid= for this user")
         };
         let context = || "cannot record init";
         let start_time =
@@ -420,7 +420,7 @@ fn run_intermediate(plan: &Plan, cx: &Context<'_>, proof: &SingleThreaded) -> Re
         let Some(file) = file.as_ref().filter(|_| join.joiner == windlass_plan::Joiner::Init) else { continue };
         process::setns(file.as_fd(), join.kind)
             .with_context(|| format!("cannot join the namespace {:?}", join.path))
-            .map_err(|error| error.origin(Origin::Config(join.pointer.clone().into())))?;
+            .map_err(|error| error.with_origin(Origin::Config(join.pointer.clone().into())))?;
     }
     let new = plan.topology.new & !(Namespaces::CGROUP | Namespaces::TIME);
     let flags = CloneFlags::from(new) | CloneFlags::CLONE_PARENT;

@@ -45,7 +45,7 @@ pub fn delete(store: &Store, id: &str, force: bool) -> Result<Vec<Diagnostic>> {
             Status::Created => kill_everything(&container, false)?,
             status => {
                 let msg = format!("cannot delete container {id} that is not stopped: {status}");
-                return Err(Error::new(Kind::WrongStatus, msg).hint("`kill` it first, or use `delete --force`"));
+                return Err(Error::new(Kind::WrongStatus, msg).with_hint("`kill` it first, or use `delete --force`"));
             }
         }
     }

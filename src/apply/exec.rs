@@ -55,7 +55,7 @@ pub fn exec<'a>(request: ExecRequest<'a>, proof: &SingleThreaded) -> Result<Laun
     if !request.plan.initial_affinity.is_empty() {
         sched::set_affinity(&request.plan.initial_affinity)
             .with_context(|| "cannot set the initial CPU affinity")
-            .map_err(|error| error.origin(Origin::config("/process/execCPUAffinity/initial")))?;
+            .map_err(|error| error.with_origin(Origin::config("/process/execCPUAffinity/initial")))?;
         // As runc's nsexec logs it: the mask in hexadecimal.
         let words = request.plan.initial_affinity.iter().rev().map(|word| format!("{word:016x}"));
         let mask = words.collect::<String>();
@@ -120,7 +120,7 @@ fn refuse_status(request: &ExecRequest<'_>) -> Result<()> {
         // Init's mount namespace still has the host's root.
         Status::Created if container.state.held => {
             return Err(Error::new(Kind::WrongStatus, "cannot exec in a container that is not restored yet")
-                .hint("`start` restores its processes"));
+                .with_hint("`start` restores its processes"));
         }
         Status::Paused if !request.ignore_paused => {
             return Err(Error::new(
@@ -134,7 +134,7 @@ fn refuse_status(request: &ExecRequest<'_>) -> Result<()> {
         && container.any_cgroup()?.is_some_and(|group| group.is_frozen_by_ancestor().unwrap_or(false))
     {
         return Err(Error::new(Kind::WrongStatus, "cannot exec in a container below a frozen cgroup")
-            .hint("an ancestor of its cgroup is frozen: see cgroup.freeze there"));
+            .with_hint("an ancestor of its cgroup is frozen: see cgroup.freeze there"));
     }
     Ok(())
 }
@@ -204,7 +204,7 @@ impl Handler for NewProcess<'_> {
         if let Some(limit) = &self.request.plan.process_limit {
             sched::set_limit_of(child.pid, RLIMIT_NPROC, limit.soft, limit.hard)
                 .with_context(|| "error setting rlimit type RLIMIT_NPROC")
-                .map_err(|error| error.origin(limit.origin.clone()))?;
+                .map_err(|error| error.with_origin(limit.origin.clone()))?;
         }
         self.request.caller.inherit.adjust(child);
         set_oom_score_adj(child, self.request.plan.process.oom_score_adj, "/oomScoreAdj")
@@ -273,7 +273,7 @@ impl NewProcess<'_> {
                     cgroup.path()
                 ));
                 Err(match errno {
-                    Errno::EACCES | Errno::EPERM => error.hint(format!(
+                    Errno::EACCES | Errno::EPERM => error.with_hint(format!(
                         "no cgroup above both {:?} and this process is this user's to write to: run the command in the \
                          same delegated cgroup, as in `systemd-run --user --scope windlass exec ...`",
                         cgroup.path()
@@ -288,7 +288,7 @@ impl NewProcess<'_> {
     /// process goes to init's cgroup: it must not stay in the caller's.
     fn cgroup(&self, init: (i32, BorrowedFd<'_>)) -> Result<Option<Cgroup>> {
         let container = self.request.container;
-        let origin = |error: Error| error.origin(Origin::Flag("--cgroup".into()));
+        let origin = |error: Error| error.with_origin(Origin::Flag("--cgroup".into()));
         match (container.cgroup()?, self.request.cgroup) {
             (Some(cgroup), Some(below)) => cgroup.open_below(below).map(Some).map_err(origin),
             (None, Some(_)) => {

@@ -43,7 +43,7 @@ pub(crate) fn run_poststop(hooks: &[Hook], state: &serde_json::Value) -> Vec<Dia
 
 fn failure(name: &str, index: usize, hook: &Hook, why: &str) -> Error {
     Error::new(Kind::Hook, format!("error running {name} hook #{index}: {}: {why}", hook.path))
-        .origin(Origin::Config(format!("/hooks/{name}/{index}").into()))
+        .with_origin(Origin::Config(format!("/hooks/{name}/{index}").into()))
 }
 
 pub(super) fn create_container(cx: &mut Context<'_>) -> Result<()> {

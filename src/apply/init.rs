@@ -81,7 +81,12 @@ fn each(steps: &[Step], describe: &dyn Fn(&Step) -> String, watch: Watch, cx: &m
                 )),
                 _ => error,
             };
-            error.origin(step.origin.clone()).step(format!("init {}/{}: {}", index + 1, steps.len(), describe(step)))
+            error.with_origin(step.origin.clone()).with_step(format!(
+                "init {}/{}: {}",
+                index + 1,
+                steps.len(),
+                describe(step)
+            ))
         })?;
         if let Some(begun) = begun {
             let micros = begun.elapsed().as_micros();

@@ -121,5 +121,5 @@ fn processes(container: &Container) -> Vec<i32> {
 
 fn still_running(pids: &[i32]) -> Error {
     let what = waiting::describe_all(pids);
-    Error::new(Kind::Kernel, format!("container init still running after SIGKILL: {what}")).hint(waiting::HINT)
+    Error::new(Kind::Kernel, format!("container init still running after SIGKILL: {what}")).with_hint(waiting::HINT)
 }

@@ -109,7 +109,7 @@ impl<H: Handler> Launch<H> {
         // With process ids of another namespace, all further steps would act on other processes.
         if !own.is_of_own_namespace() {
             let msg = format!("/proc shows another PID namespace: in it the runtime is process {}", own.pid);
-            return Err(Error::new(Kind::Kernel, msg).hint(PROC));
+            return Err(Error::new(Kind::Kernel, msg).with_hint(PROC));
         }
         // The process inherits the signals that we ignore. It needs them only after its steps, so there is time.
         self.progress.set_ignored(own.ignored);
@@ -220,12 +220,12 @@ impl<H: Handler> Launch<H> {
         let process = H::PROCESS;
         let msg =
             format!("unable to start container process: {process} was ended by {exit}{why} at step {at}/{of}: {what}");
-        let mut error = Error::new(Kind::Protocol, msg).step(format!("init {at}/{of}: {what}"));
+        let mut error = Error::new(Kind::Protocol, msg).with_step(format!("init {at}/{of}: {what}"));
         if let Some(step) = step {
-            error = error.origin(step.origin.clone());
+            error = error.with_origin(step.origin.clone());
         }
         match memory {
-            Some((_, hint)) => error.hint(hint),
+            Some((_, hint)) => error.with_hint(hint),
             None => error,
         }
     }

@@ -34,7 +34,7 @@ pub(crate) fn send_to_agent(
     if !seccomp.listener_metadata.is_empty() {
         message["metadata"] = seccomp.listener_metadata.as_str().into();
     }
-    let origin = |error: Error| error.origin(Origin::config("/linux/seccomp/listenerPath"));
+    let origin = |error: Error| error.with_origin(Origin::config("/linux/seccomp/listenerPath"));
     let agent = socket::connect(Path::new(&seccomp.listener_path))
         .with_context(|| format!("failed to connect with seccomp agent at {:?}", seccomp.listener_path))
         .map_err(origin)?;

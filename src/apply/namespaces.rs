@@ -25,7 +25,7 @@ pub(crate) fn map_ids(pid: i32, topology: &Topology) -> Result<()> {
             fd::openat(fd::CWD, format!("/proc/{pid}/setgroups"), OFlag::O_WRONLY, 0)
                 .and_then(|file| fd::write_once(file.as_fd(), b"deny"))
                 .with_context(|| "cannot deny setgroups")
-                .map_err(|error| error.origin(Origin::config("/linux/gidMappings")))?;
+                .map_err(|error| error.with_origin(Origin::config("/linux/gidMappings")))?;
             write_maps(pid, &map_text(uids), &map_text(gids))
         }
         Maps::Helpers => {
@@ -43,15 +43,16 @@ fn helper(program: &str, grants: &str, pid: i32, mappings: &[IdMapping], pointer
         Ok(output) if output.status.success() => return Ok(()),
         Ok(output) => {
             let stderr = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-            Error::new(Kind::PermissionDenied, format!("{program} did not map the ids: {stderr}"))
-                .hint(format!("{grants} says which ids are whose, as in \"USER:100000:65536\"; see `windlass doctor`"))
+            Error::new(Kind::PermissionDenied, format!("{program} did not map the ids: {stderr}")).with_hint(format!(
+                "{grants} says which ids are whose, as in \"USER:100000:65536\"; see `windlass doctor`"
+            ))
         }
         Err(error) => Err::<(), _>(error)
             .with_context(|| format!("cannot run {program}"))
             .expect_err("an error stays one")
-            .hint("it is in the package uidmap or shadow-utils; without it only one's own two ids can be mapped"),
+            .with_hint("it is in the package uidmap or shadow-utils; without it only one's own two ids can be mapped"),
     };
-    Err(error.origin(Origin::config(pointer)))
+    Err(error.with_origin(Origin::config(pointer)))
 }
 
 /// Writes the id maps of a process's new user namespace.
@@ -61,7 +62,7 @@ fn write_maps(pid: i32, uids: &str, gids: &str) -> Result<()> {
             .and_then(|file| fd::write_once(file.as_fd(), map.as_bytes()))
             .with_context(|| format!("cannot write {file}"))
             .map_err(|error| {
-                error.origin(Origin::config(if file == "uid_map" {
+                error.with_origin(Origin::config(if file == "uid_map" {
                     "/linux/uidMappings"
                 } else {
                     "/linux/gidMappings"
@@ -78,7 +79,7 @@ pub(crate) fn open_joins(joins: &[Join]) -> Result<Vec<Option<OwnedFd>>> {
 
 fn open_join(join: &Join) -> Result<OwnedFd> {
     let kind = kind_names(join.kind);
-    let origin = |error: Error| error.origin(Origin::Config(format!("{}/path", join.pointer).into()));
+    let origin = |error: Error| error.with_origin(Origin::Config(format!("{}/path", join.pointer).into()));
     let file = fd::open(&join.path, OFlag::O_RDONLY)
         .with_context(|| format!("cannot open the {kind} namespace {:?}", join.path))
         .map_err(origin)?;
@@ -113,11 +114,11 @@ impl JoinedNamespaces {
             out.remember(join.kind)?;
             process::setns(file.as_fd(), join.kind)
                 .with_context(|| format!("cannot join the {} namespace {:?}", kind_names(join.kind), join.path))
-                .map_err(|error| error.origin(Origin::Config(join.pointer.clone().into())))?;
+                .map_err(|error| error.with_origin(Origin::Config(join.pointer.clone().into())))?;
         }
         if topology.new.contains(Namespaces::TIME) {
             out.remember(Namespaces::TIME)?;
-            let origin = |error: Error| error.origin(Origin::config("/linux/timeOffsets"));
+            let origin = |error: Error| error.with_origin(Origin::config("/linux/timeOffsets"));
             process::unshare(Namespaces::TIME).with_context(|| "cannot make a time namespace").map_err(origin)?;
             let offsets: String = topology
                 .time_offsets

@@ -48,7 +48,7 @@ pub fn move_all(devices: &[(String, String)], pid: i32) -> Result<()> {
     if devices.is_empty() {
         return Ok(());
     }
-    let mut ends = Ends::open(pid).map_err(|error| error.origin(Origin::config("/linux/netDevices")))?;
+    let mut ends = Ends::open(pid).map_err(|error| error.with_origin(Origin::config("/linux/netDevices")))?;
     let mut all = Vec::with_capacity(devices.len());
     for (host, inside) in devices {
         all.push(ends.find(host, inside).map_err(|error| of(error, host))?);
@@ -73,7 +73,7 @@ pub fn move_all(devices: &[(String, String)], pid: i32) -> Result<()> {
 }
 
 fn of(error: Error, host: &str) -> Error {
-    error.origin(Origin::Config(format!("/linux/netDevices/{}", windlass_base::spec::escape(host)).into()))
+    error.with_origin(Origin::Config(format!("/linux/netDevices/{}", windlass_base::spec::escape(host)).into()))
 }
 
 /// An interface to be moved, as it was on the host.
@@ -125,7 +125,7 @@ impl Ends {
             let msg = format!(
                 "cannot move network device {host:?} into the container: it has an interface {inside:?} already"
             );
-            return Err(Error::new(Kind::InvalidConfig, msg).hint("give the device another name with \"name\""));
+            return Err(Error::new(Kind::InvalidConfig, msg).with_hint("give the device another name with \"name\""));
         }
         let host_name_taken = self.is_taken(&link.name)?;
         Ok(Device { host, inside, link, addresses, host_name_taken })

@@ -59,7 +59,7 @@ impl ServiceManager {
             return Ok(ServiceManager(text.into()));
         }
         let msg = format!("{VARIABLE}={text} is neither an absolute path nor an abstract socket");
-        Err(Error::new(Kind::Unsupported, msg).origin(reason()).hint("unset NOTIFY_SOCKET for the runtime"))
+        Err(Error::new(Kind::Unsupported, msg).with_origin(reason()).with_hint("unset NOTIFY_SOCKET for the runtime"))
     }
 }
 
@@ -112,7 +112,7 @@ pub fn prepare(root: BorrowedFd<'_>, id: &str) -> Result<()> {
         // The container's user must be able to search it, whatever the umask is.
         .and_then(|()| fd::chmod_at(root, &directory, 0o755))
         .with_context(|| "cannot make the directory of the notify socket")
-        .map_err(|error| error.origin(reason()))
+        .map_err(|error| error.with_origin(reason()))
 }
 
 /// Why waiting for the container ended.
@@ -139,7 +139,7 @@ impl Notify {
         let connect = || {
             let connected = socket::connect_datagram(&manager.0, SEND_TIMEOUT)
                 .with_context(|| format!("cannot reach the service manager at {:?}", manager.0));
-            connected.map(Some).map_err(|error| error.origin(reason()))
+            connected.map(Some).map_err(|error| error.with_origin(reason()))
         };
         Notify::listen_and(root, id, connect)
     }
@@ -154,7 +154,7 @@ impl Notify {
         id: &str,
         connect: impl FnOnce() -> Result<Option<OwnedFd>>,
     ) -> Result<Option<Notify>> {
-        let origin = |error: Error| error.origin(reason());
+        let origin = |error: Error| error.with_origin(reason());
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW;
         let found = fd::openat_if_exists(root, Path::new(&notify_directory(id)), flags);
         let found = found.with_context(|| "cannot open the directory of the notify socket").map_err(origin)?;
@@ -192,7 +192,7 @@ impl Notify {
         let send = |text: &str| socket::send(manager.as_fd(), text.as_bytes(), &[]);
         send("READY=1\n")
             .with_context(|| "cannot tell the service manager that the container is ready")
-            .map_err(|e| e.origin(reason()))?;
+            .map_err(|e| e.with_origin(reason()))?;
         if let Err(failed) = send(&format!("MAINPID={main_pid}\n")) {
             ::log::warn!("cannot tell the service manager the container's process: {failed}");
         }

@@ -24,8 +24,8 @@ fn mount_point() -> Result<PathBuf> {
     let found = points(&mounts).into_iter().rev().find(|(_, kind)| *kind == b"resctrl");
     found.map(|(place, _)| place).ok_or_else(|| {
         Error::new(Kind::Unsupported, "intelRdt is specified, but no resctrl filesystem is mounted")
-            .origin(Origin::config("/linux/intelRdt"))
-            .hint("mount -t resctrl resctrl /sys/fs/resctrl, if the CPU has RDT")
+            .with_origin(Origin::config("/linux/intelRdt"))
+            .with_hint("mount -t resctrl resctrl /sys/fs/resctrl, if the CPU has RDT")
     })
 }
 
@@ -82,7 +82,7 @@ impl Group<'_> {
         if self.ours {
             std::fs::create_dir(&self.path)
                 .with_context(|| format!("cannot make the resource control group {:?}", self.path))
-                .map_err(|error| error.origin(Origin::config("/linux/intelRdt")))?;
+                .map_err(|error| error.with_origin(Origin::config("/linux/intelRdt")))?;
         }
         let monitoring = self.rdt.enable_monitoring.then(|| self.monitoring());
         let made = NewGroup { to_remove: self.to_remove(), monitoring, path: self.path.clone() };
@@ -90,7 +90,7 @@ impl Group<'_> {
     }
 
     fn fill(&self) -> Result<()> {
-        let origin = |field| move |error: Error| error.origin(Origin::config(field));
+        let origin = |field| move |error: Error| error.with_origin(Origin::config(field));
         if self.ours && !self.schemata.is_empty() {
             std::fs::write(self.path.join("schemata"), &self.schemata)
                 .with_context(|| format!("cannot write the schemata of {:?}", self.path))
@@ -133,7 +133,7 @@ impl NewGroup {
         for place in [Some(&self.path), self.monitoring.as_ref()].into_iter().flatten() {
             std::fs::write(place.join("tasks"), pid.to_string())
                 .with_context(|| format!("cannot move init into {place:?}"))
-                .map_err(|error| error.origin(Origin::config("/linux/intelRdt")))?;
+                .map_err(|error| error.with_origin(Origin::config("/linux/intelRdt")))?;
         }
         Ok(())
     }

@@ -183,9 +183,9 @@ fn refused(failed: SyscallError, source: &Source, user_namespace: bool) -> Error
     let covered = failed.errno == Errno::EINVAL && !source.recursive && user_namespace;
     let error = failed
         .context(format!("cannot mount {:?} on {:?}", source.path, source.target))
-        .origin(Origin::Config(source.pointer.clone().into()));
+        .with_origin(Origin::Config(source.pointer.clone().into()));
     match covered {
-        true => error.hint(
+        true => error.with_hint(
             "a directory with mounts below it can only be bound together with them in a user namespace: use rbind",
         ),
         false => error,
@@ -270,7 +270,7 @@ impl Idmaps {
 }
 
 fn named(error: Error, source: &Source) -> Error {
-    error.origin(Origin::Config(source.pointer.clone().into())).step(format!("runtime: {source}"))
+    error.with_origin(Origin::Config(source.pointer.clone().into())).with_step(format!("runtime: {source}"))
 }
 
 /// In the runtime: copies the wanted sources in init's mount namespace. Fails if the first cannot be copied; a later
@@ -310,7 +310,7 @@ pub(crate) fn open_root_for(init: &Child, plan: &Plan, bundle: &Path, proof: &Si
     let _visit = Visit::to(init, proof)?;
     fd::open(bundle.join(&plan.root), OFlag::O_PATH | OFlag::O_DIRECTORY)
         .with_context(|| format!("cannot open the root filesystem {:?}", plan.root))
-        .map_err(|error| error.origin(Origin::config("/root/path")))
+        .map_err(|error| error.with_origin(Origin::config("/root/path")))
 }
 
 /// Holds the runtime's mount namespace, root and current directory.

@@ -180,7 +180,7 @@ fn undefined(name: &str) -> Error {
 
 /// A usage error that names its flag.
 fn usage_error(flag: &Flag, message: String) -> Error {
-    Error::usage(message).origin(Origin::Flag(format!("--{}", flag.long).into()))
+    Error::usage(message).with_origin(Origin::Flag(format!("--{}", flag.long).into()))
 }
 
 /// A boolean, in the words that Go accepts.
@@ -250,7 +250,7 @@ impl Matches {
     /// The value of a flag, converted by `read`. An empty value counts as not given.
     pub fn parsed<T>(&self, long: &str, read: impl FnOnce(&str) -> Result<T>) -> Result<Option<T>> {
         let origin = || Origin::Flag(format!("--{long}").into());
-        self.text(long)?.map(|text| read(&text).map_err(|error| error.origin(origin()))).transpose()
+        self.text(long)?.map(|text| read(&text).map_err(|error| error.with_origin(origin()))).transpose()
     }
 
     /// The number of a flag.
@@ -267,14 +267,14 @@ impl Matches {
 fn number<T: FromStr>(long: &str, text: &str) -> Result<T> {
     text.parse().map_err(|_| {
         Error::usage(format!("invalid value {text:?} for flag -{long}: parse error"))
-            .origin(Origin::Flag(format!("--{long}").into()))
+            .with_origin(Origin::Flag(format!("--{long}").into()))
     })
 }
 
 fn utf8(long: &str, text: &OsStr) -> Result<String> {
     text.to_str().map(str::to_owned).ok_or_else(|| {
         Error::usage(format!("invalid value {:?} for flag -{long}: not UTF-8", text.to_string_lossy()))
-            .origin(Origin::Flag(format!("--{long}").into()))
+            .with_origin(Origin::Flag(format!("--{long}").into()))
     })
 }
 

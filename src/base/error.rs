@@ -192,7 +192,7 @@ impl Error {
 
     /// An error in `config.json` at `pointer`.
     pub fn config(pointer: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Error {
-        Error::new(Kind::InvalidConfig, message).origin(Origin::config(pointer))
+        Error::new(Kind::InvalidConfig, message).with_origin(Origin::config(pointer))
     }
 
     /// An error in the command line.
@@ -221,7 +221,7 @@ impl Error {
     }
 
     /// Records the origin, unless something nearer to the cause already did.
-    pub fn origin(mut self, origin: Origin) -> Error {
+    pub fn with_origin(mut self, origin: Origin) -> Error {
         self.0.origin.get_or_insert(origin);
         self
     }
@@ -251,13 +251,13 @@ impl Error {
     }
 
     /// Records the step, unless something nearer to the cause already did.
-    pub fn step(mut self, step: impl Into<String>) -> Error {
+    pub fn with_step(mut self, step: impl Into<String>) -> Error {
         self.0.step.get_or_insert_with(|| step.into());
         self
     }
 
     /// Records a hint, unless there is one already.
-    pub fn hint(mut self, hint: impl Into<String>) -> Error {
+    pub fn with_hint(mut self, hint: impl Into<String>) -> Error {
         self.0.hint.get_or_insert_with(|| hint.into());
         self
     }
@@ -309,12 +309,12 @@ impl Error {
     }
 
     /// The origin, if it is known.
-    pub fn asked_by(&self) -> Option<&Origin> {
+    pub fn origin(&self) -> Option<&Origin> {
         self.0.origin.as_ref()
     }
 
     /// The step, if it is known.
-    pub fn at_step(&self) -> Option<&str> {
+    pub fn step(&self) -> Option<&str> {
         self.0.step.as_deref()
     }
 
@@ -329,7 +329,7 @@ impl Error {
     }
 
     /// The hint, if there is one.
-    pub fn advice(&self) -> Option<&str> {
+    pub fn hint(&self) -> Option<&str> {
         self.0.hint.as_deref()
     }
 
@@ -392,9 +392,10 @@ mod tests {
 
     #[test]
     fn the_nearest_origin_and_step_win() {
-        let error = Error::config("/mounts/7/source", "x").origin(Origin::config("/mounts")).step("a").step("b");
-        assert_eq!(error.asked_by(), Some(&Origin::config("/mounts/7/source")));
-        assert_eq!(error.at_step(), Some("a"));
+        let error =
+            Error::config("/mounts/7/source", "x").with_origin(Origin::config("/mounts")).with_step("a").with_step("b");
+        assert_eq!(error.origin(), Some(&Origin::config("/mounts/7/source")));
+        assert_eq!(error.step(), Some("a"));
     }
 
     #[test]
@@ -417,11 +418,11 @@ mod tests {
 
     #[test]
     fn a_shortened_error_keeps_what_fits() {
-        let error = Error::config("/a", "é".repeat(9)).hint("short").step("long step");
+        let error = Error::config("/a", "é".repeat(9)).with_hint("short").with_step("long step");
         let short = error.shortened(5);
         assert_eq!(short.message(), "ééééé…");
-        assert_eq!((short.advice(), short.at_step()), (Some("short"), Some("long …")));
-        assert_eq!(short.asked_by(), error.asked_by());
+        assert_eq!((short.hint(), short.step()), (Some("short"), Some("long …")));
+        assert_eq!(short.origin(), error.origin());
     }
 
     #[test]
@@ -430,7 +431,7 @@ mod tests {
             Diagnostic { pointer: "/a".into(), msg: "one".into() },
             Diagnostic { pointer: "/b".into(), msg: "two".into() },
         ])
-        .hint("mend it");
+        .with_hint("mend it");
         let text = serde_json::to_string(&error).expect("plain data");
         assert_eq!(serde_json::from_str::<Error>(&text).expect("round trip"), error);
     }

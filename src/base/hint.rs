@@ -2,7 +2,7 @@
 //!
 //! There is a row only if the cause is certain, or if the hint can name the few possible causes. The first row that
 //! matches wins, so special cases come before general ones. Where more is known when the error is made, the hint is
-//! given there ([`Error::hint`]), and this table is not asked.
+//! given there ([`Error::with_hint`]), and this table is not asked.
 
 use nix::errno::Errno;
 
@@ -15,7 +15,7 @@ struct Row {
     /// Names of the failed call.
     calls: &'static [&'static str],
     /// The origin: a JSON Pointer in which `*` stands for one segment and a final `**` for any number, or a flag.
-    asked_by: &'static str,
+    origin: &'static str,
     /// A part of the message: a fault of the configuration carries nothing else but its pointer.
     says: &'static str,
     hint: &'static str,
@@ -24,10 +24,10 @@ struct Row {
 /// A part of the fault for a kernel parameter whose namespace is the host's.
 pub const NOT_IN_THE_HOSTS: &str = "is not allowed in the hosts";
 
-const ANY: Row = Row { errno: None, kind: None, calls: &[], asked_by: "", says: "", hint: "" };
+const ANY: Row = Row { errno: None, kind: None, calls: &[], origin: "", says: "", hint: "" };
 
-const fn on(errno: Errno, calls: &'static [&'static str], asked_by: &'static str, hint: &'static str) -> Row {
-    Row { errno: Some(errno), calls, asked_by, hint, ..ANY }
+const fn on(errno: Errno, calls: &'static [&'static str], origin: &'static str, hint: &'static str) -> Row {
+    Row { errno: Some(errno), calls, origin, hint, ..ANY }
 }
 
 /// The advice for this error, if there is any.
@@ -37,14 +37,14 @@ pub fn for_error(error: &Error) -> Option<&'static str> {
 
 fn matches(row: &Row, error: &Error) -> bool {
     let call = error.call().and_then(|call| call.split('(').next());
-    let asked_by = match error.asked_by() {
+    let origin = match error.origin() {
         Some(Origin::Config(text) | Origin::Flag(text)) => text.as_ref(),
         Some(Origin::Default(_)) | None => "",
     };
     row.errno.is_none_or(|errno| error.errno() == Some(errno))
         && row.kind.is_none_or(|kind| error.kind() == kind)
         && (row.calls.is_empty() || call.is_some_and(|call| row.calls.contains(&call)))
-        && (row.asked_by.is_empty() || below(row.asked_by, asked_by))
+        && (row.origin.is_empty() || below(row.origin, origin))
         && error.message().contains(row.says)
 }
 
@@ -272,7 +272,7 @@ const ROWS: &[Row] = &[
     // Kernel parameters.
     Row {
         kind: Some(Kind::InvalidConfig),
-        asked_by: "/linux/sysctl/**",
+        origin: "/linux/sysctl/**",
         says: NOT_IN_THE_HOSTS,
         hint: "give the container a namespace of its own for it (linux.namespaces), or set it on the host",
         ..ANY
@@ -458,7 +458,7 @@ mod tests {
     use crate::error::SyscallError;
 
     fn failed(call: &'static str, errno: Errno, pointer: &'static str) -> Error {
-        SyscallError { call: call.into(), errno }.context("it").origin(Origin::config(pointer))
+        SyscallError { call: call.into(), errno }.context("it").with_origin(Origin::config(pointer))
     }
 
     #[test]
@@ -535,7 +535,7 @@ mod tests {
     fn a_flag_can_be_the_cause() {
         let error = SyscallError { call: "connect(\"/s\")".into(), errno: Errno::ECONNREFUSED }
             .context("cannot send the terminal")
-            .origin(Origin::Flag("--console-socket".into()));
+            .with_origin(Origin::Flag("--console-socket".into()));
         assert!(for_error(&error).is_some_and(|hint| hint.contains("no process listens")));
     }
 
@@ -553,7 +553,7 @@ mod tests {
     fn every_row_can_be_reached_and_is_a_single_line() {
         for (index, row) in ROWS.iter().enumerate() {
             assert!(!row.hint.is_empty() && !row.hint.contains('\n') && !row.hint.ends_with('.'), "{}", row.hint);
-            let pointer = row.asked_by.replace("**", "x").replace('*', "0");
+            let pointer = row.origin.replace("**", "x").replace('*', "0");
             let call = row.calls.first().copied().unwrap_or("write");
             let kind = row.kind.unwrap_or(Kind::Kernel);
             let errno = row.errno.unwrap_or(Errno::EIO);
@@ -561,7 +561,7 @@ mod tests {
             let error = SyscallError { call: format!("{call}()").into(), errno }
                 .context(row.says)
                 .with_kind(kind)
-                .origin(origin);
+                .with_origin(origin);
             let first = ROWS.iter().position(|row| matches(row, &error));
             assert_eq!(first, Some(index), "hidden by an earlier row: {}", row.hint);
         }

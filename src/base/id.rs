@@ -9,7 +9,7 @@ pub fn check_id(id: &str) -> Result<()> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '+' | '-' | '.');
     let wrong = |why: String| {
         let error = Error::new(Kind::Usage, format!("invalid container ID format: {id:?}{why}"));
-        Err(error.hint("an id may contain only letters, digits and . _ + -"))
+        Err(error.with_hint("an id may contain only letters, digits and . _ + -"))
     };
     match id.chars().find(|c| !allowed(*c)) {
         // The message is the one of runc and crun.
@@ -35,7 +35,7 @@ mod tests {
         }
         for id in ["", ".", "..", "a/b", "a b", "ä", "@a", &"x".repeat(1025)] {
             let error = check_id(id).expect_err(id);
-            assert!(error.advice().is_some_and(|hint| hint.contains("only letters")), "{id}");
+            assert!(error.hint().is_some_and(|hint| hint.contains("only letters")), "{id}");
         }
     }
 }

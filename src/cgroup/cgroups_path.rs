@@ -114,7 +114,7 @@ mod tests {
         }
         for path in ["..", "a/..", "/", "//", "/a/..", "/a\nb", "/a\0b"] {
             let error = path_for(path, "id", "/x/y").expect_err(path);
-            assert_eq!(error.asked_by(), Some(&from_cgroups_path()), "{path}");
+            assert_eq!(error.origin(), Some(&from_cgroups_path()), "{path}");
         }
     }
 

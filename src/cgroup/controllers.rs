@@ -105,17 +105,17 @@ pub fn require_cgroup2(hierarchy: &Hierarchy, needs: &[Need]) -> Result<()> {
 pub(super) fn unavailable(hierarchy: &Hierarchy, controller: &str, pointer: &str) -> Error {
     let error = |why: String| {
         Error::new(Kind::Unsupported, format!("cannot apply {}: {why}", name_of(pointer)))
-            .origin(Origin::config(pointer.to_owned()))
+            .with_origin(Origin::config(pointer.to_owned()))
     };
     match hierarchy.v1_of(controller) {
-        Some(v1) => error(format!("the {controller} controller is mounted as cgroup v1 at {:?}", v1.mount)).hint(
+        Some(v1) => error(format!("the {controller} controller is mounted as cgroup v1 at {:?}", v1.mount)).with_hint(
             "a windlass built with the feature cgroup-v1 applies it; or boot with cgroup_no_v1=all to have all controllers in cgroup v2",
         ),
-        None if hierarchy.unified().is_none() => error("no cgroup2 file system is mounted".into()).hint(MOUNT),
+        None if hierarchy.unified().is_none() => error("no cgroup2 file system is mounted".into()).with_hint(MOUNT),
         None => error(format!(
             "controller \"{controller}\" not available: the requested cgroup controller `{controller}` is not available"
         ))
-        .hint(format!(
+        .with_hint(format!(
             "{}/cgroup.controllers does not list it: the kernel lacks it, or disables it on its command line, or this cgroup was not delegated with it",
             hierarchy.unified().unwrap_or_default()
         )),
@@ -127,23 +127,23 @@ fn cannot_enable(ancestor: &Directory, needs: &[Need], failed: SyscallError) -> 
     let (file, errno) = (ancestor.path_of(SUBTREE_CONTROL), failed.errno);
     let error = failed
         .context(format!("cannot enable the controller {names} in {file:?}"))
-        .origin(Origin::config(needs[0].pointer.clone()));
+        .with_origin(Origin::config(needs[0].pointer.clone()));
     match errno {
-        Errno::EBUSY => error.hint(format!(
+        Errno::EBUSY => error.with_hint(format!(
             "{:?} has processes of its own, so its sub-cgroups cannot have controllers: move them to a sub-cgroup, or set linux.cgroupsPath to a place elsewhere",
             ancestor.path
         )),
         Errno::EACCES | Errno::EPERM | Errno::EROFS => {
-            error.hint(format!(
+            error.with_hint(format!(
                 "{:?} is not this user's to write to, or mounted read-only; {}",
                 ancestor.path,
                 delegation_hint(&names)
             ))
         }
-        Errno::ENOENT => error.hint(
+        Errno::ENOENT => error.with_hint(
             "this controller is not in cgroup.controllers of the parent: enable it there, or it belongs to a cgroup v1 hierarchy",
         ),
-        Errno::EOPNOTSUPP => error.hint(format!("{:?} is a cgroup of threads", ancestor.path)),
+        Errno::EOPNOTSUPP => error.with_hint(format!("{:?} is a cgroup of threads", ancestor.path)),
         _ => error,
     }
 }

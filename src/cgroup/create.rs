@@ -23,8 +23,8 @@ impl Cgroup {
         let Some(root) = hierarchy.root() else {
             controllers::require_cgroup2(hierarchy, needs)?;
             return Err(Error::new(Kind::Unsupported, "cannot make a cgroup: no cgroup2 file system is mounted")
-                .origin(from_cgroups_path())
-                .hint(controllers::MOUNT));
+                .with_origin(from_cgroups_path())
+                .with_hint(controllers::MOUNT));
         };
         let path = path.trim_start_matches('/');
         let mut made = Vec::new();
@@ -71,11 +71,11 @@ pub(super) fn make(root: &Directory, path: &str, made: &mut Vec<String>) -> Resu
         .with_context(|| format!("cannot make cgroup {:?}", root.path_of(path)))
         .map_err(|error| {
             let errno = error.errno();
-            let error = error.origin(from_cgroups_path());
+            let error = error.with_origin(from_cgroups_path());
             match errno {
-                Some(Errno::EROFS) => error.hint("the cgroup file system is mounted read-only"),
+                Some(Errno::EROFS) => error.with_hint("the cgroup file system is mounted read-only"),
                 Some(Errno::EAGAIN) => {
-                    error.hint("an ancestor's cgroup.max.descendants or cgroup.max.depth is reached")
+                    error.with_hint("an ancestor's cgroup.max.descendants or cgroup.max.depth is reached")
                 }
                 _ => error,
             }
@@ -89,7 +89,7 @@ fn exists(errno: Errno) -> nix::Result<()> {
 /// Refuses a cgroup in which init would never run, because it or an ancestor is frozen, and an existing cgroup with
 /// processes, which are not the container's.
 fn refuse_in_use(directory: &Directory, made: bool) -> Result<()> {
-    let refuse = |msg: String| Error::new(Kind::WrongStatus, msg).origin(from_cgroups_path());
+    let refuse = |msg: String| Error::new(Kind::WrongStatus, msg).with_origin(from_cgroups_path());
     let events = directory
         .read("cgroup.events")
         .with_context(|| format!("cannot read the state of cgroup {:?}", directory.path))?;
@@ -99,7 +99,7 @@ fn refuse_in_use(directory: &Directory, made: bool) -> Result<()> {
     }
     if number_after(&events, "frozen") == Some(1) {
         let error = refuse("container's cgroup unexpectedly frozen".into());
-        return Err(if made { error.hint("an ancestor of it is frozen: see cgroup.freeze there") } else { error });
+        return Err(if made { error.with_hint("an ancestor of it is frozen: see cgroup.freeze there") } else { error });
     }
     Ok(())
 }

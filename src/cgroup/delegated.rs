@@ -93,7 +93,7 @@ pub fn not_delegated(need: &Need) -> Error {
         controllers::name_of(&need.pointer),
         need.controller
     );
-    Error::new(Kind::Unsupported, msg).origin(Origin::config(need.pointer.clone())).hint(
+    Error::new(Kind::Unsupported, msg).with_origin(Origin::config(need.pointer.clone())).with_hint(
         "run it as `systemd-run --user --scope -p Delegate=yes windlass ...`, or let systemd make the cgroup (--systemd-cgroup); \
          `windlass doctor` says what is delegated",
     )

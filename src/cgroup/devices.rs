@@ -70,13 +70,14 @@ fn explain(program: Option<&DeviceProgram>, failed: SyscallError) -> Error {
         }
         _ => Origin::config("/linux/resources/devices"),
     };
-    let error = failed.context("cannot apply the device rules").origin(origin);
+    let error = failed.context("cannot apply the device rules").with_origin(origin);
     match errno {
-        Errno::EPERM => error
-            .hint("a device filter needs CAP_SYS_ADMIN, or CAP_BPF and CAP_NET_ADMIN, in the initial user namespace"),
-        Errno::E2BIG => error.hint("the rules make a program of more instructions than this kernel loads"),
+        Errno::EPERM => error.with_hint(
+            "a device filter needs CAP_SYS_ADMIN, or CAP_BPF and CAP_NET_ADMIN, in the initial user namespace",
+        ),
+        Errno::E2BIG => error.with_hint("the rules make a program of more instructions than this kernel loads"),
         Errno::ENOSYS | Errno::EINVAL => {
-            error.hint("a device filter needs a kernel with CONFIG_CGROUP_BPF and CONFIG_BPF_SYSCALL")
+            error.with_hint("a device filter needs a kernel with CONFIG_CGROUP_BPF and CONFIG_BPF_SYSCALL")
         }
         _ => error,
     }

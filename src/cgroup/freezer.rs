@@ -49,7 +49,7 @@ impl Cgroup {
             Kind::Kernel,
             format!("cannot freeze cgroup {:?} within {} s: {running}", self.path(), TIMEOUT.as_secs()),
         )
-        .hint(waiting::HINT))
+        .with_hint(waiting::HINT))
     }
 
     /// Begins to freeze every process in the cgroup and below, and does not wait.
@@ -62,7 +62,7 @@ impl Cgroup {
         self.set_frozen(false)?;
         if let Some(ancestor) = self.frozen_ancestor() {
             let msg = format!("cannot thaw cgroup {:?}: its ancestor {ancestor:?} is frozen", self.path());
-            return Err(Error::new(Kind::WrongStatus, msg).hint(format!("echo 0 > {ancestor}/cgroup.freeze")));
+            return Err(Error::new(Kind::WrongStatus, msg).with_hint(format!("echo 0 > {ancestor}/cgroup.freeze")));
         }
         if self.wait_until(&mut |events| number_after(events, "frozen") == Some(0))? {
             return Ok(());
@@ -124,7 +124,7 @@ impl Cgroup {
         self.directory.write("cgroup.freeze", value).map_err(|failed| {
             let errno = failed.errno;
             let error = failed.context(self.cannot(what));
-            if errno == Errno::ENOENT { error.hint("the freezer of cgroup v2 needs Linux 5.2") } else { error }
+            if errno == Errno::ENOENT { error.with_hint("the freezer of cgroup v2 needs Linux 5.2") } else { error }
         })
     }
 

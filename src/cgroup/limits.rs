@@ -62,10 +62,11 @@ fn explain(directory: &Directory, write: &Write, Unwritten { file, value, failed
         true => format!("unable to set unified resource {file:?}: {}", describe(errno)),
         false => format!("cannot set {file} to {value:?}: {}", describe(errno)),
     };
-    let mut error = Error::new(Kind::Kernel, message).caused_by(failed).origin(Origin::config(write.pointer.clone()));
+    let mut error =
+        Error::new(Kind::Kernel, message).caused_by(failed).with_origin(Origin::config(write.pointer.clone()));
     for (name, number, hint) in HINTS {
         if file.starts_with(name) && *number == errno {
-            error = error.hint(*hint);
+            error = error.with_hint(*hint);
         }
     }
     error
@@ -97,8 +98,8 @@ fn missing_file(directory: &Directory, write: &Write, file: &str) -> Error {
             Kind::Unsupported,
             format!("cannot apply {}: no file {file:?}: {}", name_of(pointer), describe(Errno::ENOENT)),
         )
-        .origin(Origin::config(pointer.clone()))
-        .hint(format!("this kernel's {controller} has no such setting"));
+        .with_origin(Origin::config(pointer.clone()))
+        .with_hint(format!("this kernel's {controller} has no such setting"));
     }
     // The search for version 1 reads mountinfo, so it is made on this error only.
     if let Ok(hierarchy) = Hierarchy::find()
@@ -112,9 +113,9 @@ fn missing_file(directory: &Directory, write: &Write, file: &str) -> Error {
         Kind::Unsupported,
         format!("cannot apply {}: controller \"{controller}\" not available in {path:?}", name_of(pointer)),
     )
-    .origin(Origin::config(pointer.clone()))
+    .with_origin(Origin::config(pointer.clone()))
     // A user's systemd can only delegate controllers that it has itself.
-    .hint(match path.contains("/user@") {
+    .with_hint(match path.contains("/user@") {
         true => controllers::delegation_hint(controller),
         false => format!("it would be enabled by: echo +{controller} > {parent}/{SUBTREE_CONTROL}"),
     })

@@ -118,7 +118,7 @@ const ATTEMPTS: u32 = 3;
 /// The error for a cgroup that cannot be removed because of these processes.
 pub(super) fn still_in(path: &str, pids: &[i32]) -> Error {
     Error::new(Kind::Kernel, format!("cannot remove cgroup {path:?}: still in it: {}", waiting::describe_all(pids)))
-        .hint(waiting::HINT)
+        .with_hint(waiting::HINT)
 }
 
 /// Removes an empty cgroup after its sub-cgroups. The kernel takes a cgroup apart asynchronously, so it may

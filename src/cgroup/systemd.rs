@@ -82,7 +82,7 @@ impl Systemd {
             }
             None => Error::new(Kind::Systemd, format!("cannot reach {manager}: it is not known where it listens")),
         };
-        Err(error.origin(Origin::Flag("--systemd-cgroup".into())).hint(if user {
+        Err(error.with_origin(Origin::Flag("--systemd-cgroup".into())).with_hint(if user {
             "it runs for users who are logged in, or who linger (`loginctl enable-linger`), and is found by \
              XDG_RUNTIME_DIR, which su(1) and sudo(8) do not set"
         } else {
@@ -172,8 +172,8 @@ impl Systemd {
         let job = match reply {
             Reply::Error(name, _) if name.ends_with(".UnitExists") => {
                 return Err(Error::new(Kind::AlreadyExists, format!("{what}: there is one of that name"))
-                    .origin(Origin::config("/linux/cgroupsPath"))
-                    .hint(format!(
+                    .with_origin(Origin::config("/linux/cgroupsPath"))
+                    .with_hint(format!(
                         "`systemctl {}status {}` shows whose it is",
                         if self.user { "--user " } else { "" },
                         unit.name
@@ -197,7 +197,7 @@ impl Systemd {
                 Kind::Systemd,
                 format!("{what}: its job is {result}"),
             )
-            .hint(format!("`journalctl {}--unit {unit}` has its reason", if self.user { "--user " } else { "" }))),
+            .with_hint(format!("`journalctl {}--unit {unit}` has its reason", if self.user { "--user " } else { "" }))),
             _ => Ok(()),
         }
     }
@@ -291,9 +291,9 @@ fn returned(reply: Reply, what: &str) -> Result<Vec<Value>> {
             let error = Error::new(Kind::Systemd, format!("{what}: {text}"));
             Err(match name.rsplit('.').next() {
                 Some("InteractiveAuthorizationRequired" | "AccessDenied") => {
-                    error.hint("this user may not ask the system's systemd: --rootless=true takes the user's own")
+                    error.with_hint("this user may not ask the system's systemd: --rootless=true takes the user's own")
                 }
-                _ => error.hint(format!("its error is {name}")),
+                _ => error.with_hint(format!("its error is {name}")),
             })
         }
     }
@@ -304,7 +304,7 @@ fn connection_failed(failed: windlass_sys::SyscallError, user: bool) -> Error {
     let timed_out = failed.errno == nix::errno::Errno::ETIMEDOUT;
     let error = failed.context(format!("{manager} does not answer")).with_kind(Kind::Systemd);
     match timed_out {
-        true => error.hint(format!(
+        true => error.with_hint(format!(
             "nothing came for {} s: `systemctl list-jobs` shows what it is busy with",
             TIMEOUT.as_secs()
         )),

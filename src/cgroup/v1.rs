@@ -183,7 +183,7 @@ impl Cgroups {
     fn freezer_or_error(&self) -> Result<&Directory> {
         self.freezer().ok_or_else(|| {
             Error::new(Kind::Unsupported, "the container has no cgroup that can be frozen")
-                .hint("it needs cgroup2, or the freezer of cgroup v1, mounted when the container is created")
+                .with_hint("it needs cgroup2, or the freezer of cgroup v1, mounted when the container is created")
         })
     }
 
@@ -219,7 +219,7 @@ impl Cgroups {
             return Ok(());
         }
         Err(Error::new(Kind::Kernel, format!("cannot thaw cgroup {:?}: an ancestor is frozen", freezer.path))
-            .hint("see freezer.state there"))
+            .with_hint("see freezer.state there"))
     }
 
     /// Thaws every process if there is a freezer, without looking at the outcome.
@@ -286,7 +286,7 @@ const NO_LIMIT: u64 = 1 << 62;
 /// Refuses cgroups that have processes, which are not the container's, and frozen ones.
 fn refuse_in_use(paths: &[String]) -> Result<()> {
     let there = Cgroups::open(paths)?;
-    let refuse = |msg: String| Err(Error::new(Kind::WrongStatus, msg).origin(from_cgroups_path()));
+    let refuse = |msg: String| Err(Error::new(Kind::WrongStatus, msg).with_origin(from_cgroups_path()));
     match there.pids()? {
         pids if !pids.is_empty() => {
             refuse(format!("container's cgroup is not empty: {} process(es) found", pids.len()))

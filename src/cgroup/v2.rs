@@ -133,7 +133,7 @@ impl Cgroup {
                 .called(|| format!("fchownat({:?}, {uid})", self.directory.path_of(name)));
             if_there(chown)
                 .with_context(|| format!("cannot give cgroup {:?} to user {uid}", self.path()))
-                .map_err(|error| error.origin(Origin::Default("the container's root owns its cgroup".into())))?;
+                .map_err(|error| error.with_origin(Origin::Default("the container's root owns its cgroup".into())))?;
         }
         Ok(())
     }

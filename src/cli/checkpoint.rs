@@ -136,7 +136,7 @@ fn common(matches: &Matches) -> Result<Flags> {
 }
 
 fn flag(name: &str, why: &str) -> Error {
-    Error::usage(why).origin(Origin::Flag(format!("--{name}").into()))
+    Error::usage(why).with_origin(Origin::Flag(format!("--{name}").into()))
 }
 
 /// An empty mode is the default, as with runc.

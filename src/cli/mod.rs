@@ -69,7 +69,7 @@ fn read(words: &mut Words, global: &mut Global) -> Result<Command, (Error, u8)> 
     let mut matches = Matches::default();
     let result = words.global(GLOBAL, &mut matches);
     global.read(&matches);
-    result.map_err(|error| (error.hint(help::hint(global.name, None)), 1))?;
+    result.map_err(|error| (error.with_hint(help::hint(global.name, None)), 1))?;
     if matches.switch("version") {
         return Ok(Command::Print(help::version(global.name)));
     }
@@ -87,7 +87,7 @@ fn read_verb(words: &mut Words, verb: &'static Verb, global: &mut Global) -> Res
     let mut matches = Matches::default();
     words
         .verb(verb.flags, verb.operands, &mut matches)
-        .map_err(|error| (error.hint(help::hint(global.name, Some(verb))), 1))?;
+        .map_err(|error| (error.with_hint(help::hint(global.name, Some(verb))), 1))?;
     if matches.switch("help") {
         return Ok(Command::Print(help::verb(global.name, verb)));
     }
@@ -95,7 +95,7 @@ fn read_verb(words: &mut Words, verb: &'static Verb, global: &mut Global) -> Res
         global.read_debug(&matches);
     }
     count(verb, matches.operands.len(), global.name)
-        .map_err(|error| (error.hint(help::hint(global.name, Some(verb))), 1))?;
+        .map_err(|error| (error.with_hint(help::hint(global.name, Some(verb))), 1))?;
     options::command(verb.name, &matches)
 }
 

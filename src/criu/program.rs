@@ -24,8 +24,10 @@ pub fn find(named: Option<&OsStr>, path: Option<&OsStr>) -> Result<PathBuf> {
     found.ok_or_else(|| {
         let name = name.display();
         let error = Error::new(Kind::Unsupported, format!("{name}: executable file not found in $PATH"));
-        let error = if named.is_some() { error.origin(Origin::Flag("--criu".into())) } else { error };
-        error.hint("checkpoint and restore need the program of the package criu, 4.1 or later; --criu says where it is")
+        let error = if named.is_some() { error.with_origin(Origin::Flag("--criu".into())) } else { error };
+        error.with_hint(
+            "checkpoint and restore need the program of the package criu, 4.1 or later; --criu says where it is",
+        )
     })
 }
 
@@ -39,7 +41,7 @@ pub fn check_version(version: &Version) -> Result<()> {
         return Ok(());
     }
     let msg = format!("CRIU version {version} must be 4.1 or higher");
-    Err(Error::new(Kind::Unsupported, msg).hint("install a newer criu, or name one by --criu"))
+    Err(Error::new(Kind::Unsupported, msg).with_hint("install a newer criu, or name one by --criu"))
 }
 
 #[cfg(test)]
@@ -55,7 +57,7 @@ mod tests {
         for (named, path) in [(None, Some("/nowhere")), (Some("/etc/passwd"), None), (Some("/etc"), None)] {
             let error = find(named.map(OsStr::new), path.map(OsStr::new)).expect_err("not there");
             assert!(error.message().ends_with(": executable file not found in $PATH"), "{error}");
-            assert!(error.advice().is_some());
+            assert!(error.hint().is_some());
         }
     }
 

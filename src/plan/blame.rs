@@ -13,7 +13,7 @@ use crate::mounts::option;
 
 /// The pointer of the member, if the call shows more than the error's own pointer.
 pub fn innermost(error: &Error, spec: &Spec) -> Option<String> {
-    let Some(Origin::Config(pointer)) = error.asked_by() else { return None };
+    let Some(Origin::Config(pointer)) = error.origin() else { return None };
     let (call, rest) = error.call()?.split_once('(')?;
     let errno = error.errno();
     if let Some(index) = pointer.strip_prefix("/mounts/").and_then(|index| index.parse::<usize>().ok()) {
@@ -119,7 +119,7 @@ mod tests {
             ("/mounts/1", "mkdirat(5, \"b\")", Errno::ENAMETOOLONG, "/mounts/1/destination"),
             ("/mounts/1", "move_mount(5, 6)", Errno::ENOTDIR, "/mounts/1/destination"),
         ] {
-            let error = SyscallError { call: call.into(), errno }.context("it").origin(Origin::config(pointer));
+            let error = SyscallError { call: call.into(), errno }.context("it").with_origin(Origin::config(pointer));
             assert_eq!(innermost(&error, &spec).as_deref(), Some(want), "{call}");
         }
     }
@@ -130,8 +130,9 @@ mod tests {
         for (pointer, call) in
             [("/mounts/0/source", "openat2(3)"), ("/mounts/0", "read(3)"), ("/root/path", "openat2(3)")]
         {
-            let error =
-                SyscallError { call: call.into(), errno: Errno::ENOENT }.context("it").origin(Origin::config(pointer));
+            let error = SyscallError { call: call.into(), errno: Errno::ENOENT }
+                .context("it")
+                .with_origin(Origin::config(pointer));
             assert_eq!(innermost(&error, &spec), None, "{call}");
         }
         assert_eq!(innermost(&Error::usage("no"), &spec), None);

@@ -15,7 +15,8 @@ pub(crate) fn check_owner(file: BorrowedFd<'_>, what: impl Fn() -> String) -> Re
     let stat = fd::stat(file).with_context(|| format!("cannot look at {}", what()))?;
     let Some(wrong) = fd::why_untrusted(&stat) else { return Ok(stat) };
     let error = Error::new(Kind::PermissionDenied, format!("{} {wrong}", what()));
-    Err(error.hint("what is in it decides which processes are killed and which hooks run: use a directory of your own"))
+    Err(error
+        .with_hint("what is in it decides which processes are killed and which hooks run: use a directory of your own"))
 }
 
 /// The extended attribute with a copy of the first line. If the content of the file is lost, `delete --force` learns

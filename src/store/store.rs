@@ -57,7 +57,7 @@ impl Store {
         std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o1700);
         builder.recursive(true).create(path).with_context(|| format!("cannot make the state root {path:?}")).map_err(
             |error| match error.errno() {
-                Some(Errno::EACCES | Errno::EROFS) => error.hint(
+                Some(Errno::EACCES | Errno::EROFS) => error.with_hint(
                     "an ordinary user's is below XDG_RUNTIME_DIR, which a login sets; otherwise say where with --root",
                 ),
                 _ => error,
@@ -106,7 +106,9 @@ impl Store {
         check_id(id)?;
         let Some(file) = self.file(id)? else { return Err(does_not_exist().into()) };
         Container::read(self.root()?, file, id)?.ok_or_else(|| {
-            does_not_exist().hint("its create died before it wrote anything; `delete --force` clears that away").into()
+            does_not_exist()
+                .with_hint("its create died before it wrote anything; `delete --force` clears that away")
+                .into()
         })
     }
 
@@ -153,7 +155,7 @@ impl Store {
             None => {
                 let msg = format!("the state of {id:?} is damaged, and nothing tells which processes are its: {why}");
                 let hint = format!("look for its processes, end them, and then remove {:?}", self.path.join(id));
-                Err(Error::new(Kind::State, msg).hint(hint))
+                Err(Error::new(Kind::State, msg).with_hint(hint))
             }
         }
     }

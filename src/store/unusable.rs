@@ -34,14 +34,16 @@ impl Unusable {
         match unreadable {
             Unreadable::Damaged(why) => {
                 let msg = format!("the state of {id:?} is damaged: {why}");
-                Unusable::Damaged(Error::new(Kind::State, msg).hint("`delete --force` clears what is left of it away"))
+                Unusable::Damaged(
+                    Error::new(Kind::State, msg).with_hint("`delete --force` clears what is left of it away"),
+                )
             }
             Unreadable::Version(version) => {
                 let msg = format!(
                     "the state of {id:?} has version {version}, and this windlass knows versions up to {VERSION}"
                 );
                 Unusable::Other(
-                    Error::new(Kind::State, msg).hint("use the windlass that made the container, or a newer one"),
+                    Error::new(Kind::State, msg).with_hint("use the windlass that made the container, or a newer one"),
                 )
             }
         }

@@ -27,7 +27,7 @@ impl Bundle {
     /// Reads a bundle, and makes its directory the current one. `config` replaces its config.json.
     pub(super) fn read(bundle: &Path, config: Option<&Path>) -> Result<Bundle> {
         let config = config.map(absolute).transpose()?;
-        let origin = |error: Error| error.origin(Origin::Flag("--bundle".into()));
+        let origin = |error: Error| error.with_origin(Origin::Flag("--bundle".into()));
         process::change_directory(bundle)
             .with_context(|| format!("cannot enter the bundle {bundle:?}"))
             .map_err(origin)?;
@@ -75,7 +75,7 @@ impl Bundle {
     /// Completes a failure to make the container. Names the innermost member that caused it, and all other elements of
     /// the configuration that this host does not have.
     pub(super) fn explain(&self, error: Error) -> Error {
-        if !matches!(error.asked_by(), Some(Origin::Config(_))) {
+        if !matches!(error.origin(), Some(Origin::Config(_))) {
             return error;
         }
         let error = match plan::innermost(&error, &self.spec) {
@@ -84,7 +84,7 @@ impl Bundle {
         };
         let (root, others): (Vec<Diagnostic>, Vec<Diagnostic>) =
             host_check::faults(&self.spec).into_iter().partition(|fault| fault.pointer == "/root/path");
-        let asked = error.asked_by().map(Origin::to_string).unwrap_or_default();
+        let asked = error.origin().map(Origin::to_string).unwrap_or_default();
         let others =
             others.into_iter().filter(|fault| fault.pointer != asked && !is_below(&asked, &fault.pointer)).collect();
         match root.into_iter().next() {
@@ -110,12 +110,12 @@ fn read_config(bundle: &Path, config: Option<&Path>) -> Result<Vec<u8>> {
         let asked = if config.is_some() { "--config" } else { "--bundle" };
         let error = failed
             .context(format!("JSON specification file {} not found", path.display()))
-            .origin(Origin::Flag(asked.into()))
-            .step(format!("runtime: read the bundle {bundle:?}"));
+            .with_origin(Origin::Flag(asked.into()))
+            .with_step(format!("runtime: read the bundle {bundle:?}"));
         match (missing, config) {
             (true, None) => error
                 .with_kind(Kind::NotFound)
-                .hint("a bundle is a directory with a config.json: `windlass spec` writes one"),
+                .with_hint("a bundle is a directory with a config.json: `windlass spec` writes one"),
             (true, Some(_)) => error.with_kind(Kind::NotFound),
             (false, _) => error,
         }

@@ -10,7 +10,7 @@ use windlass_sys::socket;
 
 /// Connects to the socket whose path `flag` was given.
 pub(super) fn connect(path: Option<&PathBuf>, flag: &'static str) -> Result<Option<OwnedFd>> {
-    let origin = |error: Error| error.origin(Origin::Flag(flag.into()));
+    let origin = |error: Error| error.with_origin(Origin::Flag(flag.into()));
     path.map(|path| socket::connect(path).with_context(|| format!("cannot connect to {path:?}")).map_err(origin))
         .transpose()
 }
@@ -62,12 +62,12 @@ impl Stdio {
 fn check_console_socket(terminal: bool, detached: bool, socket: bool) -> Result<()> {
     if terminal && detached && !socket {
         return Err(Error::new(Kind::Usage, "cannot allocate tty if runc will detach without setting console socket")
-            .origin(Origin::config("/process/terminal"))
-            .hint("pass --console-socket, or set process.terminal to false"));
+            .with_origin(Origin::config("/process/terminal"))
+            .with_hint("pass --console-socket, or set process.terminal to false"));
     }
     if socket && !(terminal && detached) {
         return Err(Error::new(Kind::Usage, "cannot use console socket if runc will not detach or allocate tty")
-            .origin(Origin::Flag("--console-socket".into())));
+            .with_origin(Origin::Flag("--console-socket".into())));
     }
     Ok(())
 }

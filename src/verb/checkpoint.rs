@@ -109,7 +109,7 @@ impl Criu {
         if host.rootless() {
             let msg = "checkpointing requires root";
             return Err(Error::new(Kind::PermissionDenied, msg)
-                .hint("criu needs CAP_SYS_ADMIN and CAP_SYS_PTRACE in the first user namespace"));
+                .with_hint("criu needs CAP_SYS_ADMIN and CAP_SYS_PTRACE in the first user namespace"));
         }
         let path = std::env::var_os("PATH").unwrap_or_else(|| plan::DEFAULT_PATH.into());
         Ok(Criu { program: program::find(session.global.criu.as_deref(), Some(&path))?, path })

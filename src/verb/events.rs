@@ -29,7 +29,7 @@ pub(super) fn events(id: &str, interval: Duration, stats: bool, session: &mut Se
     };
     let missing = || {
         Error::new(Kind::Unsupported, "the container has no cgroup of version 2, which counts what it uses")
-            .hint("cgroup2 must be mounted when the container is created")
+            .with_hint("cgroup2 must be mounted when the container is created")
     };
     let cgroup = container.cgroup()?.ok_or_else(missing)?;
     if stats {

@@ -76,5 +76,5 @@ fn exec_inner(options: &cli::Exec, session: &mut Session<'_>, proof: &SingleThre
 fn read_process(path: &Path) -> Result<Vec<u8>> {
     fd::document(path)
         .with_context(|| format!("cannot read the process file {path:?}"))
-        .map_err(|error| error.origin(Origin::Flag("--process".into())))
+        .map_err(|error| error.with_origin(Origin::Flag("--process".into())))
 }

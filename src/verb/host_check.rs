@@ -297,8 +297,9 @@ pub(super) fn filesystems(plan: &Plan, spec: &Spec) -> Vec<Diagnostic> {
                 continue;
             }
             if let Err(failed) = filesystem.set(key, value.as_deref()) {
-                let error =
-                    failed.context(format!("cannot mount {kind} on {}", mount.destination)).origin(step.origin.clone());
+                let error = failed
+                    .context(format!("cannot mount {kind} on {}", mount.destination))
+                    .with_origin(step.origin.clone());
                 let pointer = windlass_plan::innermost(&error, spec).unwrap_or_else(|| pointer.to_string());
                 out.push(Diagnostic { pointer, msg: error.message().into() });
             }

@@ -60,7 +60,7 @@ impl PassedFds {
             if !open {
                 let flag = if number - 3 < u64::from(listen) { "LISTEN_FDS" } else { "--preserve-fds" };
                 let msg = format!("unable to preserve file descriptor {number}: it is not open");
-                return Err(Error::new(Kind::Usage, msg).origin(Origin::Flag(flag.into())));
+                return Err(Error::new(Kind::Usage, msg).with_origin(Origin::Flag(flag.into())));
             }
         }
         // They are all open, so their number fits.
@@ -75,7 +75,7 @@ fn writable(number: i32) -> Result<BorrowedFd<'static>> {
     let open = descriptors::borrow_inherited(number).filter(|fd| flags(fd) & OFlag::O_ACCMODE == OFlag::O_WRONLY);
     open.ok_or_else(|| {
         let msg = format!("invalid --status-fd argument {number}: not writable");
-        Error::new(Kind::Usage, msg).origin(Origin::Flag("--status-fd".into()))
+        Error::new(Kind::Usage, msg).with_origin(Origin::Flag("--status-fd".into()))
     })
 }
 
@@ -121,7 +121,7 @@ mod tests {
         for preserve_fds in [1 << 20, i32::MAX as u32, u32::MAX] {
             let options = crate::cli::Create { preserve_fds, ..Default::default() };
             let error = PassedFds::find(&Command::Create(options)).expect_err("not so many are open");
-            assert_eq!(error.asked_by(), Some(&Origin::Flag("--preserve-fds".into())));
+            assert_eq!(error.origin(), Some(&Origin::Flag("--preserve-fds".into())));
             assert!(error.message().contains("it is not open"), "{error}");
         }
     }

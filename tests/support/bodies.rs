@@ -140,7 +140,7 @@ fn refused(error: &Error) {
     assert_eq!(error.kind(), Kind::InvalidConfig, "{error}");
     assert!(!error.message().is_empty());
     pointed(error.all_faults());
-    match error.asked_by() {
+    match error.origin() {
         Some(Origin::Config(pointer)) => assert!(pointer.starts_with('/'), "{pointer:?}: {error}"),
         other => panic!("{other:?} asked for {error}"),
     }
@@ -149,7 +149,7 @@ fn refused(error: &Error) {
 /// Checks the refusal of a text: its fault may be the whole text.
 fn refused_text(error: &Error) {
     assert_eq!(error.kind(), Kind::InvalidConfig, "{error}");
-    match error.asked_by() {
+    match error.origin() {
         Some(Origin::Config(pointer)) => {
             assert!(pointer.is_empty() || pointer.starts_with('/'), "{pointer:?}: {error}")
         }

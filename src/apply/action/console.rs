@@ -58,7 +58,7 @@ fn open_master(cx: &mut Context<'_>) -> Result<OwnedFd> {
     let path = RootPath::new("/dev/pts/ptmx").expect("no NUL");
     let found = resolve::find(cx.root()?, &path, resolve::NO_LINKS)
         .with_context(context)
-        .map_err(|error| error.hint("a terminal needs a devpts mounted on /dev/pts"))?;
+        .map_err(|error| error.with_hint("a terminal needs a devpts mounted on /dev/pts"))?;
     let stat = fd::stat(found.as_fd()).with_context(context)?;
     let multiplexer = stat.st_mode & libc::S_IFMT == libc::S_IFCHR && stat.st_rdev == libc::makedev(5, 2);
     if !multiplexer || fd::filesystem(found.as_fd()).with_context(context)? != DEVPTS_SUPER_MAGIC {

@@ -58,7 +58,7 @@ pub(super) fn node(node: &Node, cx: &mut Context<'_>) -> Result<()> {
     let dir = kept.fd.as_fd();
     if kept.callers {
         return verify(node, name, dir)
-            .map_err(|error| error.hint("this directory is the host's /dev, in which nothing is made"));
+            .map_err(|error| error.with_hint("this directory is the host's /dev, in which nothing is made"));
     }
     let device = libc::makedev(node.major, node.minor);
     match fd::mknodat(dir, name, node.mode, device) {
@@ -93,7 +93,7 @@ fn verify(node: &Node, name: &OsStr, dir: BorrowedFd<'_>) -> Result<()> {
         return Ok(());
     }
     let msg = format!("cannot make the device {}: there is another file of that name", node.path);
-    Err(Error::new(Kind::InvalidConfig, msg).hint("a tmpfs on /dev hides what the root filesystem has there"))
+    Err(Error::new(Kind::InvalidConfig, msg).with_hint("a tmpfs on /dev hides what the root filesystem has there"))
 }
 
 /// Binds the host's node on an empty file, if it is the device that was asked for.

@@ -109,7 +109,7 @@ fn search(name: &str, env: &[String]) -> Result<CString> {
     Err(match refused {
         Some(candidate) => not_executable(name, &candidate, Errno::EACCES),
         None => Error::new(Kind::ExecutableNotFound, format!("exec: {name:?}: executable file not found in $PATH"))
-            .hint("the name was looked for in the PATH of process.env, inside the container"),
+            .with_hint("the name was looked for in the PATH of process.env, inside the container"),
     })
 }
 

@@ -76,9 +76,8 @@ pub(super) fn apparmor(profile: &str, cx: &mut Context<'_>) -> Result<()> {
     written
         .with_context(|| format!("unable to apply apparmor profile: apparmor failed to apply profile {profile:?}"))
         .map_err(|error| match error.errno() {
-            Some(Errno::EINVAL | Errno::ENOENT) => {
-                error.hint("AppArmor is not enabled in this kernel, or the profile is not loaded (apparmor_parser -r)")
-            }
+            Some(Errno::EINVAL | Errno::ENOENT) => error
+                .with_hint("AppArmor is not enabled in this kernel, or the profile is not loaded (apparmor_parser -r)"),
             _ => error,
         })
 }
@@ -89,5 +88,7 @@ pub(super) fn label(attribute: &str, label: &str, cx: &mut Context<'_>) -> Resul
     cx.procfs
         .write(&format!("self/attr/{attribute}"), label.as_bytes())
         .with_context(|| format!("cannot set the SELinux label {label:?}"))
-        .map_err(|error| error.hint("SELinux is not enabled in this kernel, or its policy does not know the label"))
+        .map_err(|error| {
+            error.with_hint("SELinux is not enabled in this kernel, or its policy does not know the label")
+        })
 }

@@ -54,7 +54,7 @@ fn target(plan: &Mount, make: Make, cx: &Context<'_>) -> Result<OwnedFd> {
             let msg = format!("filesystem {:?} must be mounted on ordinary directory", path.to_string());
             return Error::new(Kind::Kernel, msg)
                 .caused_by(failed)
-                .hint("a component of the destination is a symbolic link in the root filesystem");
+                .with_hint("a component of the destination is a symbolic link in the root filesystem");
         }
         failed.context(format!("cannot make the mount point {path}"))
     })?;
@@ -63,7 +63,9 @@ fn target(plan: &Mount, make: Make, cx: &Context<'_>) -> Result<OwnedFd> {
         && fd::filesystem(target.as_fd()).with_context(|| format!("cannot look at {path}"))? == PROC_SUPER_MAGIC
     {
         let msg = format!("{:?} cannot be mounted because it is inside /proc", path.to_string());
-        return Err(Error::new(Kind::PermissionDenied, msg).hint("a symbolic link in the root filesystem leads there"));
+        return Err(
+            Error::new(Kind::PermissionDenied, msg).with_hint("a symbolic link in the root filesystem leads there")
+        );
     }
     Ok(target)
 }
@@ -92,12 +94,12 @@ fn make(
         let error = failed.context(context());
         let error = match key == "context" && plan.labelled {
             true => error
-                .origin(Origin::config("/linux/mountLabel"))
-                .hint("a mount label needs SELinux, and a label that its policy knows"),
+                .with_origin(Origin::config("/linux/mountLabel"))
+                .with_hint("a mount label needs SELinux, and a label that its policy knows"),
             false => error,
         };
         return Err(match complaint {
-            Some(complaint) => error.hint(format!("the filesystem says: {complaint}")),
+            Some(complaint) => error.with_hint(format!("the filesystem says: {complaint}")),
             None => advise(kind, error),
         });
     }
@@ -114,7 +116,7 @@ fn advise(kind: &str, error: Error) -> Error {
     if kind != "overlay" || error.errno() != Some(Errno::EINVAL) {
         return error;
     }
-    error.hint(
+    error.with_hint(
         "upperdir and workdir must be on one filesystem that is not itself an overlay, lowerdirs must be directories; \
          the kernel log (dmesg) has the reason",
     )
@@ -126,8 +128,8 @@ fn label_root(mount: BorrowedFd<'_>, label: &str, context: impl FnOnce() -> Stri
         .with_context(context)
         .map_err(|error| {
             error
-                .origin(Origin::config("/linux/mountLabel"))
-                .hint("the SELinux policy does not know the label, or refuses it")
+                .with_origin(Origin::config("/linux/mountLabel"))
+                .with_hint("the SELinux policy does not know the label, or refuses it")
         })
 }
 
@@ -235,7 +237,7 @@ fn refused(failed: sys::SyscallError, plan: &Mount, mount: BorrowedFd<'_>, targe
                 true => "the source is a directory, and the root filesystem has a file at the destination",
                 false => "the source is a file, and the root filesystem has a directory at the destination",
             };
-            Error::new(Kind::Kernel, format!("{context}: not a directory")).caused_by(failed).hint(hint)
+            Error::new(Kind::Kernel, format!("{context}: not a directory")).caused_by(failed).with_hint(hint)
         }
         _ => failed.context(context),
     }
@@ -314,10 +316,10 @@ mod tests {
     #[test]
     fn an_overlay_is_told_from_other_filesystems() {
         let failed = |errno| sys::SyscallError { call: "fsconfig(x, FSCONFIG_CMD_CREATE)".into(), errno }.context("it");
-        let is_about_layers = |error: Error| error.advice().is_some_and(|hint| hint.contains("upperdir"));
+        let is_about_layers = |error: Error| error.hint().is_some_and(|hint| hint.contains("upperdir"));
         assert!(is_about_layers(advise("overlay", failed(Errno::EINVAL))));
         assert!(!is_about_layers(advise("overlay", failed(Errno::ENODEV))));
         assert!(!is_about_layers(advise("tmpfs", failed(Errno::EINVAL))));
-        assert!(!is_about_layers(advise("overlay", failed(Errno::EINVAL).hint("the filesystem says: no"))));
+        assert!(!is_about_layers(advise("overlay", failed(Errno::EINVAL).with_hint("the filesystem says: no"))));
     }
 }

@@ -118,9 +118,8 @@ pub(super) fn session_keyring(name: &str) -> Result<()> {
         // This kernel has no keyrings.
         Err(failed) if failed.errno == Errno::ENOSYS => Ok(()),
         other => other.with_context(|| "cannot make a session keyring").map_err(|error| match error.errno() {
-            Some(Errno::EDQUOT) => {
-                error.hint("the user's quota of keys is used up: raise kernel.keys.maxkeys, or use --no-new-keyring")
-            }
+            Some(Errno::EDQUOT) => error
+                .with_hint("the user's quota of keys is used up: raise kernel.keys.maxkeys, or use --no-new-keyring"),
             _ => error,
         }),
     }

@@ -52,7 +52,7 @@ impl Directories {
     pub fn check_parent(&self, parent: &str) -> Result<()> {
         let refuse = |why: &str| {
             let origin = Origin::Flag("--parent-path".into());
-            Err(Error::usage(why.to_string()).origin(origin))
+            Err(Error::usage(why.to_string()).with_origin(origin))
         };
         if parent.starts_with('/') {
             return refuse("--parent-path must be relative");
@@ -70,12 +70,12 @@ impl Directories {
 fn make(path: &Path, flag: &'static str) -> Result<()> {
     let made = std::fs::DirBuilder::new().recursive(true).mode(MODE).create(path);
     made.with_context(|| format!("cannot make the directory {path:?}"))
-        .map_err(|error| error.origin(Origin::Flag(flag.into())))
+        .map_err(|error| error.with_origin(Origin::Flag(flag.into())))
 }
 
 /// Opens a directory. Refuses it if others may write to it, since they could exchange its entries.
 fn open(path: &Path, flag: &'static str) -> Result<OwnedFd> {
-    let origin = |error: Error| error.origin(Origin::Flag(flag.into()));
+    let origin = |error: Error| error.with_origin(Origin::Flag(flag.into()));
     let context = || format!("cannot open the directory {path:?}");
     let dir = fd::open(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY).with_context(context).map_err(origin)?;
     let stat = fd::stat(dir.as_fd()).with_context(context).map_err(origin)?;
@@ -85,7 +85,7 @@ fn open(path: &Path, flag: &'static str) -> Result<OwnedFd> {
         Some(why) => {
             let error = Error::new(Kind::PermissionDenied, format!("the directory {path:?} {why}"));
             Err(origin(
-                error.hint("images hold the memory of processes: use a directory that nobody else may write to"),
+                error.with_hint("images hold the memory of processes: use a directory that nobody else may write to"),
             ))
         }
     }
@@ -99,5 +99,5 @@ fn check_links(path: &Path, found: &FileStat) -> Result<()> {
         _ => (path.into(), "was exchanged meanwhile".into()),
     };
     let msg = format!("the directory {path:?} is reached by {at:?}, which {why}");
-    Err(Error::new(Kind::PermissionDenied, msg).hint("name the directory itself, not a link of another user"))
+    Err(Error::new(Kind::PermissionDenied, msg).with_hint("name the directory itself, not a link of another user"))
 }

@@ -46,13 +46,13 @@ pub(crate) fn error(outcome: &Outcome, what: &str, log: &Log<'_>, stderr: &str) 
     let msg = format!("criu failed: type {what} errno {errno}: {why}; log file: {}", path.display());
     let mut error = Error::new(if died { Kind::Protocol } else { Kind::Unsupported }, msg);
     if let Some(cause) = &cause {
-        error = error.step(format!("CRIU: {}, line {} of its log", cause.place, cause.line));
+        error = error.with_step(format!("CRIU: {}, line {} of its log", cause.place, cause.line));
         if let Some(known) = cause.known {
-            error = error.hint(known.hint);
+            error = error.with_hint(known.hint);
         }
     }
     if died && stderr.contains("kerndat") {
-        error = error.hint("this CRIU is too old for this kernel: install a newer one, or name one by --criu");
+        error = error.with_hint("this CRIU is too old for this kernel: install a newer one, or name one by --criu");
     }
     error
 }

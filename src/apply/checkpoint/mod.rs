@@ -120,7 +120,7 @@ pub fn checkpoint(
     }
     if let Some(inner) = group.as_ref().map_or(Ok(None), AnyCgroup::frozen_below)? {
         let msg = format!("cannot checkpoint: the container has frozen its cgroup {inner}");
-        return Err(Error::new(Kind::WrongStatus, msg).hint(THAW_INNER).into());
+        return Err(Error::new(Kind::WrongStatus, msg).with_hint(THAW_INNER).into());
     }
     timer.done("freeze the container");
     let pids = group.as_ref().map_or(Ok(vec![init.pid]), AnyCgroup::pids)?;
@@ -173,7 +173,7 @@ fn group_of(container: &Container) -> Result<Option<AnyCgroup>> {
     {
         let msg = "cannot checkpoint: an ancestor of the container's cgroup is frozen";
         return Err(Error::new(Kind::WrongStatus, msg)
-            .hint("thaw the ancestor first: see cgroup.freeze in the parents of the container's cgroup"));
+            .with_hint("thaw the ancestor first: see cgroup.freeze in the parents of the container's cgroup"));
     }
     Ok(group)
 }
@@ -186,8 +186,8 @@ fn check_features(session: &mut Session, flags: &Flags) -> Result<()> {
     ] {
         if asked && there != Some(true) {
             return Err(Error::new(Kind::Unsupported, format!("criu is missing features: [{name}]"))
-                .origin(Origin::Flag(flag.into()))
-                .hint("the kernel needs CONFIG_MEM_SOFT_DIRTY or CONFIG_USERFAULTFD for this"));
+                .with_origin(Origin::Flag(flag.into()))
+                .with_hint("the kernel needs CONFIG_MEM_SOFT_DIRTY or CONFIG_USERFAULTFD for this"));
         }
     }
     Ok(())
@@ -236,7 +236,7 @@ impl CheckpointRequest<'_> {
         let Some(status) = &self.status else { return Ok(()) };
         fd::write_once(status.as_fd(), b"\0")
             .with_context(|| "cannot report that the page server listens")
-            .map_err(|error| error.origin(Origin::Flag("--status-fd".into())))
+            .map_err(|error| error.with_origin(Origin::Flag("--status-fd".into())))
     }
 }
 

@@ -76,7 +76,7 @@ pub(crate) fn become_criu(work: &CriuLaunch<'_>, cx: &mut Context<'_>) -> Result
                 | Action::Personality(_)
         );
         if inherited {
-            apply(&step.action, cx).map_err(|error| error.origin(step.origin.clone()))?;
+            apply(&step.action, cx).map_err(|error| error.with_origin(step.origin.clone()))?;
         }
     }
     if work.in_cgroup_namespace && work.plan.topology.new.contains(Namespaces::CGROUP) {
@@ -124,8 +124,8 @@ fn here(log: &LogDirectory<'_>) -> Result<OwnedFd> {
     match identity(opened.as_fd()).with_context(context)? == log.identity {
         true => Ok(opened),
         false => Err(Error::usage(format!("CRIU cannot manage cgroups with the log in {path:?}"))
-            .origin(Origin::Flag("--work-path".into()))
-            .hint("name a directory outside the state root by --work-path")),
+            .with_origin(Origin::Flag("--work-path".into()))
+            .with_hint("name a directory outside the state root by --work-path")),
     }
 }
 

@@ -170,7 +170,7 @@ impl Restoring<'_, '_> {
         self.log = directories.next();
         if session.version()?.is_none() {
             let error = failure(&Outcome::Died, "VERSION", &self.log(), "");
-            return Err(error.hint("it may be too old for this kernel: `criu check` says so"));
+            return Err(error.with_hint("it may be too old for this kernel: `criu check` says so"));
         }
         self.timer.done("start CRIU");
         self.judge(&stage, launch.handler())?;
@@ -254,7 +254,7 @@ impl Restoring<'_, '_> {
             true => Ok(()),
             false => Err(Error::faults(faults)
                 .prefixed("the images contradict config.json")
-                .hint("restore with the configuration of the dump; --trust-images restores them as they are")),
+                .with_hint("restore with the configuration of the dump; --trust-images restores them as they are")),
         }
     }
 
@@ -383,7 +383,9 @@ impl Restoring<'_, '_> {
             let _visit = JoinedNamespaces::visit(child.pidfd.as_fd(), Namespaces::NET)?;
             netlink::loopback_up().with_context(|| "cannot bring the loopback interface up")?;
             self.plan.init.iter().try_for_each(|step| match &step.action {
-                Action::Sysctl(key, value) => net_sysctl(key, value).map_err(|error| error.origin(step.origin.clone())),
+                Action::Sysctl(key, value) => {
+                    net_sysctl(key, value).map_err(|error| error.with_origin(step.origin.clone()))
+                }
                 _ => Ok(()),
             })?;
         }

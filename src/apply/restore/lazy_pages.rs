@@ -59,8 +59,8 @@ impl LazyPages {
             return match server {
                 None => Ok(LazyPages(None)),
                 Some(_) => Err(Error::usage("a process fetches memory for the directory of the log already")
-                    .origin(Origin::Flag("--page-server".into()))
-                    .hint("leave the flag out, or name another directory by --work-path")),
+                    .with_origin(Origin::Flag("--page-server".into()))
+                    .with_hint("leave the flag out, or name another directory by --work-path")),
             };
         }
         let (ready, ready_end) = pipe::new().with_context(|| "cannot make a pipe")?;

@@ -105,8 +105,8 @@ fn refuse_version_1() -> Result<()> {
         return Ok(());
     }
     let why = "this host has cgroups of version 1, and only those of version 2 can be restored";
-    let error = Error::new(Kind::Unsupported, why).origin(Origin::Flag("--manage-cgroups-mode".into()));
-    Err(error.hint("without the flag, or with `ignore`, all processes are in the container's cgroup afterwards"))
+    let error = Error::new(Kind::Unsupported, why).with_origin(Origin::Flag("--manage-cgroups-mode".into()));
+    Err(error.with_hint("without the flag, or with `ignore`, all processes are in the container's cgroup afterwards"))
 }
 
 /// Refuses CRIU's file of options if it asks for cgroups: it overrides the flags, by which the cgroups of the images
@@ -126,7 +126,7 @@ fn refuse_file(path: &str) -> Result<()> {
     };
     match String::from_utf8_lossy(&text).lines().any(asks) {
         true => Err(Error::usage(format!("{path} asks CRIU for cgroups (manage-cgroups)"))
-            .hint("only the flag --manage-cgroups-mode can, since the cgroups of the images are judged by it")),
+            .with_hint("only the flag --manage-cgroups-mode can, since the cgroups of the images are judged by it")),
         false => Ok(()),
     }
 }

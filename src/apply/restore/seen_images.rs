@@ -48,7 +48,7 @@ pub(crate) fn copies(
         let copy = mount::clone_tree(dir.as_fd(), "", false).with_context(context)?;
         let set = mount::set_attributes(copy.as_fd(), Attributes::default(), false, Some(namespace.as_fd()));
         set.with_context(context)
-            .map_err(|error| error.hint("the filesystem of the images must support idmapped mounts"))?;
+            .map_err(|error| error.with_hint("the filesystem of the images must support idmapped mounts"))?;
         Ok(copy)
     };
     chain.iter().map(shown).collect()

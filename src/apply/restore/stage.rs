@@ -112,12 +112,12 @@ pub(crate) fn stage(
     let slave = PropagationChange { to: Propagation::Slave, recursive: true };
     mount::propagate_root(slave).with_context(|| "cannot make the mounts slaves")?;
     let root = root_source(plan)?;
-    let copy = cx.take_source(root).map_err(|error| error.origin(Origin::config("/root/path")))?;
+    let copy = cx.take_source(root).map_err(|error| error.with_origin(Origin::config("/root/path")))?;
     // Every source is taken before the tmpfs can hide it.
     let mut copies = Vec::new();
     for step in &plan.init {
         if let Some(id) = source_of(&step.action) {
-            let copy = cx.take_source(id).map_err(|error| error.origin(step.origin.clone()))?;
+            let copy = cx.take_source(id).map_err(|error| error.with_origin(step.origin.clone()))?;
             let source = plan.source(id);
             let below = source.map_or(MountAttributes::empty(), |source| source.set_all) & RESTRICTING;
             let [own_map, below_map] = mapped(source);
@@ -165,7 +165,7 @@ pub(crate) fn stage(
             }
             _ => Ok(()),
         };
-        done.map_err(|error| error.origin(step.origin.clone()))?;
+        done.map_err(|error| error.with_origin(step.origin.clone()))?;
     }
     staging.end(plan.topology.new.contains(Namespaces::USER))
 }

@@ -141,7 +141,7 @@ fn a_name_that_is_taken_inside_is_refused_before_anything_is_moved() {
     container.ip("link add taken type veth peer name other");
     let error = container.gets(&[("v0", "fine"), ("v1", "taken")]).expect_err("the name is taken");
     assert_eq!(error.kind(), Kind::InvalidConfig);
-    assert_eq!(error.asked_by().map(ToString::to_string).as_deref(), Some("/linux/netDevices/v1"));
+    assert_eq!(error.origin().map(ToString::to_string).as_deref(), Some("/linux/netDevices/v1"));
     assert!(error.message().contains("an interface \"taken\" already"), "{error}");
     assert!(has(&ip("-o link"), "v0@v1") && !container.ip("-o link").contains("fine"));
 }
@@ -154,7 +154,7 @@ fn an_interface_that_does_not_exist_is_named_before_anything_is_moved() {
     let container = Container::new();
     let error = container.gets(&[("v0", "v0"), ("eth9/x", "e")]).expect_err("there is no eth9/x");
     assert_eq!(error.errno(), Some(nix::errno::Errno::ENODEV));
-    assert_eq!(error.asked_by().map(ToString::to_string).as_deref(), Some("/linux/netDevices/eth9~1x"));
+    assert_eq!(error.origin().map(ToString::to_string).as_deref(), Some("/linux/netDevices/eth9~1x"));
     assert!(has(&ip("-o link"), "v0@v1"));
 }
 
@@ -171,7 +171,7 @@ fn when_the_last_interface_cannot_be_moved_the_others_come_back_as_they_were() {
     let container = Container::new();
     let error = container.gets(&[("v0", "net1"), ("v1", "net2"), ("lo", "lo9")]).expect_err("lo stays where it is");
     assert_eq!(error.errno(), Some(nix::errno::Errno::EINVAL), "{:?}", error.call());
-    assert_eq!(error.asked_by().map(ToString::to_string).as_deref(), Some("/linux/netDevices/lo"));
+    assert_eq!(error.origin().map(ToString::to_string).as_deref(), Some("/linux/netDevices/lo"));
     let host = ip("-o addr show v0");
     assert!(
         has(&host, "inet 10.9.8.7/24 scope global v0") && has(&host, "inet 169.254.3.4/16 scope link v0"),
@@ -217,6 +217,6 @@ fn an_interface_is_not_moved_to_where_it_is() {
     let devices = [("v0".to_string(), "net1".to_string())];
     // The thread stands for the container, because the main thread is in another network namespace.
     let error = move_network_devices(&devices, nix::unistd::gettid().as_raw()).expect_err("the same namespace");
-    assert_eq!(error.asked_by().map(ToString::to_string).as_deref(), Some("/linux/netDevices"));
+    assert_eq!(error.origin().map(ToString::to_string).as_deref(), Some("/linux/netDevices"));
     assert!(has(&ip("-o link"), "v0@v1"));
 }

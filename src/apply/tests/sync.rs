@@ -126,9 +126,9 @@ fn an_error_comes_whole() {
         Diagnostic { pointer: "/mounts/7".into(), msg: "one".into() },
         Diagnostic { pointer: "/mounts/8".into(), msg: "two".into() },
     ])
-    .step("init 7/61: bind")
-    .hint("mend it")
-    .origin(Origin::config("/mounts"));
+    .with_step("init 7/61: bind")
+    .with_hint("mend it")
+    .with_origin(Origin::config("/mounts"));
     init.failed(&error);
     match runtime.receive().expect("a message") {
         Message::Failed(heard) => assert_eq!(heard, error),
@@ -146,7 +146,7 @@ fn assert_cut(sent: &Error) {
             assert!(!heard.message().is_empty());
             let same = heard.message().chars().zip(sent.message().chars()).take_while(|(a, b)| a == b).count();
             assert!(same >= 100, "the beginning is kept: {:?}", heard.message());
-            assert_eq!(heard.asked_by(), sent.asked_by());
+            assert_eq!(heard.origin(), sent.origin());
         }
         other => panic!("{other:?}"),
     }
@@ -158,7 +158,9 @@ fn an_error_too_long_is_cut_and_not_lost() {
         ["x".repeat(9000), "\u{1}".repeat(9000), "日本語".repeat(9000), "\"\\".repeat(9000), "a".repeat(1 << 20)];
     for text in &texts {
         assert_cut(&Error::new(Kind::Hook, text.as_str()));
-        assert_cut(&Error::config("/hooks/prestart/0", text.as_str()).step(text.as_str()).hint(text.as_str()));
+        assert_cut(
+            &Error::config("/hooks/prestart/0", text.as_str()).with_step(text.as_str()).with_hint(text.as_str()),
+        );
     }
     let fault =
         |index: usize| Diagnostic { pointer: format!("/mounts/{index}"), msg: "a mount needs a destination".repeat(5) };

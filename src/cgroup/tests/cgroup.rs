@@ -152,8 +152,8 @@ fn a_failed_create_leaves_nothing() {
     let error = Cgroup::create(&hierarchy, &format!("{}/a", scratch.path), &[need]).expect_err("no such controller");
     assert_eq!(error.kind(), Kind::Unsupported);
     assert!(error.message().contains("controller \"frobnicate\" not available"), "{}", error.message());
-    assert_eq!(error.asked_by(), Some(&Origin::config("/linux/resources/unified/frobnicate.max")));
-    assert!(error.advice().is_some_and(|hint| hint.contains("/cgroup.controllers")), "{error:?}");
+    assert_eq!(error.origin(), Some(&Origin::config("/linux/resources/unified/frobnicate.max")));
+    assert!(error.hint().is_some_and(|hint| hint.contains("/cgroup.controllers")), "{error:?}");
     assert!(!std::path::Path::new(&scratch.whole()).exists());
 }
 
@@ -168,8 +168,8 @@ fn a_limit_whose_controller_sits_in_v1_says_so() {
     assert!(error.message().contains("memory.limit"), "{}", error.message());
     assert!(error.message().contains("cgroup v1"), "{}", error.message());
     assert!(error.message().contains(&v1.mount), "{}", error.message());
-    assert_eq!(error.asked_by(), Some(&Origin::config("/linux/resources/memory/limit")));
-    assert!(error.advice().is_some_and(|hint| hint.contains("cgroup-v1")));
+    assert_eq!(error.origin(), Some(&Origin::config("/linux/resources/memory/limit")));
+    assert!(error.hint().is_some_and(|hint| hint.contains("cgroup-v1")));
     limited(&hierarchy, &scratch, r#"{"memory": {"limit": -1}, "cpu": {"shares": 1024}, "pids": {"limit": -1}}"#)
         .expect("what limits nothing runs anywhere");
 }
@@ -367,7 +367,7 @@ fn huge_pages_are_limited() {
         .apply(&planned(r#"{"hugepageLimits": [{"pageSize": "3MB", "limit": 1}]}"#).writes)
         .expect_err("no such size");
     assert!(error.message().contains("hugepageLimits.0.limit"), "{}", error.message());
-    assert_eq!(error.asked_by(), Some(&Origin::config("/linux/resources/hugepageLimits/0/limit")));
+    assert_eq!(error.origin(), Some(&Origin::config("/linux/resources/hugepageLimits/0/limit")));
 }
 
 #[test]
@@ -400,7 +400,7 @@ fn a_parent_with_processes_of_its_own_is_named() {
     let error =
         Cgroup::create(&hierarchy, &format!("{}/x", scratch.path), &planned(json).needs()).expect_err("has processes");
     assert!(error.message().contains(&format!("cannot enable the controller {controller}")), "{}", error.message());
-    assert!(error.advice().is_some_and(|hint| hint.contains("has processes of its own")), "{error:?}");
+    assert!(error.hint().is_some_and(|hint| hint.contains("has processes of its own")), "{error:?}");
     parent.kill().expect("kill");
     child.wait().expect("wait");
 }
@@ -416,7 +416,7 @@ fn a_limit_applied_without_its_controller_says_where_to_enable_it() {
     let error = Cgroup::open(&below).expect("open").apply(&planned(json).writes).expect_err("not enabled");
     assert!(error.message().contains(&format!("controller \"{controller}\" not available")), "{}", error.message());
     let place = format!("echo +{controller} > {}/a/cgroup.subtree_control", scratch.whole());
-    assert!(error.advice().is_some_and(|hint| hint.contains(&place)), "{error:?}");
+    assert!(error.hint().is_some_and(|hint| hint.contains(&place)), "{error:?}");
 }
 
 #[test]
@@ -445,7 +445,7 @@ fn input_and_output_are_limited() {
     assert_eq!(now(), format!("{major}:{minor} rbps=max wbps=max riops=max wiops=100"));
     let json = r#"{"blockIO": {"throttleReadBpsDevice": [{"major": 4000, "minor": 1, "rate": 1}]}}"#;
     let error = cgroup.apply(&planned(json).writes).expect_err("no such device");
-    assert!(error.advice().is_some_and(|hint| hint.contains("no block device")), "{error:?}");
+    assert!(error.hint().is_some_and(|hint| hint.contains("no block device")), "{error:?}");
     let weight = cgroup.apply(&planned(r#"{"blockIO": {"weight": 500}}"#).writes);
     match (std::fs::read_to_string(format!("{}/io.bfq.weight", scratch.whole())), weight) {
         (Ok(text), Ok(())) => assert_eq!(text.lines().next(), Some("default 500")),
@@ -500,8 +500,8 @@ fn burst_and_quota_are_changed_in_either_direction() {
         assert_eq!((scratch.read("cpu.max"), scratch.read("cpu.max.burst")), (quota.into(), burst.into()));
     }
     let error = cgroup.apply(&planned(r#"{"cpu": {"burst": 90000}}"#).writes).expect_err("above the quota");
-    assert_eq!(error.asked_by(), Some(&Origin::config("/linux/resources/cpu/burst")));
-    assert!(error.advice().is_some(), "{error:?}");
+    assert_eq!(error.origin(), Some(&Origin::config("/linux/resources/cpu/burst")));
+    assert!(error.hint().is_some(), "{error:?}");
 }
 
 #[test]

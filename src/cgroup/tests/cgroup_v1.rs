@@ -150,7 +150,7 @@ fn a_limit_that_the_kernel_refuses_names_its_element() {
     let scratch = Scratch::new(&hierarchy, "refused");
     let error = scratch.create(r#"{"cpu": {"cpus": "5000"}}"#).expect_err("no such CPU");
     assert!(error.message().starts_with("cannot apply cpu.cpus in cgroup v1: "), "{}", error.message());
-    assert_eq!(error.asked_by(), Some(&Origin::config("/linux/resources/cpu/cpus")));
+    assert_eq!(error.origin(), Some(&Origin::config("/linux/resources/cpu/cpus")));
     assert!(error.errno().is_some(), "{error:?}");
     assert!(!scratch.exists("cpuset"), "a failed create leaves nothing");
 }
@@ -160,7 +160,7 @@ fn unified_cannot_be_applied_to_version_1() {
     let Some(hierarchy) = hierarchy_with(&["memory"]) else { return };
     let scratch = Scratch::new(&hierarchy, "unified");
     let error = scratch.create(r#"{"unified": {"memory.high": "1"}}"#).expect_err("not of version 1");
-    assert_eq!(error.asked_by(), Some(&Origin::config("/linux/resources/unified/memory.high")));
+    assert_eq!(error.origin(), Some(&Origin::config("/linux/resources/unified/memory.high")));
     assert!(error.message().contains("cgroup v1"), "{}", error.message());
 }
 

@@ -62,8 +62,8 @@ impl Cgroups {
         let found = self.directories.iter().find_map(|directory| Some((directory, directory.read_all(list).ok()?)));
         let Some((directory, list)) = found else {
             return Err(Error::new(Kind::Unsupported, "the container has no cgroup that judges the use of devices")
-                .origin(asked())
-                .hint("it was made where everything was allowed, or without cgroups"));
+                .with_origin(asked())
+                .with_hint("it was made where everything was allowed, or without cgroups"));
         };
         let Some(rules) = rules else {
             return write(directory, &[DevicesWrite { file: "devices.allow", value: "a".into() }], true);
@@ -71,7 +71,9 @@ impl Cgroups {
         let Some(lines) = rules.change(&list) else {
             let msg = "cannot change to device rules that allow everything but some devices: on cgroup v1 everything \
                        would be allowed for a moment";
-            return Err(Error::new(Kind::Unsupported, msg).origin(asked()).hint("name the devices that are allowed"));
+            return Err(Error::new(Kind::Unsupported, msg)
+                .with_origin(asked())
+                .with_hint("name the devices that are allowed"));
         };
         write(directory, &lines, true)
     }
@@ -93,13 +95,13 @@ fn write(directory: &Directory, lines: &[DevicesWrite], is_asked: bool) -> Resul
         directory.write(line.file, &line.value).map_err(|failed| {
             let errno = failed.errno;
             let what = format!("cannot apply the device rule {:?} in cgroup v1", line.value);
-            let error = failed.context(what).origin(origin(is_asked));
+            let error = failed.context(what).with_origin(origin(is_asked));
             match errno {
-                Errno::EPERM => error.hint(format!(
+                Errno::EPERM => error.with_hint(format!(
                     "the cgroup above {:?} does not allow this itself (see devices.list there), or this process lacks CAP_SYS_ADMIN in the initial user namespace",
                     directory.path
                 )),
-                Errno::EINVAL => error.hint(format!("the default of {:?} cannot change while cgroups are below it", directory.path)),
+                Errno::EINVAL => error.with_hint(format!("the default of {:?} cannot change while cgroups are below it", directory.path)),
                 _ => error,
             }
         })?;
@@ -110,7 +112,7 @@ fn write(directory: &Directory, lines: &[DevicesWrite], is_asked: bool) -> Resul
 /// The error for a host on which neither version of cgroups can enforce device rules.
 pub fn unavailable(is_asked: bool) -> Error {
     let msg = "cannot apply the device rules: neither cgroup2 nor the devices controller of cgroup v1 is mounted";
-    Error::new(Kind::Unsupported, msg).origin(origin(is_asked)).hint(format!(
+    Error::new(Kind::Unsupported, msg).with_origin(origin(is_asked)).with_hint(format!(
         "{}; or --cgroup-manager disabled runs the container without any cgroup",
         crate::controllers::MOUNT
     ))

@@ -88,7 +88,7 @@ impl Limits {
         let Some(other) = self.needed.iter().find(|path| !own.contains(path)) else { return Ok(()) };
         let pointer = self.settings.first().map_or("/linux/cgroupsPath", |setting| &setting.pointer);
         let msg = format!("cannot update: the container has no cgroup of its own at {other:?}");
-        Err(Error::new(Kind::Unsupported, msg).origin(Origin::config(pointer.to_owned())))
+        Err(Error::new(Kind::Unsupported, msg).with_origin(Origin::config(pointer.to_owned())))
     }
 
     /// Makes the cgroups that are needed now and applies the limits. If that fails, what was made is removed again.
@@ -168,7 +168,7 @@ fn take(
                 write.file, write.controller
             ),
         )
-        .origin(Origin::config(write.pointer.clone())));
+        .with_origin(Origin::config(write.pointer.clone())));
     }
     let pids = planned.writes.iter().find(|write| write.file == "pids.max").map(|write| write.value.clone());
     planned.writes.retain(|write| hierarchy.v1_of(&write.controller).is_none());
@@ -378,5 +378,5 @@ fn explain(refused: impl Into<Refused>, what: &str, pointer: &str) -> Error {
             }
         }
     };
-    error.origin(Origin::config(pointer.to_owned()))
+    error.with_origin(Origin::config(pointer.to_owned()))
 }

@@ -135,7 +135,7 @@ fn every_fault_of_a_broken_configuration_is_told_at_once() {
 }
 
 fn faults(error: &Error) -> Vec<Diagnostic> {
-    match (error.all_faults(), error.asked_by()) {
+    match (error.all_faults(), error.origin()) {
         ([], Some(Origin::Config(pointer))) => {
             vec![Diagnostic { pointer: pointer.to_string(), msg: error.message().into() }]
         }
