@@ -13,7 +13,7 @@ use windlass_base::rfc3339;
 use windlass_cgroup::AnyCgroup;
 use windlass_sys::attributes;
 use windlass_sys::lock;
-use windlass_sys::{directory, fd, way};
+use windlass_sys::{directory, fd, trusted_path};
 
 use super::container::Container;
 use super::exit_pin;
@@ -35,7 +35,7 @@ impl Store {
     /// to, since its states name the processes to kill and the hooks to run, and a path that another user's link leads
     /// elsewhere.
     pub fn open(path: &Path) -> Result<Store> {
-        let dir = match way::open(path) {
+        let dir = match trusted_path::open(path) {
             Err(failed) if failed.errno == Errno::ENOENT => None,
             other => {
                 let dir = other.with_context(|| format!("cannot open the state root {path:?}"))?;

@@ -46,8 +46,8 @@ pub mod stdio;
 pub mod stream;
 pub mod terminal;
 pub mod tree;
+pub mod trusted_path;
 pub mod waiting;
-pub mod way;
 
 pub use call::{Called, Result, hide_fd_paths};
 pub(crate) use call::{check, fd_name, flag_names};

@@ -9,7 +9,7 @@ use nix::sys::stat::FileStat;
 
 use windlass_base::error::{Error, Kind, Origin, Result, WithContext};
 use windlass_sys::fd;
-use windlass_sys::way::{self, Refused, Way};
+use windlass_sys::trusted_path::{self, ForeignLinks, Resolved};
 
 /// The two directories, opened once.
 pub struct Directories {
@@ -93,9 +93,11 @@ fn open(path: &Path, flag: &'static str) -> Result<OwnedFd> {
 
 /// Refuses a link of another user on the way to a directory that was opened as `found`: they could have led us anywhere.
 fn check_links(path: &Path, found: &FileStat) -> Result<()> {
-    let (at, why) = match way::walk(path, Refused::Links).with_context(|| format!("cannot look at {path:?}"))? {
-        Way::Whole(device, inode) if (device, inode) == (found.st_dev, found.st_ino) => return Ok(()),
-        Way::Refused { at, owner } => (at, format!("is a link that belongs to user {owner}")),
+    let (at, why) = match trusted_path::resolve(path, ForeignLinks::Anywhere)
+        .with_context(|| format!("cannot look at {path:?}"))?
+    {
+        Resolved::Found(device, inode) if (device, inode) == (found.st_dev, found.st_ino) => return Ok(()),
+        Resolved::Refused { at, owner } => (at, format!("is a link that belongs to user {owner}")),
         _ => (path.into(), "was exchanged meanwhile".into()),
     };
     let msg = format!("the directory {path:?} is reached by {at:?}, which {why}");

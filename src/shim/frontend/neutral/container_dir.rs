@@ -28,7 +28,7 @@ use crate::{Code, HOLD, Log};
 use windlass_sys::fd::Durability;
 use windlass_sys::lock;
 use windlass_sys::poll::Deadline;
-use windlass_sys::{Called, directory, fd, way};
+use windlass_sys::{Called, directory, fd, trusted_path};
 
 /// The version of [`ContainerConfig`] that is written. Every version up to it is read.
 pub(super) const VERSION: u32 = 1;
@@ -137,7 +137,7 @@ impl ContainerDir {
 
     fn check_state(&self) -> Result<()> {
         let state = self.state();
-        match way::open(state) {
+        match trusted_path::open(state) {
             Err(failed) if failed.errno == Errno::ENOENT => Ok(()),
             other => check_trusted(&fd::stat(other?.as_fd())?, state),
         }

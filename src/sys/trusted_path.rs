@@ -1,4 +1,4 @@
-//! The way to a directory, which other users may have redirected.
+//! Paths to directories that no other user has redirected by a link.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
@@ -11,8 +11,8 @@ use windlass_base::abi::PROC_SUPER_MAGIC;
 
 use super::{Called, Result, SyscallError, fd};
 
-/// Opens a directory by its path. Fails with `EACCES` if a link on the way, or behind another link, belongs to another
-/// user and is in a directory in which everybody may write. The kernel does the same for sticky directories, unless
+/// Opens a directory by its path. Fails with `EACCES` if a link in the path, or behind another link, belongs to another
+/// user and is in a directory that everybody may write to. The kernel does the same for sticky directories, unless
 /// fs.protected_symlinks is off (proc_sys_fs(5)).
 ///
 /// A path without links to a directory that exists takes one call.
@@ -20,21 +20,21 @@ pub fn open(path: &Path) -> Result<OwnedFd> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
     fd::openat2(fd::CWD, path, flags, 0, ResolveFlag::RESOLVE_NO_SYMLINKS).or_else(|_| {
         // The path has a link, or nothing exists there, or openat2(2) is not allowed here. The directory is opened
-        // first: if what is examined afterwards leads to the same directory, the way was not another user's before.
+        // before the path is checked: if the checked path leads to the same directory, no other user's link led there.
         let opened = fd::open(path, flags);
         let changed = || {
-            let call = format!("open({path:?}), whose way was changed meanwhile");
+            let call = format!("open({path:?}): the path changed while it was checked");
             Err(SyscallError { call: call.into(), errno: Errno::ESTALE })
         };
-        match walk(path, Refused::InCommon)? {
-            Way::Whole(device, inode) => {
+        match resolve(path, ForeignLinks::InWorldWritable)? {
+            Resolved::Found(device, inode) => {
                 let opened = opened?;
                 let found = fd::stat(opened.as_fd())?;
                 if (found.st_dev, found.st_ino) == (device, inode) { Ok(opened) } else { changed() }
             }
-            Way::Missing if opened.is_ok() => changed(),
-            Way::Missing => opened,
-            Way::Refused { at, owner } => {
+            Resolved::Missing if opened.is_ok() => changed(),
+            Resolved::Missing => opened,
+            Resolved::Refused { at, owner } => {
                 let call = format!("open({path:?}) by way of {at:?} of user {owner}");
                 Err(SyscallError { call: call.into(), errno: Errno::EACCES })
             }
@@ -42,37 +42,37 @@ pub fn open(path: &Path) -> Result<OwnedFd> {
     })
 }
 
-/// What of other users, neither the caller nor root, is refused on a way.
+/// Which entries of users other than the caller and root are refused in a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refused {
-    /// Links in directories in which everybody may write, unless it is the directory's owner who has made them. Also
-    /// directories there, since one could have been a link a moment before.
-    InCommon,
-    /// All links.
-    Links,
+pub enum ForeignLinks {
+    /// Links, and directories, in a directory that everybody may write to, unless its owner made them. Directories count
+    /// because one may have been a link a moment before.
+    InWorldWritable,
+    /// Links in any directory.
+    Anywhere,
 }
 
 /// Where a path leads.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Way {
+pub enum Resolved {
     /// To the file with this device and inode.
-    Whole(u64, u64),
+    Found(u64, u64),
     /// To nothing: a part of it is missing.
     Missing,
-    /// By what is refused.
+    /// Through an entry that is refused.
     Refused {
-        /// Its path, without links.
+        /// The path of the entry, without links.
         at: PathBuf,
         /// The user to whom it belongs.
         owner: u32,
     },
 }
 
-/// Most links on the way, as for the kernel (path_resolution(7)); then it is `ELOOP`.
+/// Most links that are followed, as by the kernel (path_resolution(7)); with more it is `ELOOP`.
 const LINKS: usize = 40;
 
-/// Follows a path as the kernel does, and looks at each part of it, also of those that links lead to.
-pub fn walk(path: &Path, refused: Refused) -> Result<Way> {
+/// Resolves a path as the kernel does, and checks each entry of it, also of the paths that links lead to.
+pub fn resolve(path: &Path, refused: ForeignLinks) -> Result<Resolved> {
     let look = |path: &Path| path.symlink_metadata();
     let words = |path: &Path| -> Vec<_> { path.components().rev().map(|word| word.as_os_str().to_owned()).collect() };
     let user = nix::unistd::geteuid().as_raw();
@@ -88,20 +88,20 @@ pub fn walk(path: &Path, refused: Refused) -> Result<Way> {
             _ => {
                 let next = at.join(&word);
                 let found = match look(&next) {
-                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Way::Missing),
+                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Resolved::Missing),
                     other => other.called(|| format!("lstat({next:?})"))?,
                 };
                 let foreign = ![user, 0].contains(&found.uid());
                 let is_refused = match refused {
-                    Refused::InCommon if foreign => {
+                    ForeignLinks::InWorldWritable if foreign => {
                         let above = at.metadata().called(|| format!("stat({at:?})"))?;
                         above.mode() & 0o002 != 0 && above.uid() != found.uid()
                     }
-                    Refused::InCommon => false,
-                    Refused::Links => foreign && found.is_symlink(),
+                    ForeignLinks::InWorldWritable => false,
+                    ForeignLinks::Anywhere => foreign && found.is_symlink(),
                 };
                 if is_refused {
-                    return Ok(Way::Refused { at: next, owner: found.uid() });
+                    return Ok(Resolved::Refused { at: next, owner: found.uid() });
                 }
                 if !found.is_symlink() {
                     at = next;
@@ -111,7 +111,7 @@ pub fn walk(path: &Path, refused: Refused) -> Result<Way> {
                 if links > LINKS {
                     return Err(SyscallError { call: format!("open({path:?})").into(), errno: Errno::ELOOP });
                 }
-                // The text of a link to another process's file does not tell where that leads (proc_pid_fd(5)).
+                // The text of a magic link does not tell where it leads (proc_pid_fd(5)).
                 magic = is_procfs(&at)?;
                 match magic {
                     true => at = next,
@@ -121,7 +121,7 @@ pub fn walk(path: &Path, refused: Refused) -> Result<Way> {
         }
     }
     let reached = if magic { at.metadata() } else { look(&at) };
-    reached.called(|| format!("stat({at:?})")).map(|reached| Way::Whole(reached.dev(), reached.ino()))
+    reached.called(|| format!("stat({at:?})")).map(|reached| Resolved::Found(reached.dev(), reached.ino()))
 }
 
 fn is_procfs(path: &Path) -> Result<bool> {
@@ -136,7 +136,7 @@ mod tests {
 
     #[test]
     fn a_link_of_another_user_is_not_followed_where_everybody_may_write() {
-        let base = std::env::temp_dir().join(format!("windlass-way-{}", std::process::id()));
+        let base = std::env::temp_dir().join(format!("windlass-trusted-path-{}", std::process::id()));
         let (common, ours) = (base.join("common"), base.join("ours"));
         std::fs::create_dir_all(&common).expect("a directory");
         std::fs::create_dir_all(ours.join("state")).expect("a directory");
@@ -161,30 +161,35 @@ mod tests {
             std::fs::set_permissions(&common, PermissionsExt::from_mode(0o755)).expect("the mode");
             open(&state).expect("the directory's owner has allowed it");
             open(&behind.join("state")).expect("here as well");
-            let found = walk(&behind, Refused::Links).expect("walked");
-            assert!(matches!(found, Way::Refused { at, owner: 65534 } if at.ends_with("common/link")));
+            let found = resolve(&behind, ForeignLinks::Anywhere).expect("walked");
+            assert!(matches!(found, Resolved::Refused { at, owner: 65534 } if at.ends_with("common/link")));
         }
         std::fs::remove_dir_all(base).expect("removed");
     }
+
     #[test]
-    fn a_way_leads_where_the_kernel_goes() {
-        let base = std::env::temp_dir().join(format!("windlass-walk-{}", std::process::id()));
+    fn a_path_leads_where_the_kernel_goes() {
+        let base = std::env::temp_dir().join(format!("windlass-resolve-{}", std::process::id()));
         std::fs::create_dir_all(base.join("a/b")).expect("a directory");
         symlink("b/..", base.join("a/up")).expect("a link");
         symlink("up/../a/up/b", base.join("a/far")).expect("a link");
         symlink("round", base.join("round")).expect("a link");
         let opened = fd::open(base.join("a"), OFlag::O_RDONLY | OFlag::O_DIRECTORY).expect("it is there");
         let by_number = fd::proc_path(opened.as_fd());
-        let ways = ["a", "a/.", "a/up", "a/up/b", "a/far", "a/b/../far/", "a/far/.."].map(|way| base.join(way));
-        for way in
-            ways.into_iter().chain([by_number.clone(), by_number.join("b"), "/".into(), ".".into(), "../.".into()])
+        let paths = ["a", "a/.", "a/up", "a/up/b", "a/far", "a/b/../far/", "a/far/.."].map(|path| base.join(path));
+        for path in
+            paths.into_iter().chain([by_number.clone(), by_number.join("b"), "/".into(), ".".into(), "../.".into()])
         {
-            let found = way.metadata().expect("the kernel finds it");
-            assert_eq!(walk(&way, Refused::InCommon), Ok(Way::Whole(found.dev(), found.ino())), "{way:?}");
-            open(&way).expect("a directory");
+            let found = path.metadata().expect("the kernel finds it");
+            assert_eq!(
+                resolve(&path, ForeignLinks::InWorldWritable),
+                Ok(Resolved::Found(found.dev(), found.ino())),
+                "{path:?}"
+            );
+            open(&path).expect("a directory");
         }
-        assert_eq!(walk(&base.join("a/far/c"), Refused::Links), Ok(Way::Missing));
-        assert_eq!(walk(&base.join("round"), Refused::Links).expect_err("a circle").errno, Errno::ELOOP);
+        assert_eq!(resolve(&base.join("a/far/c"), ForeignLinks::Anywhere), Ok(Resolved::Missing));
+        assert_eq!(resolve(&base.join("round"), ForeignLinks::Anywhere).expect_err("a circle").errno, Errno::ELOOP);
         std::fs::remove_dir_all(base).expect("removed");
     }
 }
