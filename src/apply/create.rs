@@ -64,7 +64,7 @@ pub struct CreateRequest<'a> {
     /// Absolute path of the bundle, which is the current directory.
     pub bundle: &'a Path,
     /// Where the container's cgroups will be.
-    pub place: CgroupPlacement,
+    pub place: &'a CgroupPlacement,
     /// The connections and descriptors between the caller and the container.
     pub caller: Caller<'a>,
     /// Additions to the environment (`LISTEN_FDS`).

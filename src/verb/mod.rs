@@ -13,6 +13,7 @@ mod inspect;
 mod limits;
 mod passed_fds;
 mod planning;
+mod prepared;
 mod session;
 mod signal;
 
@@ -79,8 +80,8 @@ pub fn run(args: impl Iterator<Item = OsString>) -> u8 {
 fn dispatch(command: Command, session: &mut Session<'_>) -> Result<u8> {
     let done = |result: Result<()>| result.map(|()| 0);
     match command {
-        Command::Create(options) => done(create::create(options, session, &SingleThreaded::check()?)),
-        Command::Run(options) => create::run(options, session, &SingleThreaded::check()?),
+        Command::Create(options) => done(create::create(&options, session, &SingleThreaded::check()?)),
+        Command::Run(options) => create::run(&options, session, &SingleThreaded::check()?),
         Command::Start { id } => done(create::start(&id, session)),
         Command::Exec(options) => exec::exec(*options, session, &SingleThreaded::check()?),
         Command::Kill { id, signal, all } => done(signal::kill(&id, signal, all, session)),
