@@ -5,6 +5,11 @@
 //! soon as nothing runs it any more (CVE-2019-5736). So each verb whose processes enter a container runs from a
 //! private, unattached, read-only copy of the mount that the binary is on.
 //!
+//! The other verbs need no seal, `restore`, `checkpoint` and `start` included. Their processes stay in the PID namespace
+//! of the caller, with the caller's credentials; the processes that `restore` has in the container's are made by CRIU.
+//! A container that shares the caller's PID namespace can open their program only if it may trace the caller's processes,
+//! and then it can open every program that the caller runs.
+//!
 //! The alternatives:
 //! - a sealed memfd costs a copy of the whole binary per command, in time and in memory that
 //!   stays for as long as init waits;
@@ -31,7 +36,7 @@ use windlass_base::mount::{MountAttributes, Propagation};
 
 use arch::call;
 
-/// The verbs whose processes enter a container. Those of `restore` are made by CRIU.
+/// The verbs whose processes enter a container.
 const VERBS: [&[u8]; 3] = [b"create\0", b"exec\0", b"run\0"];
 
 const SELF: &std::ffi::CStr = c"/proc/self/exe";
@@ -47,7 +52,7 @@ extern "C" fn seal(stack: *const usize) {
     // SAFETY: envp follows the null that ends argv.
     let envp = unsafe { argv.add(argc + 1) };
     // SAFETY: these are the vectors that the kernel made.
-    if !unsafe { touches_container(argc, argv) } || unsafe { was_sealed(envp) } {
+    if !unsafe { enters_container(argc, argv) } || unsafe { was_sealed(envp) } {
         return;
     }
     // SAFETY: the path is static and NUL-terminated.
@@ -75,12 +80,12 @@ extern "C" fn seal(stack: *const usize) {
     unsafe { call(libc::SYS_close, [copy, 0, 0, 0, 0]) };
 }
 
-/// Whether a verb that touches a container is among the arguments. An argument that only looks like one costs time
+/// Whether one of [`VERBS`] is among the arguments. An argument that only looks like one costs time
 /// and does no harm.
 ///
 /// # Safety
 /// `argv` has `argc` pointers to NUL-terminated strings.
-unsafe fn touches_container(argc: usize, argv: *const usize) -> bool {
+unsafe fn enters_container(argc: usize, argv: *const usize) -> bool {
     let mut n = 1;
     while n < argc {
         // SAFETY: n is less than argc.
