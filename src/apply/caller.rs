@@ -48,9 +48,8 @@ pub(super) fn set_oom_score_adj(child: &Child, adj: Option<i64>, pointer: &'stat
         .map_err(|error| error.with_origin(Origin::config(pointer)))
 }
 
-/// Writes a process id as engines read it: digits alone, whole or not at all.
 fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
-    fd::replace(fd::CWD, path, 0o644, pid.to_string().as_bytes(), fd::Durability::Cached)
+    fd::write_pid(path, pid)
         .with_context(|| format!("cannot write the pid file {path:?}"))
         .map_err(|error: Error| error.with_origin(Origin::Flag("--pid-file".into())))
 }

@@ -373,6 +373,18 @@ pub fn replace_open(
     Ok(file)
 }
 
+/// Writes a process id to a file as engines read it: digits alone, whole or not at all. A device or a FIFO gets the
+/// digits and stays: a file in the place of /dev/null would break the host.
+pub fn write_pid(path: &Path, pid: i32) -> Result<()> {
+    let text = pid.to_string();
+    let kind = stat_at(CWD, path).map(|stat| stat.st_mode & libc::S_IFMT);
+    if matches!(kind, Ok(libc::S_IFCHR | libc::S_IFBLK | libc::S_IFIFO)) {
+        let flags = OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+        return write_once(openat(CWD, path, flags, 0)?.as_fd(), text.as_bytes());
+    }
+    replace(CWD, path, 0o644, text.as_bytes(), Durability::Cached)
+}
+
 /// unlinkat(2) of a file.
 pub fn unlinkat(dir: BorrowedFd<'_>, name: impl AsRef<Path>) -> Result<()> {
     let name = name.as_ref();

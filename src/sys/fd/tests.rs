@@ -130,3 +130,23 @@ fn a_write_that_a_signal_interrupts_goes_on() {
     assert_eq!(std::io::copy(&mut read, &mut std::io::sink()).expect("read"), all as u64);
     assert_eq!(writer.join().expect("it ends"), Ok(()));
 }
+
+#[test]
+fn a_pid_file_that_is_no_file_stays_what_it_is() {
+    let dir = temporary("pid");
+    let fifo = dir.join("fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::from_bits_truncate(0o600)).expect("a fifo");
+    assert_eq!(write_pid(&fifo, 1).expect_err("nobody reads").errno, Errno::ENXIO);
+    let reader = open(&fifo, OFlag::O_RDONLY | OFlag::O_NONBLOCK).expect("a reader");
+    write_pid(&fifo, 4711).expect("written");
+    let mut bytes = [0; 16];
+    let n = nix::unistd::read(&reader, &mut bytes).expect("read");
+    assert_eq!(&bytes[..n], b"4711");
+    assert_eq!(stat_at(CWD, &fifo).expect("it is there").st_mode & libc::S_IFMT, libc::S_IFIFO);
+    let file = dir.join("file");
+    for pid in [12345, 7] {
+        write_pid(&file, pid).expect("written");
+        assert_eq!(std::fs::read_to_string(&file).expect("a file"), pid.to_string());
+    }
+    std::fs::remove_dir_all(&dir).expect("removed");
+}

@@ -46,7 +46,6 @@ use crate::frontend::upgradable;
 use crate::log::Logger;
 use crate::pipe;
 use crate::stdio::Log;
-use windlass_sys::fd::Durability;
 use windlass_sys::process::{self, Forked, SingleThreaded};
 use windlass_sys::spawn::{self, Environment, Spawn};
 use windlass_sys::{self as sys, descriptors, fd};
@@ -177,7 +176,7 @@ fn lower_oom_score() -> sys::Result<String> {
 /// In the parent: writes the child's process id for the caller. Returns the exit status.
 fn write_pid(settings: &Settings, pid: i32) -> i32 {
     let Some(file) = &settings.pid_file else { return 0 };
-    match crate::exit::put(file, pid.to_string().as_bytes(), Durability::Cached) {
+    match fd::write_pid(file, pid) {
         Ok(()) => 0,
         Err(failed) => {
             print_error("conmon", &format!("Failed to write conmon pidfile: {failed}"));
