@@ -33,6 +33,7 @@ impl Logs {
         if arguments.log_path.is_empty() {
             return Err(Error::Missing("Log driver", "--log-path"));
         }
+        check_max_files(arguments)?;
         let mut all = Logs::default();
         for word in &arguments.log_path {
             match driver(word)? {
@@ -76,6 +77,17 @@ fn driver(word: &OsStr) -> Result<Driver<'_>, Error> {
         (_, None) if bytes.len() == name.len() => Ok(Driver::File(Path::new(word))),
         _ => Err(invalid(format!("No such log driver {}", String::from_utf8_lossy(name)))),
     }
+}
+
+/// The bounds are conmon's.
+fn check_max_files(arguments: &Arguments) -> Result<(), Error> {
+    let text = match arguments.log_max_files {
+        Some(..0) => "log-max-files must be non-negative",
+        Some(1001..) => "log-max-files cannot exceed 1000",
+        Some(0) if arguments.log_rotate => "log-max-files must be at least 1 when log-rotate is enabled",
+        _ => return Ok(()),
+    };
+    Err(invalid(text))
 }
 
 /// Zero and negative numbers mean no limit.
@@ -163,6 +175,16 @@ mod tests {
         let made = logs(&["-l", "/x", "--log-size-max", "-1", "--log-max-files=3", "--log-global-size-max", "9"]);
         let file = LogFile { path: "/x".into(), max_total: Some(9), sync: true, ..LogFile::default() };
         assert_eq!(made, Ok(Logs { logs: vec![Log::K8s(file)], passthrough: false }));
+        for (number, rotate, text) in [
+            ("-1", false, "log-max-files must be non-negative"),
+            ("1001", true, "log-max-files cannot exceed 1000"),
+            ("0", true, "log-max-files must be at least 1 when log-rotate is enabled"),
+        ] {
+            let number = format!("--log-max-files={number}");
+            let words: &[&str] = if rotate { &["-l", "/x", "--log-rotate", &number] } else { &["-l", "/x", &number] };
+            assert_eq!(logs(words).map_err(|error| error.to_string()), Err(text.to_owned()));
+        }
+        assert!(logs(&["-l", "/x", "--log-max-files=0"]).is_ok(), "there is nothing to keep without rotation");
     }
 
     #[test]
