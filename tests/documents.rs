@@ -1,4 +1,4 @@
-//! The documents: their links lead somewhere, and the tests that they name exist.
+//! The documents: their links lead somewhere, and the tests and files that they name exist.
 
 use std::collections::HashSet;
 use std::fs;
@@ -84,4 +84,29 @@ fn every_test_that_a_document_names_exists() {
         }
     }
     assert!(missing.is_empty(), "no such test:\n{}", missing.join("\n"));
+}
+
+#[test]
+fn every_file_that_a_document_names_exists() {
+    const FOLDERS: [&str; 8] = ["src", "integration", "tests", "seccomp", "fuzz", "contrib", "examples", "docs"];
+    let mut missing = Vec::new();
+    for document in files(root(), ".md") {
+        // The conformance documents name the files of other projects, and `*` stands for several files.
+        if document.file_name().is_some_and(|name| name.to_string_lossy().starts_with("conformance")) {
+            continue;
+        }
+        let directory = document.parent().expect("a parent");
+        let text = prose(&document);
+        let is_of_name = |c: char| c.is_ascii_alphanumeric() || "/._-*@".contains(c);
+        for name in text.split(|c| !is_of_name(c)).map(|word| word.trim_end_matches(['.', '/'])) {
+            let in_a_folder = name.split_once('/').is_some_and(|(first, _)| FOLDERS.contains(&first));
+            if !in_a_folder || name.contains(['*', '@']) || name.starts_with("fuzz/corpus") {
+                continue;
+            }
+            if ![root(), directory].iter().any(|base| base.join(name).exists()) {
+                missing.push(format!("{}: {name}", document.display()));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "no such file:\n{}", missing.join("\n"));
 }
