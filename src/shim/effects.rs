@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use super::calls::NO_REQUEST;
 use super::exit::{self, Record, Writing};
 use super::key::{Kind, key};
-use super::life::{self, CLIENTS, DescriptorEffect, Effect, ONLY_READER, Reaped, Reaping};
+use super::life::{self, CLIENT_READ_TIME, DescriptorEffect, Effect, ONLY_READER_TIME, Reaped, Reaping};
 use super::processes::ManagedProcess;
 use super::streams::Streams;
 use super::supervisor::Supervisor;
@@ -23,7 +23,7 @@ impl Supervisor {
                 Effect::Notify(event) => self.events.push_back(event),
                 Effect::Answer(token, result) => self.answer(token, result),
                 Effect::Record => self.record(serial),
-                Effect::LookForReader => self.look_for_reader(serial),
+                Effect::ForgetUnlessRead => self.forget_unless_read(serial),
                 Effect::Remove => self.remove(serial),
                 Effect::Forget => drop(self.forget(serial)),
                 Effect::ReportInOrder => {
@@ -83,7 +83,7 @@ impl Supervisor {
     }
 
     /// Checks whether a process has ended: its pidfd is readable, or the time of its parent is over.
-    pub(super) fn look_at_process(&mut self, serial: u32) {
+    pub(super) fn process_ready(&mut self, serial: u32) {
         let Some(managed) = self.processes.get(serial) else { return };
         let found = managed.reap();
         if found == Reaped::NotYet {
@@ -94,7 +94,7 @@ impl Supervisor {
         let effects = managed.process.reaped(found, &reaping);
         if !effects.is_empty() {
             self.carry_out(serial, effects);
-            self.look_at_output(serial);
+            self.continue_drain(serial);
         }
     }
 
@@ -104,12 +104,12 @@ impl Supervisor {
             at: clock::wall(),
             oom_killed: false,
             drain: std::time::Duration::ZERO,
-            clients: CLIENTS,
+            clients: CLIENT_READ_TIME,
         };
         let Some(managed) = self.processes.get(serial) else { return reaping };
         let alone = managed.streams.as_ref().is_some_and(Streams::has_one_reader);
         if self.wait_for_only_reader && alone && !managed.process.id.is_init() {
-            reaping.clients = ONLY_READER;
+            reaping.clients = ONLY_READER_TIME;
         }
         if let Some(container) = self.containers.get_mut(&managed.process.id.container) {
             if container.look_for_oom() {
@@ -133,7 +133,7 @@ impl Supervisor {
     }
 
     /// Goes on with a process that has ended, if its output was read or the time for that is over.
-    pub(super) fn look_at_output(&mut self, serial: u32) {
+    pub(super) fn continue_drain(&mut self, serial: u32) {
         let Some(managed) = self.processes.get_mut(serial) else { return };
         managed.streams.iter_mut().for_each(|streams| streams.end_clients(&self.poll));
         let output = managed.output();
@@ -203,7 +203,7 @@ impl Supervisor {
     }
 
     /// Checks whether the child that writes a record has ended.
-    pub(super) fn look_at_recorder(&mut self, serial: u32) {
+    pub(super) fn record_ready(&mut self, serial: u32) {
         let Some(managed) = self.processes.get_mut(serial) else { return };
         let Some(child) = &managed.recorder else { return };
         let ended = child.try_wait();
@@ -233,7 +233,7 @@ impl Supervisor {
     }
 
     /// Forgets a process that is deleted, unless a reader is about to take its output.
-    pub(super) fn look_for_reader(&mut self, serial: u32) {
+    pub(super) fn forget_unless_read(&mut self, serial: u32) {
         let Some(managed) = self.processes.get_mut(serial) else { return };
         let now = clock::now();
         let drain = self.containers.get(&managed.process.id.container).map(|container| container.container.drain);

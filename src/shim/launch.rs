@@ -58,7 +58,7 @@ impl Supervisor {
                 if let Some(managed) = self.processes.get_mut(serial) {
                     managed.process.answer_when_forgotten(token);
                 }
-                self.look_for_reader(serial);
+                self.forget_unless_read(serial);
                 Ok(Reply::Pending(token))
             }
         }
@@ -160,7 +160,7 @@ impl Supervisor {
     }
 
     /// Checks whether the runtime has sent the terminal.
-    pub(super) fn look_at_console(&mut self, serial: u32) {
+    pub(super) fn console_ready(&mut self, serial: u32) {
         let Some(managed) = self.processes.get_mut(serial) else { return };
         let Some(console) = &mut managed.console else { return };
         let Ok(Some(master)) = console.receive(&self.poll, key(Kind::Console, serial, 0)) else { return };
@@ -172,7 +172,7 @@ impl Supervisor {
     }
 
     /// Checks whether a call has ended.
-    pub(super) fn look_at_call(&mut self, serial: u32) {
+    pub(super) fn call_ready(&mut self, serial: u32) {
         let Some((call, exit)) = self.calls.ended(serial) else { return };
         let result = self.complete(&call, exit);
         // A deletion is answered later, when the process is forgotten.
@@ -203,7 +203,7 @@ impl Supervisor {
                 let managed = self.processes.find_mut(&call.process)?;
                 let serial = managed.serial;
                 // The runtime sends the terminal of a held container only at its start.
-                self.look_at_console(serial);
+                self.console_ready(serial);
                 let managed = self.processes.find_mut(&call.process)?;
                 managed.console = None;
                 let (serial, pid, effects) = (managed.serial, managed.process.pid(), managed.process.started());
@@ -214,7 +214,7 @@ impl Supervisor {
             Operation::Delete => self.deleted(call),
             Operation::Other(then) => {
                 if let (Some(phase), Ok(managed)) = (then, self.processes.find_mut(&call.process)) {
-                    managed.process.enter(phase);
+                    managed.process.set_phase(phase);
                 }
                 Ok(Reply::Output(call.stdout.clone()))
             }
@@ -224,7 +224,7 @@ impl Supervisor {
     /// Ends the call that makes a process. If it has `failed`, returns its messages on the process's standard error.
     fn runtime_done(&mut self, id: &ProcessId, failed: bool) -> Option<Vec<u8>> {
         let serial = self.processes.serial(id)?;
-        self.look_at_console(serial);
+        self.console_ready(serial);
         let managed = self.processes.get_mut(serial)?;
         if failed || !managed.new.is_held() {
             managed.console = None;

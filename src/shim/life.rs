@@ -22,18 +22,18 @@ use windlass_sys::process::Exit;
 
 /// How long attached clients and the readers of fifos may take, after the end, to read what was written before it. The
 /// clients of containerd stop reading when the end is reported to them.
-pub(super) const CLIENTS: Duration = Duration::from_secs(10);
+pub(super) const CLIENT_READ_TIME: Duration = Duration::from_secs(10);
 
 /// How long the only reader of an exec may take. No other client waits for it.
-pub(super) const ONLY_READER: Duration = Duration::from_secs(60 * 60);
+pub(super) const ONLY_READER_TIME: Duration = Duration::from_secs(60 * 60);
 
 /// How long the parent of an adopted process may take to reap it.
-const PARENT: Duration = Duration::from_secs(5);
+const PARENT_REAP_TIME: Duration = Duration::from_secs(5);
 
 /// How often a record is written before the end is reported without one, and the pause between two tries.
 /// Waiting for ever would not help the engine, and a broken disk may never recover.
-const TRIES: u32 = 5;
-const PAUSE: Duration = Duration::from_secs(1);
+const RECORD_TRIES: u32 = 5;
+const RECORD_PAUSE: Duration = Duration::from_secs(1);
 
 /// Where a process is in its life.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,13 +44,13 @@ pub(super) enum Life {
     Launching,
     /// The process runs, or is a zombie that has not been reaped.
     Alive { pid: i32, phase: Phase, parent: Parent },
-    /// The process was reaped. Its output is read until `output`, and attached clients may read until `clients`.
+    /// The process was reaped. Its output is read until `output_until`, and clients may read until `clients_until`.
     Draining {
         end: End,
         #[serde(with = "serialized::moment")]
-        output: Instant,
+        output_until: Instant,
         #[serde(with = "serialized::moment")]
-        clients: Instant,
+        clients_until: Instant,
     },
     /// A child writes the exit record. `failures` tries have failed before.
     Recording { end: End, failures: u32 },
@@ -128,7 +128,7 @@ pub(super) enum Effect {
     /// A process of the container may be the next whose end is reported.
     ReportInOrder,
     /// Check whether a reader is about to take the output, for [`Process::leave`].
-    LookForReader,
+    ForgetUnlessRead,
     /// Take the process out of the table: it was never made.
     Remove,
     /// Take the process out of the table, and with init its container: it was deleted.
@@ -195,13 +195,13 @@ pub(super) struct Process {
     pub(super) deleters: Vec<WaitToken>,
     /// The exit that is reported in place of the real one.
     #[serde(with = "serialized::exit")]
-    pub(super) instead: Option<Exit>,
+    pub(super) reported_exit: Option<Exit>,
 }
 
 impl Process {
     pub(super) fn new(id: ProcessId) -> Process {
         let life = Life::Added { stdin_closed: false };
-        Process { id, life, waiters: Vec::new(), deleters: Vec::new(), instead: None }
+        Process { id, life, waiters: Vec::new(), deleters: Vec::new(), reported_exit: None }
     }
 
     /// The process id; 0 before there is one.
@@ -271,7 +271,9 @@ impl Process {
     pub(super) fn deadline(&self, now: Instant) -> Option<Instant> {
         match &self.life {
             Life::Alive { parent: Parent::OtherUntil(at), .. } | Life::Retrying { at, .. } => Some(*at),
-            Life::Draining { output, clients, .. } => Some(if *output > now { *output } else { *clients }),
+            Life::Draining { output_until, clients_until, .. } => {
+                Some(if *output_until > now { *output_until } else { *clients_until })
+            }
             Life::Leaving { until, .. } => Some(*until),
             _ => None,
         }
@@ -343,7 +345,7 @@ impl Process {
 
     /// Has the end reported as `exit`, whatever the real one is.
     pub(super) fn report_as(&mut self, exit: Exit) {
-        self.instead = Some(exit);
+        self.reported_exit = Some(exit);
     }
 
     // What the runtime has done.
@@ -398,7 +400,7 @@ impl Process {
     }
 
     /// The runtime has paused or resumed the container. A process that has ended meanwhile keeps its phase.
-    pub(super) fn enter(&mut self, new: Phase) {
+    pub(super) fn set_phase(&mut self, new: Phase) {
         if let Life::Alive { phase, .. } = &mut self.life {
             *phase = new;
         }
@@ -407,7 +409,7 @@ impl Process {
     /// The runtime has deleted the container. A process that was killed for that is forgotten when its end is reported.
     pub(super) fn deleted(&mut self, token: WaitToken) -> Vec<Effect> {
         self.deleters.push(token);
-        (!self.is_pending()).then_some(Effect::LookForReader).into_iter().collect()
+        (!self.is_pending()).then_some(Effect::ForgetUnlessRead).into_iter().collect()
     }
 
     // The end of the process.
@@ -420,16 +422,16 @@ impl Process {
             (Reaped::ByItsParent, Parent::OtherUntil(until)) if until > how.now => return Vec::new(),
             (Reaped::ByItsParent, Parent::OtherUntil(_)) => None,
             (Reaped::ByItsParent, _) => {
-                *parent = Parent::OtherUntil(how.now + PARENT);
+                *parent = Parent::OtherUntil(how.now + PARENT_REAP_TIME);
                 return vec![Effect::Descriptors(DescriptorEffect::AwaitParent)];
             }
             (Reaped::Ended(exit), _) => exit,
         };
-        let status = ExitStatus { exit: self.instead.or(exit), oom_killed: how.oom_killed, at: how.at };
+        let status = ExitStatus { exit: self.reported_exit.or(exit), oom_killed: how.oom_killed, at: how.at };
         self.life = Life::Draining {
             end: End { pid: *pid, phase: *phase, status },
-            output: how.now + how.drain,
-            clients: how.now + how.clients.max(how.drain),
+            output_until: how.now + how.drain,
+            clients_until: how.now + how.clients.max(how.drain),
         };
         let container = self.id.is_init().then_some(Effect::EndContainer);
         std::iter::once(Effect::Descriptors(DescriptorEffect::Drain)).chain(container).collect()
@@ -438,9 +440,9 @@ impl Process {
     /// Goes on after a look at the output, or after the pause that follows a failed record.
     pub(super) fn drained(&mut self, found: DrainProgress, now: Instant) -> Vec<Effect> {
         let (end, failures) = match &self.life {
-            Life::Draining { end, output, clients } => {
-                let read = found.read || (*output <= now && !found.held_back);
-                if !(read && found.taken) && *clients > now {
+            Life::Draining { end, output_until, clients_until } => {
+                let read = found.read || (*output_until <= now && !found.held_back);
+                if !(read && found.taken) && *clients_until > now {
                     return Vec::new();
                 }
                 (*end, 0)
@@ -456,8 +458,8 @@ impl Process {
     pub(super) fn recorded(&mut self, written: bool, now: Instant) -> Vec<Effect> {
         let Life::Recording { end, failures } = self.life else { return Vec::new() };
         let failures = failures + 1;
-        if !written && failures < TRIES {
-            self.life = Life::Retrying { end, failures, at: now + PAUSE };
+        if !written && failures < RECORD_TRIES {
+            self.life = Life::Retrying { end, failures, at: now + RECORD_PAUSE };
             return Vec::new();
         }
         self.life = Life::Recorded { end };
@@ -472,7 +474,7 @@ impl Process {
         effects.push(Effect::Notify(Event::Exited { process: self.id.clone(), pid: end.pid, status: end.status }));
         let answers = self.waiters.drain(..);
         effects.extend(answers.map(|token| Effect::Answer(token, Ok(Reply::Exited(end.status)))));
-        effects.extend((!self.deleters.is_empty()).then_some(Effect::LookForReader));
+        effects.extend((!self.deleters.is_empty()).then_some(Effect::ForgetUnlessRead));
         effects
     }
 

@@ -71,17 +71,17 @@ impl Notifier {
     }
 
     /// The changes, which are taken out of the kernel's queue.
-    pub(super) fn news(&self) -> Changes {
-        let mut news = Changes::default();
+    pub(super) fn take_changes(&self) -> Changes {
+        let mut changes = Changes::default();
         while let Ok(events) = self.inotify.read_events() {
             for event in &events {
                 let lost = event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW);
-                news.content |= lost || event.mask.intersects(Change::Content.flags());
-                news.reader |= lost || event.mask.intersects(Change::Reader.flags());
-                news.removal |= lost || event.mask.intersects(Change::Removal.flags());
+                changes.content |= lost || event.mask.intersects(Change::Content.flags());
+                changes.reader |= lost || event.mask.intersects(Change::Reader.flags());
+                changes.removal |= lost || event.mask.intersects(Change::Removal.flags());
             }
         }
-        news
+        changes
     }
 }
 
@@ -123,10 +123,10 @@ mod tests {
         let two = notifier.watch(&path, Change::Content).expect("watched");
         drop(one);
         std::fs::write(&path, "x").expect("written");
-        assert_eq!(notifier.news(), Changes { content: true, ..Changes::default() });
+        assert_eq!(notifier.take_changes(), Changes { content: true, ..Changes::default() });
         drop(two);
         std::fs::write(&path, "y").expect("written");
-        assert_eq!(notifier.news(), Changes::default());
+        assert_eq!(notifier.take_changes(), Changes::default());
         std::fs::remove_file(path).expect("removed");
     }
 }

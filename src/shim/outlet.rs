@@ -277,9 +277,9 @@ impl Outlet {
     }
 
     /// When to look at the sink although nothing is reported.
-    pub(super) fn next_look(&self) -> Option<Instant> {
-        let spool = self.spool.as_ref().and_then(|spool| spool.next_look());
-        self.sink.next_look().into_iter().chain(spool).min()
+    pub(super) fn next_retry(&self) -> Option<Instant> {
+        let spool = self.spool.as_ref().and_then(|spool| spool.next_retry());
+        self.sink.next_retry().into_iter().chain(spool).min()
     }
 
     /// Counts bytes that were moved. If they are many, the pipes become wide.
@@ -518,7 +518,7 @@ impl Outlet {
     }
 
     /// Looks again at a terminal that was hung up.
-    pub(super) fn look_again(&mut self, context: &mut OutletContext<'_>) {
+    pub(super) fn retry_hung_up(&mut self, context: &mut OutletContext<'_>) {
         if std::mem::take(&mut self.hung_up) {
             self.pump(context);
         }

@@ -87,8 +87,8 @@ impl Poll {
     }
 
     /// The changes of the watched files since the last call.
-    pub(super) fn news(&self) -> Changes {
-        self.notifier.get().map(|notifier| notifier.news()).unwrap_or_default()
+    pub(super) fn take_changes(&self) -> Changes {
+        self.notifier.get().map(|notifier| notifier.take_changes()).unwrap_or_default()
     }
 
     /// Watches `fd`, until its last copy is closed.

@@ -58,7 +58,7 @@ pub(super) struct Fifo {
     /// Whether nothing was ever written to it.
     pub(super) untouched: bool,
     pub(super) watch: Option<Watch>,
-    pub(super) next_look: Option<Instant>,
+    pub(super) next_retry: Option<Instant>,
     /// Bytes that the reader had not taken at the last look after the end of the process.
     pub(super) left: u64,
     /// Since when `left` is unchanged.
@@ -85,7 +85,7 @@ impl Sink {
                     had_reader,
                     untouched: true,
                     watch: None,
-                    next_look: None,
+                    next_retry: None,
                     left: 0,
                     since: None,
                 })
@@ -153,9 +153,9 @@ impl Sink {
     }
 
     /// When to look at the sink although nothing is reported.
-    pub(super) fn next_look(&self) -> Option<Instant> {
+    pub(super) fn next_retry(&self) -> Option<Instant> {
         match self {
-            Sink::Fifo(fifo) => fifo.next_look,
+            Sink::Fifo(fifo) => fifo.next_retry,
             _ => None,
         }
     }
@@ -177,7 +177,7 @@ impl Fifo {
     fn lacks_reader(&mut self) -> bool {
         if self.without_reader && pipe::has_reader(self.end.as_fd()) {
             (self.without_reader, self.had_reader) = (false, true);
-            (self.watch, self.next_look) = (None, None);
+            (self.watch, self.next_retry) = (None, None);
         }
         self.without_reader
     }
@@ -192,18 +192,18 @@ impl Fifo {
     /// Watches again what the previous program watched. The caller looks for changes that were missed.
     pub(super) fn watch_again(&mut self, poll: &Poll) {
         if self.watch.take().is_some() {
-            let look_again = self.next_look.map(|_| AGAIN);
-            self.watch(poll, look_again);
+            let retry_after = self.next_retry.map(|_| AGAIN);
+            self.watch(poll, retry_after);
         }
     }
 
-    fn watch(&mut self, poll: &Poll, look_again: Option<Duration>) {
+    fn watch(&mut self, poll: &Poll, retry_after: Option<Duration>) {
         if self.watch.is_none() {
             // Without inotify the shim looks at the fifo again after a while.
             self.watch = poll.notify(&fd::proc_path(self.end.as_fd()), Change::Reader).ok();
         }
-        let pause = if self.watch.is_some() { look_again } else { Some(look_again.map_or(AGAIN, |_| SOON)) };
-        self.next_look = pause.map(|pause| clock::now() + pause);
+        let pause = if self.watch.is_some() { retry_after } else { Some(retry_after.map_or(AGAIN, |_| SOON)) };
+        self.next_retry = pause.map(|pause| clock::now() + pause);
     }
 
     /// Whether a reader still takes bytes.
@@ -219,7 +219,7 @@ impl Fifo {
         }
         // Otherwise the outlet sets the next look itself.
         if unsent > 0 && !self.without_reader {
-            self.next_look = self.since.map(|since| since + PATIENCE).filter(|at| *at > now);
+            self.next_retry = self.since.map(|since| since + PATIENCE).filter(|at| *at > now);
         }
     }
 

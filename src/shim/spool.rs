@@ -382,7 +382,7 @@ impl Spool {
     }
 
     /// When to try again although nothing is reported.
-    pub(super) fn next_look(&self) -> Option<Instant> {
+    pub(super) fn next_retry(&self) -> Option<Instant> {
         self.again
     }
 
@@ -443,9 +443,9 @@ mod tests {
             assert_eq!(spool.deliver(&mut sink, &poll), Progress::Waits);
             assert_eq!((spool.len(), spool.dropped()), (4, 0));
         }
-        assert!(spool.next_look().is_some_and(|at| at > clock::now()));
+        assert!(spool.next_retry().is_some_and(|at| at > clock::now()));
         spool.pause();
-        assert_eq!(spool.next_look(), None, "nothing is tried while there is no reader");
+        assert_eq!(spool.next_retry(), None, "nothing is tried while there is no reader");
         std::fs::remove_dir_all(&directory).expect("removed");
     }
 }

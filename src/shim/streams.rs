@@ -473,7 +473,7 @@ impl Streams {
     pub(super) fn process_ended(&mut self, poll: &Poll, scratch: &mut Scratch) {
         self.end_input(poll);
         self.each(poll, scratch, false, |outlet, context| {
-            outlet.look_again(context);
+            outlet.retry_hung_up(context);
             outlet.pump(context);
         });
     }
@@ -505,14 +505,14 @@ impl Streams {
     }
 
     /// When to look at the fifos for readers although inotify has reported nothing.
-    pub(super) fn next_look(&self) -> Option<Instant> {
-        self.outlets.iter().filter_map(Outlet::next_look).min()
+    pub(super) fn next_retry(&self) -> Option<Instant> {
+        self.outlets.iter().filter_map(Outlet::next_retry).min()
     }
 
     /// Writes to the fifos whose readers have come or have read.
-    pub(super) fn look_for_readers(&mut self, poll: &Poll, scratch: &mut Scratch, alive: bool) {
+    pub(super) fn poll_fifo_readers(&mut self, poll: &Poll, scratch: &mut Scratch, alive: bool) {
         self.each(poll, scratch, alive, |outlet, context| {
-            if outlet.waits_for_a_reader() || outlet.next_look().is_some() {
+            if outlet.waits_for_a_reader() || outlet.next_retry().is_some() {
                 outlet.pump(context);
             }
         });
@@ -543,8 +543,8 @@ impl Streams {
     }
 
     /// Checks whether the terminal is open again.
-    pub(super) fn look_again(&mut self, poll: &Poll, scratch: &mut Scratch) {
-        self.each(poll, scratch, true, Outlet::look_again);
+    pub(super) fn retry_hung_up(&mut self, poll: &Poll, scratch: &mut Scratch) {
+        self.each(poll, scratch, true, Outlet::retry_hung_up);
     }
 
     /// Bytes that could not be written to logs and sinks.

@@ -51,13 +51,13 @@ impl Supervisor {
         let Some((kind, serial, sub)) = key::parts(key) else { return };
         match kind {
             Kind::Signals => self.signals(),
-            Kind::Process => self.look_at_process(serial),
-            Kind::Record => self.look_at_recorder(serial),
-            Kind::Call => self.look_at_call(serial),
+            Kind::Process => self.process_ready(serial),
+            Kind::Record => self.record_ready(serial),
+            Kind::Call => self.call_ready(serial),
             Kind::CallOutput | Kind::CallErrors => self.calls.read_output(serial, kind),
-            Kind::Console => self.look_at_console(serial),
-            Kind::Inotify => self.news(),
-            Kind::ImageCheck => self.look_at_image_check(clock::now()),
+            Kind::Console => self.console_ready(serial),
+            Kind::Inotify => self.inotify_ready(),
+            Kind::ImageCheck => self.image_check_ready(clock::now()),
             Kind::Source | Kind::Sink | Kind::InputFifo | Kind::InputSink | Kind::Client | Kind::Spool => {
                 let Some(managed) = self.processes.get_mut(serial) else { return };
                 let alive = managed.process.is_alive();
@@ -68,7 +68,7 @@ impl Supervisor {
                     }
                 }
                 if !alive {
-                    self.look_at_output(serial);
+                    self.continue_drain(serial);
                 }
             }
         }
@@ -80,7 +80,7 @@ impl Supervisor {
             match signal {
                 libc::SIGCHLD => {
                     self.orphans = Orphans::Perhaps;
-                    self.calls.unwatched().into_iter().for_each(|serial| self.look_at_call(serial));
+                    self.calls.unwatched().into_iter().for_each(|serial| self.call_ready(serial));
                 }
                 libc::SIGTERM | libc::SIGINT | libc::SIGQUIT | libc::SIGHUP | libc::SIGUSR1 => {
                     self.events.push_back(Event::Signal(signal));
@@ -107,12 +107,12 @@ impl Supervisor {
         let waits = self.wait_for_only_reader && streams.has_one_reader();
         let client = if waits { None } else { streams.stall_ends(managed.process.is_alive()) };
         let hung_up = streams.is_hung_up().then(|| now + HUNG_UP);
-        client.into_iter().chain(hung_up).chain(streams.next_look()).min()
+        client.into_iter().chain(hung_up).chain(streams.next_retry()).min()
     }
 
     fn due(&mut self, now: Instant) {
         self.calls.kill_late(now);
-        self.look_at_image_check(now);
+        self.image_check_ready(now);
         self.streams_due(now);
         for managed in self.processes.iter_mut() {
             if let Some(console) = &mut managed.console {
@@ -150,24 +150,24 @@ impl Supervisor {
                 streams.drop_stalled(now, &self.poll, &mut self.scratch, alive);
             }
             if alive && streams.is_hung_up() {
-                streams.look_again(&self.poll, &mut self.scratch);
+                streams.retry_hung_up(&self.poll, &mut self.scratch);
             }
         }
         let waits =
-            |managed: &ManagedProcess| managed.streams.as_ref().is_some_and(|streams| streams.next_look().is_some());
+            |managed: &ManagedProcess| managed.streams.as_ref().is_some_and(|streams| streams.next_retry().is_some());
         if self.processes.iter().any(waits) {
-            self.look_for_readers(Some(now));
+            self.poll_fifo_readers(Some(now));
         }
     }
 
     fn process_due(&mut self, serial: u32, now: Instant) {
         let Some(managed) = self.processes.get(serial) else { return };
         match managed.process.life {
-            Life::Draining { .. } | Life::Retrying { .. } => self.look_at_output(serial),
+            Life::Draining { .. } | Life::Retrying { .. } => self.continue_drain(serial),
             Life::Alive { .. } if managed.process.deadline(now).is_some_and(|at| at <= now) => {
-                self.look_at_process(serial);
+                self.process_ready(serial);
             }
-            Life::Leaving { .. } => self.look_for_reader(serial),
+            Life::Leaving { .. } => self.forget_unless_read(serial),
             _ => {}
         }
     }

@@ -71,7 +71,7 @@ impl Supervisor {
     pub(crate) fn resumed(&mut self, token: WaitToken, answer: Result<Reply, Refusal>, upgrade_pause: Duration) {
         self.upgrade_pause = upgrade_pause;
         self.answer(token, answer);
-        self.look_at_everything();
+        self.rescan_watches();
     }
 
     /// Whether the upgrade continues at the top of the loop.
@@ -111,7 +111,7 @@ impl Supervisor {
     }
 
     /// Checks whether the child that checks an image has ended.
-    pub(super) fn look_at_image_check(&mut self, now: Instant) {
+    pub(super) fn image_check_ready(&mut self, now: Instant) {
         if let Some(pid) = self.upgrade.as_mut().and_then(|upgrade| upgrade.look_at_check(now)) {
             self.forget_child(pid);
         }

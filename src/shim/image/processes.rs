@@ -25,7 +25,7 @@ table! {
     ManagedContainer { 1 container, 2 oom, 3 oom_killed, 4 cgroup }
     End { 1 pid, 2 phase, 3 status }
     ExitStatus { 1 exit, 2 oom_killed, 3 at }
-    Process { 1 id, 2 life, 3 waiters, 4 deleters, 5 instead }
+    Process { 1 id, 2 life, 3 waiters, 4 deleters, 5 reported_exit }
     Child { 1 pid, 2 pidfd }
     Console { 1 listener, 2 peer, 3 directory, 4 name, 5 path, 6 private, 7 @hint again }
     ManagedProcess { 1 serial, 2 process, 3 new, 4 pidfd, 5 streams, 6 console, 7 recorder }
@@ -48,7 +48,7 @@ choice! {
         1 Added { 1 stdin_closed: stdin_closed },
         2 Launching {},
         3 Alive { 1 pid: pid, 2 phase: phase, 3 parent: parent },
-        4 Draining { 1 end: end, 2 output: output, 3 clients: clients },
+        4 Draining { 1 end: end, 2 output: output_until, 3 clients: clients_until },
         5 Recording { 1 end: end, 2 failures: failures },
         6 Retrying { 1 end: end, 2 failures: failures, 3 at: at },
         7 Recorded { 1 end: end },

@@ -36,7 +36,7 @@ table! {
     Writer { 1 answer, 2 bytes, 3 taken }
     Feeder { 1 pipe, 2 until, 3 has_moved, 4 is_watched }
     Fifo {
-        1 end, 2 without_reader, 3 had_reader, 4 watch, 5 next_look, 6 @hint left, 7 @hint since, 8 @hint untouched,
+        1 end, 2 without_reader, 3 had_reader, 4 watch, 5 next_retry, 6 @hint left, 7 @hint since, 8 @hint untouched,
     }
     Client {
         1 number, 2 key, 3 socket, 4 framing, 5 queue, 6 queued, 7 sent, 8 since, 9 reading, 10 unread, 11 watched,

@@ -109,7 +109,7 @@ impl Random {
                 let parent = [Parent::Shim, Parent::Other, Parent::OtherUntil(self.moment())][self.below(3) as usize];
                 Life::Alive { pid: self.next() as i32, phase: self.phase(), parent }
             }
-            3 => Life::Draining { end: self.end(), output: self.moment(), clients: self.moment() },
+            3 => Life::Draining { end: self.end(), output_until: self.moment(), clients_until: self.moment() },
             4 => Life::Recording { end: self.end(), failures: self.next() as u32 },
             5 => Life::Retrying { end: self.end(), failures: self.below(5) as u32, at: self.moment() },
             6 => Life::Recorded { end: self.end() },
@@ -227,7 +227,7 @@ impl Random {
                 had_reader: self.yes(),
                 untouched: self.yes(),
                 watch: self.maybe(|_| Watch::ended()),
-                next_look: self.maybe(Random::moment),
+                next_retry: self.maybe(Random::moment),
                 left: self.next(),
                 since: self.maybe(Random::moment),
             }),
@@ -339,7 +339,7 @@ impl Random {
             life: self.life(),
             waiters: self.some(|r| WaitToken(r.number())),
             deleters: self.some(|r| WaitToken(r.number())),
-            instead: self.maybe(Random::exit),
+            reported_exit: self.maybe(Random::exit),
         };
         let console = self.maybe(|r| Console {
             listener: r.fd(),

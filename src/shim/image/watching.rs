@@ -2,7 +2,7 @@
 //! instances.
 //!
 //! epoll is level-triggered, so nothing is lost with the old instance. The events of inotify are lost, so everything
-//! that inotify watches is looked at once (`Supervisor::look_at_everything`).
+//! that inotify watches is looked at once (`Supervisor::rescan_watches`).
 
 use crate::calls::Calls;
 use crate::client::Client;

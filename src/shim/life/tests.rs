@@ -14,7 +14,7 @@ fn exec() -> Process {
 
 fn reaping(now: Instant) -> Reaping {
     let drain = Duration::from_secs(3);
-    Reaping { now, at: UNIX_EPOCH, oom_killed: false, drain, clients: CLIENTS }
+    Reaping { now, at: UNIX_EPOCH, oom_killed: false, drain, clients: CLIENT_READ_TIME }
 }
 
 fn status(exit: Option<Exit>) -> ExitStatus {
@@ -75,7 +75,7 @@ fn all(now: Instant) -> Vec<Process> {
         let mut retrying = recording(new(), now);
         retrying.recorded(false, now);
         let mut leaving = reported(new(), now);
-        leaving.leave(true, now + PAUSE, now);
+        leaving.leave(true, now + RECORD_PAUSE, now);
         let mut unreaped = launching(new());
         unreaped.adopted(PID, Parent::Other, Phase::Paused);
         unreaped.reaped(Reaped::ByItsParent, &reaping(now));
@@ -105,14 +105,14 @@ fn init_is_created_started_and_ends() {
     assert_eq!(process.start(false, false), Ok(Command::Start));
     let started = Effect::Notify(Event::Started { process: id.clone(), pid: PID });
     assert_eq!(process.started(), [started]);
-    process.enter(Phase::Paused);
+    process.set_phase(Phase::Paused);
     assert_eq!(phase(&process), Phase::Paused);
     assert_eq!(process.reaped(Reaped::NotYet, &reaping(now)), []);
     let ended = process.reaped(Reaped::Ended(SEVEN), &reaping(now));
     assert_eq!(ended, [Effect::Descriptors(DescriptorEffect::Drain), Effect::EndContainer]);
     // Until the end is reported, the phase is that in which the process ended, and the exit is hidden.
     assert_eq!((phase(&process), process.state(false, 0, 0).exit), (Phase::Paused, None));
-    process.enter(Phase::Running);
+    process.set_phase(Phase::Running);
     assert_eq!(phase(&process), Phase::Paused);
     assert_eq!(process.drained(DRAINED, now), [Effect::Record]);
     assert_eq!(process.recorded(true, now), [Effect::ReportInOrder]);
@@ -120,7 +120,7 @@ fn init_is_created_started_and_ends() {
     assert_eq!(process.report(), [Effect::Descriptors(DescriptorEffect::Disconnect), exited]);
     assert_eq!((phase(&process), process.state(false, 0, 0).exit), (Phase::Stopped, Some(status(SEVEN))));
     assert_eq!(process.delete(false), Ok(Command::Delete { force: false }));
-    assert_eq!(process.deleted(WaitToken(5)), [Effect::LookForReader]);
+    assert_eq!(process.deleted(WaitToken(5)), [Effect::ForgetUnlessRead]);
     assert_eq!(process.leave(false, now, now), [Effect::Forget]);
     let reply = Reply::Deleted { pid: PID, status: Some(status(SEVEN)) };
     assert_eq!(process.forgotten(), [Effect::Answer(WaitToken(5), Ok(reply))]);
@@ -179,7 +179,7 @@ fn a_start_that_is_answered_after_the_end_is_still_told_first() {
 #[test]
 fn output_is_waited_for_and_clients_are_but_not_for_ever() {
     let now = Instant::now();
-    let (output, clients) = (now + Duration::from_secs(3), now + CLIENTS);
+    let (output, clients) = (now + Duration::from_secs(3), now + CLIENT_READ_TIME);
     let unread = DrainProgress { read: false, ..DRAINED };
     let untaken = DrainProgress { taken: false, ..DRAINED };
     let held_back = DrainProgress { read: false, held_back: true, taken: false };
@@ -205,11 +205,11 @@ fn output_is_waited_for_and_clients_are_but_not_for_ever() {
 fn a_record_that_fails_is_tried_again_and_at_last_given_up() {
     let now = Instant::now();
     let mut process = recording(exec(), now);
-    for _ in 1..TRIES {
+    for _ in 1..RECORD_TRIES {
         assert_eq!(process.recorded(false, now), []);
-        assert_eq!((process.deadline(now), process.is_ending()), (Some(now + PAUSE), false));
+        assert_eq!((process.deadline(now), process.is_ending()), (Some(now + RECORD_PAUSE), false));
         assert_eq!(process.drained(DRAINED, now), [], "the pause is not over");
-        assert_eq!(process.drained(DRAINED, now + PAUSE), [Effect::Record]);
+        assert_eq!(process.drained(DRAINED, now + RECORD_PAUSE), [Effect::Record]);
     }
     assert_eq!(process.recorded(false, now), [Effect::ReportInOrder]);
     assert!(matches!(process.life, Life::Recorded { .. }));
@@ -217,7 +217,7 @@ fn a_record_that_fails_is_tried_again_and_at_last_given_up() {
     assert_eq!(process.recorded(true, now), []);
     let mut process = recording(exec(), now);
     process.recorded(false, now);
-    process.drained(DRAINED, now + PAUSE);
+    process.drained(DRAINED, now + RECORD_PAUSE);
     assert_eq!(process.recorded(true, now), [Effect::ReportInOrder]);
 }
 
@@ -293,7 +293,7 @@ fn who_deletes_what_runs_waits_for_its_end() {
     process.recorded(true, now);
     let effects = process.report();
     let ended = status(Some(Exit::Signal(9)));
-    assert_eq!(effects[2..], [Effect::Answer(WaitToken(4), Ok(Reply::Exited(ended))), Effect::LookForReader]);
+    assert_eq!(effects[2..], [Effect::Answer(WaitToken(4), Ok(Reply::Exited(ended))), Effect::ForgetUnlessRead]);
     assert_eq!(process.leave(false, now, now), [Effect::Forget]);
     let reply = Ok(Reply::Deleted { pid: PID, status: Some(ended) });
     let answers = [3, 5].map(|token| Effect::Answer(WaitToken(token), reply.clone()));
@@ -303,17 +303,17 @@ fn who_deletes_what_runs_waits_for_its_end() {
 #[test]
 fn a_reader_that_is_about_to_take_the_output_delays_the_deletion() {
     let now = Instant::now();
-    let until = now + PAUSE;
+    let until = now + RECORD_PAUSE;
     let mut process = reported(exec(), now);
     process.answer_when_forgotten(WaitToken(1));
     assert_eq!(process.leave(true, until, now), []);
     assert_eq!((process.deadline(now), phase(&process)), (Some(until), Phase::Stopped));
     assert_eq!(process.wait(WaitToken(2)), Ok(Reply::Exited(status(SEVEN))));
     // A second deletion does not extend the time.
-    assert_eq!(process.leave(true, until + PAUSE, now), []);
+    assert_eq!(process.leave(true, until + RECORD_PAUSE, now), []);
     assert_eq!(process.deadline(now), Some(until));
     assert_eq!(process.clone().leave(false, until, now), [Effect::Forget], "the reader has it");
-    assert_eq!(process.leave(true, until + PAUSE, until), [Effect::Forget], "it took too long");
+    assert_eq!(process.leave(true, until + RECORD_PAUSE, until), [Effect::Forget], "it took too long");
 }
 
 #[test]
@@ -330,14 +330,14 @@ fn an_adopted_process_is_reaped_by_its_parent_or_after_a_while_by_nobody() {
         process.reaped(Reaped::ByItsParent, &reaping(now)),
         [Effect::Descriptors(DescriptorEffect::AwaitParent)]
     );
-    assert_eq!(process.deadline(now), Some(now + PARENT));
+    assert_eq!(process.deadline(now), Some(now + PARENT_REAP_TIME));
     assert_eq!(process.reaped(Reaped::ByItsParent, &reaping(now)), [], "it is waited for");
     process.reaped(Reaped::Ended(SEVEN), &reaping(now));
     assert_eq!(process.status(), Some(status(SEVEN)));
 
     let mut process = adopted();
     process.reaped(Reaped::ByItsParent, &reaping(now));
-    let effects = process.reaped(Reaped::ByItsParent, &reaping(now + PARENT));
+    let effects = process.reaped(Reaped::ByItsParent, &reaping(now + PARENT_REAP_TIME));
     assert_eq!(effects, [Effect::Descriptors(DescriptorEffect::Drain), Effect::EndContainer]);
     assert_eq!(process.status().map(|status| status.code()), Some(255));
     // A shim that finds a dead process whose exit the kernel does not report any more.
@@ -415,7 +415,7 @@ fn whatever_happens_in_whatever_state_a_process_that_was_told_stays_told() {
     let inputs: [fn(&mut Process, Instant) -> Vec<Effect>; 6] = [
         |process, now| process.reaped(Reaped::Ended(SEVEN), &reaping(now)),
         |process, now| process.reaped(Reaped::ByItsParent, &reaping(now)),
-        |process, now| process.drained(DRAINED, now + CLIENTS),
+        |process, now| process.drained(DRAINED, now + CLIENT_READ_TIME),
         |process, now| process.recorded(true, now),
         |process, now| process.recorded(false, now),
         |process, _| process.report(),

@@ -37,7 +37,7 @@ pub(super) fn upgrade<F: Upgradable>(core: &mut Supervisor, mut front: Option<&m
     if let Some(front) = front {
         front.watch_again(&mut new).map_err(text)?;
     }
-    new.look_at_everything();
+    new.rescan_watches();
     std::mem::forget(std::mem::replace(core, new));
     Ok(())
 }
