@@ -51,6 +51,7 @@ mod pipe;
 mod poll;
 mod process;
 mod processes;
+mod pump;
 mod reaper;
 mod refusal;
 mod request;

@@ -10,6 +10,7 @@ use super::key::{Kind, key};
 use super::log::{Logger, Stream};
 use super::pipe::KEPT;
 use super::poll::{Interest, Poll};
+use super::pump::{Backlog, Flow, Hold, LITTLE, MoveResult, Reading, Source, Step, Stop};
 use super::scratch::{READ, Scratch};
 use super::sink::{Sink, Taken};
 use super::spool::{Progress, Spool};
@@ -24,9 +25,6 @@ use windlass_sys::{Result, SyscallError};
 const NARROW: usize = 64 * 1024;
 const WIDE: usize = 1024 * 1024;
 
-/// A stream that moves this many bytes without a pause gets wide pipes.
-const MUCH: usize = 4 * 1024 * 1024;
-
 /// Bytes spliced at once, and reads in a row, before other descriptors have their turn.
 const SPLICE: usize = 1024 * 1024;
 const TURNS: usize = 8;
@@ -37,10 +35,6 @@ const LAST_TURNS: usize = 64;
 /// Failed reads in a row before the source is given up. Its process then dies by SIGPIPE.
 const READ_ATTEMPTS: usize = 3;
 
-/// Less than this is copied. splice(2) moves the slots of a pipe as they are. A pipe has sixteen, and small
-/// pieces would fill it with almost empty slots; a copy fills each slot.
-const LITTLE: usize = 16 * 1024;
-
 /// Bytes that are taken from the process while its fifo has no reader and no output is kept: as many as the fifo
 /// itself holds.
 const ROOM: usize = 64 * 1024;
@@ -49,46 +43,26 @@ const ROOM: usize = 64 * 1024;
 #[derive(Debug)]
 pub(super) struct Outlet {
     pub(super) stream: Stream,
-    pub(super) source: Option<OwnedFd>,
+    /// `None` before the runtime has sent the terminal, and after the end.
+    pub(super) source: Option<Source>,
     pub(super) source_key: u64,
-    /// Whether epoll watches the source. It is unwatched while nothing can be read, because epoll(7) always reports a
-    /// hang-up, and the loop would spin.
-    pub(super) source_watched: bool,
-    pub(super) terminal: bool,
     pub(super) sink: Sink,
     pub(super) sink_key: u64,
+    /// Whether epoll(7) reports room in the sink.
     pub(super) sink_watched: bool,
     /// Bytes that were read, and that the sink has not taken yet.
     pub(super) pending: Vec<u8>,
     /// Bytes that were read after `pending`, while the sink had no reader.
     pub(super) spool: Option<Box<Spool>>,
-    /// Whether bytes wait because the sink is full.
-    pub(super) is_sink_full: bool,
-    /// Output held back while the runtime runs, as it may be the runtime's error message. `None`: nothing is.
-    pub(super) held: Option<Vec<u8>>,
-    pub(super) runtime_stderr: Vec<u8>,
-    /// Whether reading waits for a client that is full.
-    pub(super) waits_for_clients: bool,
-    /// Whether no process has the other side of the terminal open at the moment.
-    pub(super) hung_up: bool,
+    /// What the bytes in `pending` and `spool` wait for.
+    pub(super) backlog: Backlog,
+    pub(super) hold: Hold,
     /// Whether the process has ended and its output was drained. A reader that comes gets the rest.
     pub(super) over: bool,
     pub(super) dropped: u64,
     /// Why output was lost, until that is reported.
     pub(super) warning: Option<String>,
-    /// Bytes that were moved since the last pause, and by the last move.
-    pub(super) moved: usize,
-    pub(super) last: usize,
-}
-
-/// The outcome of moving some bytes from the source.
-enum MoveResult {
-    Bytes(usize),
-    /// The source is empty at the moment.
-    Nothing,
-    /// The source has bytes, and the sink has no room for them.
-    Full,
-    End,
+    pub(super) flow: Flow,
 }
 
 /// State that the outlets of a process share.
@@ -112,48 +86,50 @@ impl Outlet {
             stream,
             source: None,
             source_key: key(Kind::Source, serial, sub),
-            source_watched: false,
-            terminal: false,
             sink,
             sink_key: key(Kind::Sink, serial, sub),
             sink_watched: false,
             pending: Vec::new(),
             spool: keeps.then(|| Box::new(Spool::new(spooling.clone(), key(Kind::Spool, serial, sub)))),
-            is_sink_full: false,
-            held: None,
-            runtime_stderr: Vec::new(),
-            waits_for_clients: false,
-            hung_up: false,
+            backlog: Backlog::None,
+            hold: Hold::Released { message: Vec::new() },
             over: false,
             dropped: 0,
             warning: None,
-            moved: 0,
-            last: 0,
+            flow: Flow::default(),
         })
     }
 
     /// Reads from this pipe or terminal.
-    pub(super) fn read_from(&mut self, source: OwnedFd, terminal: bool, poll: &Poll) -> Result<()> {
-        poll.watch(&source, self.source_key, Interest::Read)?;
-        self.source = Some(source);
-        self.source_watched = true;
-        self.terminal = terminal;
+    pub(super) fn read_from(&mut self, fd: OwnedFd, terminal: bool, poll: &Poll) -> Result<()> {
+        poll.watch(&fd, self.source_key, Interest::Read)?;
+        self.source = Some(Source { fd, terminal, reading: Reading::Watched });
         Ok(())
     }
 
     /// Holds the output back, because the runtime writes to this stream too until its call has ended.
     pub(super) fn hold_back(&mut self) {
-        self.held = Some(Vec::new());
+        self.hold = Hold::Held(Vec::new());
     }
 
     /// Ends [`Outlet::hold_back`], because the call of the runtime has ended. If it has `failed`, the held output is its
     /// error message, otherwise output of the process.
     pub(super) fn release(&mut self, failed: bool, context: &mut OutletContext<'_>) {
-        let Some(held) = self.held.take() else { return };
+        let Hold::Held(held) = &mut self.hold else { return };
+        let held = std::mem::take(held);
+        self.hold = Hold::Released { message: Vec::new() };
         if failed {
-            self.runtime_stderr = held;
+            self.hold = Hold::Released { message: held };
         } else {
             self.deliver(&held, context);
+        }
+    }
+
+    /// The error message of the runtime, once.
+    pub(super) fn take_message(&mut self) -> Vec<u8> {
+        match &mut self.hold {
+            Hold::Held(_) => Vec::new(),
+            Hold::Released { message } => std::mem::take(message),
         }
     }
 
@@ -185,57 +161,54 @@ impl Outlet {
 
     /// Moves as much as possible.
     pub(super) fn pump(&mut self, context: &mut OutletContext<'_>) {
-        self.waits_for_clients = false;
         self.spool.iter_mut().for_each(|spool| spool.check_writer());
-        let mut reads = true;
-        // Whether a splice has left bytes in the source because the sink is full.
-        let mut full = false;
-        for _ in 0..if context.alive { TURNS } else { LAST_TURNS } {
-            full = false;
-            let flushed = self.flush(context.poll);
-            let room = if flushed { READ } else { self.room(context.alive) };
-            if room == 0 {
-                reads = false;
-                break;
-            }
-            if context.clients.iter().any(Client::is_full) {
-                self.waits_for_clients = true;
-                reads = false;
-                break;
-            }
-            if self.source.is_none() {
-                break;
-            }
-            match self.move_some(room.min(READ), context) {
-                // Most likely the source is empty now. If it is not, the loop reports it again.
-                MoveResult::Bytes(n) if n < LITTLE && context.alive && !self.terminal => break,
-                MoveResult::Bytes(_) => {}
-                MoveResult::Nothing => break,
-                MoveResult::Full => {
-                    full = true;
-                    reads = !context.alive;
-                    // The end is reported without waiting for a reader, so the rest is read into memory.
-                    if context.alive || !matches!(self.copy(READ, context), Ok(Moved::Bytes(_))) {
-                        break;
-                    }
-                }
-                MoveResult::End => {
-                    self.end_of_source(context);
-                    break;
-                }
-            }
-        }
-        let waits = full || (self.is_sink_full && !self.sink.lacks_reader());
-        self.watch(reads && !self.hung_up, waits, context.poll);
+        let stop = self.move_all(context);
+        let (reading, room) = stop.waits(self.backlog, self.sink.lacks_reader());
+        self.watch(reading, room, context.poll);
         // After the last byte the reader gets the end.
         let ended = self.over || !context.alive;
-        if ended && self.source.is_none() && self.held.is_none() {
+        if ended && self.source.is_none() && matches!(self.hold, Hold::Released { .. }) {
             let unsent = self.unsent();
             if unsent == 0 {
                 self.sink.end(context.poll);
             }
             self.sink.fifo().into_iter().for_each(|fifo| fifo.note_unread(unsent));
         }
+    }
+
+    /// Moves bytes until there is a reason to stop.
+    fn move_all(&mut self, context: &mut OutletContext<'_>) -> Stop {
+        let mut stop = Stop::Turn;
+        for _ in 0..if context.alive { TURNS } else { LAST_TURNS } {
+            stop = Stop::Turn;
+            let flushed = self.flush(context.poll);
+            let room = if flushed { READ } else { self.room(context.alive) };
+            let client_full = context.clients.iter().any(Client::is_full);
+            if let Some(stop) = Stop::before(room, client_full, self.source.is_some()) {
+                return stop;
+            }
+            let moved = self.move_some(room.min(READ), context);
+            match Step::after(moved, context.alive, self.is_terminal()) {
+                Step::Again => {}
+                Step::Copy => {
+                    stop = Stop::Behind;
+                    if !matches!(self.copy(READ, context), Ok(Moved::Bytes(_))) {
+                        return stop;
+                    }
+                }
+                Step::Stop(stop) => {
+                    if stop == Stop::Ended {
+                        self.close_source(context.poll);
+                    }
+                    return stop;
+                }
+            }
+        }
+        stop
+    }
+
+    fn is_terminal(&self) -> bool {
+        self.source.as_ref().is_some_and(|source| source.terminal)
     }
 
     /// How many bytes may be read while others wait already. With a slow reader there is no room, so the process is
@@ -247,7 +220,7 @@ impl Outlet {
             return 0;
         }
         let rest = self.source.as_ref().filter(|_| !alive);
-        let rest = rest.map(|source| KEPT + pipe::capacity(source.as_fd()).max(ROOM) + 1);
+        let rest = rest.map(|source| KEPT + pipe::capacity(source.fd.as_fd()).max(ROOM) + 1);
         let (alone, keeps) = (self.sink.lacks_reader(), self.keeps());
         match (&mut self.spool, rest) {
             (Some(spool), Some(rest)) if keeps => spool.last_room(rest),
@@ -266,7 +239,7 @@ impl Outlet {
 
     /// Continues reading if that has waited for clients.
     pub(super) fn resume(&mut self, context: &mut OutletContext<'_>) {
-        if self.waits_for_clients {
+        if self.is_held_back() {
             self.pump(context);
         }
     }
@@ -284,50 +257,48 @@ impl Outlet {
 
     /// Counts bytes that were moved. If they are many, the pipes become wide.
     fn count(&mut self, n: usize) {
-        let before = self.moved;
-        self.moved = before.saturating_add(n);
-        self.last = n;
-        if before < MUCH && self.moved >= MUCH {
+        if self.flow.count(n) {
             self.set_capacity(WIDE);
         }
     }
 
     /// Narrows the pipes after a pause.
     pub(super) fn narrow_pipes(&mut self) {
-        if std::mem::take(&mut self.moved) >= MUCH {
+        if self.flow.pause() {
             self.set_capacity(NARROW);
         }
     }
 
     fn set_capacity(&self, bytes: usize) {
         if let (Some(source), Some(sink)) = (&self.source, self.sink.pipe()) {
-            pipe::set_capacity(source.as_fd(), bytes);
+            pipe::set_capacity(source.fd.as_fd(), bytes);
             pipe::set_capacity(sink, bytes);
         }
     }
 
     /// Moves some bytes from the source: by a splice, if the sink alone gets them.
     fn move_some(&mut self, limit: usize, context: &mut OutletContext<'_>) -> MoveResult {
-        let direct = context.logs.is_empty() && context.clients.is_empty() && self.held.is_none() && !self.terminal;
+        let released = matches!(self.hold, Hold::Released { .. });
+        let direct = context.logs.is_empty() && context.clients.is_empty() && released && !self.is_terminal();
         let nothing_waits = self.pending.is_empty() && self.spool.as_ref().is_none_or(|spool| spool.is_empty());
         if let (true, true, Some(source)) = (direct, nothing_waits, &self.source)
             && self.sink.pipe().is_some()
             && !self.sink.lacks_reader()
             && !context.seems_ended
-            && (self.last >= NARROW || stream::waiting(source.as_fd()) >= LITTLE)
+            && (self.flow.last_move >= NARROW || stream::waiting(source.fd.as_fd()) >= LITTLE)
         {
-            match self.sink.splice(source.as_fd(), SPLICE, context.poll) {
+            match self.sink.splice(source.fd.as_fd(), SPLICE, context.poll) {
                 Taken::Bytes(n) => {
                     self.count(n);
                     return MoveResult::Bytes(n);
                 }
-                Taken::Later if stream::waiting(source.as_fd()) > 0 => return MoveResult::Full,
+                Taken::Later if stream::waiting(source.fd.as_fd()) > 0 => return MoveResult::Full,
                 // Only read(2) distinguishes an empty pipe from one that has ended.
                 Taken::Later | Taken::NoReader => {}
                 Taken::Gone => self.sink = Sink::None,
             }
         }
-        self.last = 0;
+        self.flow.last_move = 0;
         match self.copy(limit, context) {
             Ok(Moved::Bytes(n)) => {
                 if direct {
@@ -347,12 +318,12 @@ impl Outlet {
     fn copy(&mut self, limit: usize, context: &mut OutletContext<'_>) -> Result<Moved> {
         let Some(source) = &self.source else { return Ok(Moved::End) };
         let buffer = &mut context.scratch.input()[..limit];
-        let mut moved = stream::read(source.as_fd(), buffer);
+        let mut moved = stream::read(source.fd.as_fd(), buffer);
         for _ in 1..READ_ATTEMPTS {
             if moved.is_ok() || self.has_hung_up(&moved) {
                 break;
             }
-            moved = stream::read(source.as_fd(), buffer);
+            moved = stream::read(source.fd.as_fd(), buffer);
         }
         if let Ok(Moved::Bytes(n)) = moved {
             self.route(n, context);
@@ -362,7 +333,7 @@ impl Outlet {
 
     /// Whether the read failed because no process has the other side of the terminal open. That is no fault.
     fn has_hung_up(&self, read: &Result<Moved>) -> bool {
-        self.terminal && read.as_ref().is_err_and(|failed| failed.errno == Errno::EIO)
+        self.is_terminal() && read.as_ref().is_err_and(|failed| failed.errno == Errno::EIO)
     }
 
     /// Gives up a source that cannot be read. Counts the bytes that are lost with it, at least, and reports them.
@@ -370,7 +341,7 @@ impl Outlet {
         if self.has_hung_up(&Err(failed.clone())) {
             return;
         }
-        let lost = self.source.as_ref().map_or(0, |source| stream::waiting(source.as_fd())).max(1);
+        let lost = self.source.as_ref().map_or(0, |source| stream::waiting(source.fd.as_fd())).max(1);
         self.dropped += lost as u64;
         self.warning = Some(format!("its output cannot be read: at least {lost} bytes are lost: {failed}"));
     }
@@ -378,11 +349,11 @@ impl Outlet {
     /// Passes on the first `n` bytes of the scratch memory.
     fn route(&mut self, n: usize, context: &mut OutletContext<'_>) {
         let (bytes, output) = context.scratch.read_and_output(n);
-        if let Some(held) = &mut self.held {
+        if let Hold::Held(held) = &mut self.hold {
             held.extend_from_slice(bytes);
             if held.len() > KEPT {
-                let all = self.held.take().unwrap_or_default();
-                self.runtime_stderr = all[..KEPT].to_vec();
+                let all = std::mem::take(held);
+                self.hold = Hold::Released { message: all[..KEPT].to_vec() };
                 self.deliver(&all, context);
             }
             return;
@@ -427,12 +398,14 @@ impl Outlet {
     /// Writes the bytes that wait. Returns false if a part of them has to wait longer.
     fn flush(&mut self, poll: &Poll) -> bool {
         loop {
-            self.is_sink_full = !self.flush_pending(poll);
-            let Some(spool) = self.spool.as_mut().filter(|spool| !self.is_sink_full && !spool.is_empty()) else {
-                return !self.is_sink_full;
+            self.backlog = if self.flush_pending(poll) { Backlog::None } else { Backlog::Room };
+            let nothing_pends = self.backlog == Backlog::None;
+            let Some(spool) = self.spool.as_mut().filter(|spool| nothing_pends && !spool.is_empty()) else {
+                return nothing_pends;
             };
             if self.sink.lacks_reader() {
                 spool.pause();
+                self.backlog = Backlog::Spool;
                 return false;
             }
             if let Some(mark) = spool.mark() {
@@ -447,7 +420,7 @@ impl Outlet {
                     return true;
                 }
                 progress => {
-                    self.is_sink_full = progress == Progress::Full;
+                    self.backlog = if progress == Progress::Full { Backlog::Room } else { Backlog::Spool };
                     return false;
                 }
             }
@@ -478,13 +451,15 @@ impl Outlet {
 
     /// Watches the source for bytes and the sink for room, or stops that. It must stop before a close, because a child
     /// that writes to a disk may have a copy, whose hang-up would be reported all the time.
-    fn watch(&mut self, source: bool, sink: bool, poll: &Poll) {
-        if let (Some(fd), true) = (&self.source, source != self.source_watched) {
-            self.source_watched = source;
-            if source {
-                self.source_watched = poll.watch(fd, self.source_key, Interest::Read).is_ok();
-            } else {
-                poll.forget(fd);
+    fn watch(&mut self, reading: Reading, sink: bool, poll: &Poll) {
+        if let Some(source) = &mut self.source {
+            let (before, now) = (source.reading == Reading::Watched, reading == Reading::Watched);
+            source.reading = reading;
+            if now && !before && poll.watch(&source.fd, self.source_key, Interest::Read).is_err() {
+                source.reading = Reading::Paused;
+            }
+            if before && !now {
+                poll.forget(&source.fd);
             }
         }
         if let (Some(fd), true) = (self.sink.pipe(), sink != self.sink_watched) {
@@ -504,29 +479,29 @@ impl Outlet {
 
     /// Whether reading waits for a client that is full.
     pub(super) fn is_held_back(&self) -> bool {
-        self.waits_for_clients && self.source.is_some()
+        self.source.as_ref().is_some_and(|source| source.reading == Reading::AwaitsClients)
     }
 
-    fn end_of_source(&mut self, context: &mut OutletContext<'_>) {
-        if self.terminal && context.alive {
-            // No process has the other side open, but one may open it again.
-            self.hung_up = true;
-            return;
-        }
-        self.watch(false, self.sink_watched, context.poll);
+    fn close_source(&mut self, poll: &Poll) {
+        self.watch(Reading::Paused, self.sink_watched, poll);
         self.source = None;
     }
 
-    /// Looks again at a terminal that was hung up.
+    /// Whether no process has the other side of the terminal open at the moment.
+    pub(super) fn is_hung_up(&self) -> bool {
+        self.source.as_ref().is_some_and(|source| source.reading == Reading::HungUp)
+    }
+
+    /// Reads a terminal that was hung up again.
     pub(super) fn retry_hung_up(&mut self, context: &mut OutletContext<'_>) {
-        if std::mem::take(&mut self.hung_up) {
+        if self.is_hung_up() {
             self.pump(context);
         }
     }
 
     /// Closes source and sink. Bytes that were not taken are dropped.
     pub(super) fn finish(&mut self, poll: &Poll) {
-        self.watch(false, false, poll);
+        self.watch(Reading::Paused, false, poll);
         self.source = None;
         self.dropped += self.pending.len() as u64 + self.spool.as_mut().map_or(0, |spool| spool.clear());
         self.pending = Vec::new();
@@ -562,7 +537,8 @@ mod tests {
     fn output_that_cannot_be_read_is_counted_and_told() {
         let mut outlet = Outlet::new(Stream::Stdout, Output::None, &Spooling::default(), 1).expect("an outlet");
         // read(2) fails with EISDIR, whoever reads.
-        outlet.source = Some(windlass_sys::fd::open("/", nix::fcntl::OFlag::O_DIRECTORY).expect("a directory"));
+        let fd = windlass_sys::fd::open("/", nix::fcntl::OFlag::O_DIRECTORY).expect("a directory");
+        outlet.source = Some(Source { fd, terminal: false, reading: Reading::Paused });
         let (poll, mut scratch) = (Poll::new().expect("epoll"), Scratch::new().expect("memory"));
         let (logs, clients) = (&mut Vec::new(), &mut Vec::new());
         let mut context =

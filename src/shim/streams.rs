@@ -191,7 +191,7 @@ impl Streams {
             // The last messages of the runtime may not have been read yet.
             outlet.pump(context);
             outlet.release(failed, context);
-            runtime_stderr.append(&mut outlet.runtime_stderr);
+            runtime_stderr.append(&mut outlet.take_message());
         });
         runtime_stderr
     }
@@ -539,7 +539,7 @@ impl Streams {
 
     /// Whether no process has the terminal open at the moment, so that the shim has to look again soon.
     pub(super) fn is_hung_up(&self) -> bool {
-        self.outlets.iter().any(|outlet| outlet.hung_up)
+        self.outlets.iter().any(Outlet::is_hung_up)
     }
 
     /// Checks whether the terminal is open again.

@@ -1,6 +1,7 @@
 //! The tables of the stdio of processes.
 
 use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
 
 use super::format::{Content, Encoder, Field, Fields, Value, choice, table};
 use crate::client::Client;
@@ -10,6 +11,7 @@ use crate::log::journald::{Journald, SOCKET};
 use crate::log::json::JsonLog;
 use crate::log::{Logger, Stream};
 use crate::outlet::Outlet;
+use crate::pump::{Backlog, Flow, Hold, Reading, Source};
 use crate::sink::{Fifo, Sink};
 use crate::spool::{Feeder, Spool, Writer};
 use crate::stdio::{JournalFields, LogFile};
@@ -24,11 +26,6 @@ table! {
         1 serial, 2 terminal, 3 stdin, 4 outlets, 5 input, 6 logs, 7 clients, 8 next_client, 9 early, 10 size,
     }
     Input { 1 sink, 2 terminal, 3 fifo, 4 pending, 5 blocked, 6 close_when_empty }
-    Outlet {
-        1 stream, 2 source, 3 source_key, 4 source_watched, 5 terminal, 6 sink, 7 sink_key, 8 sink_watched,
-        9 pending, 10 held, 11 runtime_stderr, 12 waits_for_clients, 13 hung_up, 14 over, 15 dropped, 16 moved, 17 last,
-        18 spool, 19 is_sink_full, 20 @hint warning,
-    }
     Spool {
         1 settings, 2 key, 3 memory, 4 file, 5 start, 6 end, 7 writer, 8 feeder, 9 has_failed, 10 lost, 11 dropped,
         12 credit, 13 warning, 14 failures, 15 again,
@@ -117,5 +114,72 @@ impl Value for Journald {
         };
         fields.end();
         journald
+    }
+}
+
+/// By hand, because the states of source, hold and backlog are written as a field for each fact.
+impl Value for Outlet {
+    fn write(&self, to: &mut Encoder) {
+        let reading = self.source.as_ref().map(|source| source.reading);
+        to.put(1, true, &self.stream);
+        if let Some(source) = &self.source {
+            to.put(2, true, &source.fd);
+        }
+        to.put(3, true, &self.source_key);
+        to.put(4, true, &(reading == Some(Reading::Watched)));
+        to.put(5, true, &self.source.as_ref().is_some_and(|source| source.terminal));
+        to.put(6, true, &self.sink);
+        to.put(7, true, &self.sink_key);
+        to.put(8, true, &self.sink_watched);
+        to.put(9, true, &self.pending);
+        match &self.hold {
+            Hold::Held(held) => {
+                let start = to.begin(10, true);
+                held.write(to);
+                to.end(start);
+            }
+            Hold::Released { message } => to.put(11, true, message),
+        }
+        to.put(12, true, &(reading == Some(Reading::AwaitsClients)));
+        to.put(13, true, &(reading == Some(Reading::HungUp)));
+        to.put(14, true, &self.over);
+        to.put(15, true, &self.dropped);
+        to.put(16, true, &self.flow.since_pause);
+        to.put(17, true, &self.flow.last_move);
+        to.put(18, true, &self.spool);
+        to.put(19, true, &(self.backlog == Backlog::Room));
+        to.put(20, false, &self.warning);
+    }
+
+    fn read(content: Content<'_>) -> Outlet {
+        let mut fields = Fields::of(content, "Outlet");
+        let fd: Option<OwnedFd> = fields.get(2);
+        let (watched, terminal) = (fields.get(4), fields.get(5));
+        let (held, message): (Option<Vec<u8>>, Vec<u8>) = (fields.get(10), fields.get(11));
+        let (waits_for_clients, hung_up) = (fields.get(12), fields.get(13));
+        let reading = match (hung_up, waits_for_clients, watched) {
+            (true, ..) => Reading::HungUp,
+            (_, true, _) => Reading::AwaitsClients,
+            (_, _, true) => Reading::Watched,
+            _ => Reading::Paused,
+        };
+        let outlet = Outlet {
+            stream: fields.get(1),
+            source: fd.map(|fd| Source { fd, terminal, reading }),
+            source_key: fields.get(3),
+            sink: fields.get(6),
+            sink_key: fields.get(7),
+            sink_watched: fields.get(8),
+            pending: fields.get(9),
+            spool: fields.get(18),
+            backlog: if fields.get(19) { Backlog::Room } else { Backlog::None },
+            hold: held.map_or(Hold::Released { message }, Hold::Held),
+            over: fields.get(14),
+            dropped: fields.get(15),
+            warning: fields.get(20),
+            flow: Flow { since_pause: fields.get(16), last_move: fields.get(17) },
+        };
+        fields.end();
+        outlet
     }
 }

@@ -15,6 +15,7 @@ use crate::notifier::Watch;
 use crate::oom::OomWatch;
 use crate::outlet::Outlet;
 use crate::processes::ManagedProcess;
+use crate::pump::{Backlog, Flow, Hold, Reading, Source};
 use crate::sink::{Fifo, Sink};
 use crate::spool::{Feeder, Spool, Writer};
 use crate::stdio::{JournalFields, LogFile};
@@ -257,26 +258,25 @@ impl Random {
     fn outlet(&mut self) -> Outlet {
         Outlet {
             stream: if self.yes() { Stream::Stdout } else { Stream::Stderr },
-            source: self.maybe(Random::fd),
+            source: self.maybe(Random::source),
             source_key: self.number(),
-            source_watched: self.yes(),
-            terminal: self.yes(),
             sink: self.sink(),
             sink_key: self.number(),
             sink_watched: self.yes(),
             pending: self.bytes(),
             spool: self.maybe(|r| Box::new(r.spool())),
-            is_sink_full: self.yes(),
-            held: self.maybe(Random::bytes),
-            runtime_stderr: self.bytes(),
-            waits_for_clients: self.yes(),
-            hung_up: self.yes(),
+            backlog: if self.yes() { Backlog::Room } else { Backlog::None },
+            hold: if self.yes() { Hold::Held(self.bytes()) } else { Hold::Released { message: self.bytes() } },
             over: self.yes(),
             dropped: self.number(),
             warning: self.maybe(Random::text),
-            moved: self.number() as usize,
-            last: self.number() as usize,
+            flow: Flow { since_pause: self.number() as usize, last_move: self.number() as usize },
         }
+    }
+
+    fn source(&mut self) -> Source {
+        let readings = [Reading::Watched, Reading::Paused, Reading::AwaitsClients, Reading::HungUp];
+        Source { fd: self.fd(), terminal: self.yes(), reading: readings[self.below(4) as usize] }
     }
 
     fn client(&mut self) -> Client {

@@ -13,6 +13,7 @@ use crate::life::{Life, Parent};
 use crate::outlet::Outlet;
 use crate::poll::{Interest, Poll};
 use crate::processes::ManagedProcess;
+use crate::pump::Reading;
 use crate::streams::Streams;
 use windlass_sys::Result;
 
@@ -68,8 +69,8 @@ fn stdio(streams: &mut Streams, poll: &Poll) -> Result<()> {
 }
 
 fn output(outlet: &mut Outlet, poll: &Poll) -> Result<()> {
-    if let (Some(source), true) = (&outlet.source, outlet.source_watched) {
-        poll.watch(source, outlet.source_key, Interest::Read)?;
+    if let Some(source) = outlet.source.as_ref().filter(|source| source.reading == Reading::Watched) {
+        poll.watch(&source.fd, outlet.source_key, Interest::Read)?;
     }
     if let (Some(sink), true) = (outlet.sink.pipe(), outlet.sink_watched) {
         poll.watch(sink, outlet.sink_key, Interest::Write)?;

@@ -16,6 +16,7 @@ use super::upgrade;
 use super::world::{SECOND, Shared, SimulatedWorld};
 use crate::exit::Record;
 use crate::frontend::containerd;
+use crate::pump::Hold;
 use crate::{
     Container, Event, ExitFile, ExitStatus, Framing, NewProcess, Output, ProcessId, Reply, Request, Runtime, Spooling,
     Stdio, Supervisor, Timeouts, WaitToken, WhenFull,
@@ -252,8 +253,9 @@ impl Engine {
         let streams = core.processes.find(process).ok().and_then(|managed| managed.streams.as_ref());
         let Some(outlets) = streams.map(|streams| &streams.outlets) else { return };
         let before = |outlet: &crate::outlet::Outlet| {
-            let source = outlet.source.as_ref().map_or(0, |source| stream::waiting(source.as_fd()));
-            (source + outlet.held.as_ref().map_or(0, Vec::len)) as u64
+            let source = outlet.source.as_ref().map_or(0, |source| stream::waiting(source.fd.as_fd()));
+            let held = if let Hold::Held(held) = &outlet.hold { held.len() } else { 0 };
+            (source + held) as u64
         };
         let comes: Vec<u64> = outlets.iter().map(before).collect();
         let streams = self.streams[process].iter().zip(comes);

@@ -6,6 +6,7 @@ use super::Random;
 use crate::image::supervisor;
 use crate::key::{Kind, key};
 use crate::life::{Life, Parent};
+use crate::pump::Reading;
 use crate::{Interest, Supervisor};
 
 /// The keys under which descriptors are watched, and for what, as the kernel shows them (proc_pid_fdinfo(5)).
@@ -49,7 +50,8 @@ fn to_be_watched(core: &Supervisor) -> Vec<(u64, u32)> {
         }
         let Some(streams) = &process.streams else { continue };
         for outlet in &streams.outlets {
-            add(outlet.source.is_some() && outlet.source_watched, outlet.source_key, Interest::Read);
+            let watched = outlet.source.as_ref().is_some_and(|source| source.reading == Reading::Watched);
+            add(watched, outlet.source_key, Interest::Read);
             add(outlet.sink.pipe().is_some() && outlet.sink_watched, outlet.sink_key, Interest::Write);
             let Some(spool) = &outlet.spool else { continue };
             add(spool.writer.is_some(), spool.key, Interest::Read);
