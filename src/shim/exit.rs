@@ -12,17 +12,16 @@ use nix::fcntl::OFlag;
 use nix::sched::CloneFlags;
 use serde::{Deserialize, Serialize};
 
-use super::{ProcessId, serialized};
+use super::ProcessId;
 use windlass_base::exit_record::ExitRecord;
 use windlass_sys::fd::{self, Durability};
 use windlass_sys::process::{self, Child, Exit, Forked, SingleThreaded};
 use windlass_sys::{Called, Result, descriptors};
 
 /// How a process ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ExitStatus {
     /// The exit code or the signal. `None`: it is not known. Engines expect 137 or 255 then.
-    #[serde(with = "serialized::exit")]
     pub exit: Option<Exit>,
     /// Whether the kernel has killed processes of the cgroup for want of memory.
     pub oom_killed: bool,

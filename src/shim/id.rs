@@ -2,20 +2,14 @@
 
 use std::rc::Rc;
 
-use serde::{Deserialize, Serialize};
-
-use super::serialized;
-
 /// Names a process: the init of a container, or an exec in it.
 ///
 /// The order puts init before the execs of the same container.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ProcessId {
     /// The container's id.
-    #[serde(with = "serialized::text")]
     pub container: Rc<str>,
     /// The exec's id. `None` is init.
-    #[serde(with = "serialized::optional_text")]
     pub exec: Option<Rc<str>>,
 }
 

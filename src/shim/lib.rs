@@ -43,6 +43,7 @@ mod key;
 mod launch;
 mod life;
 mod log;
+mod moment;
 mod notifier;
 mod oom;
 mod outlet;
@@ -58,7 +59,6 @@ mod request;
 mod runtime;
 mod runtime_state;
 mod scratch;
-mod serialized;
 #[cfg(simulated)]
 pub mod simulation;
 mod sink;

@@ -14,10 +14,8 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use serde::{Deserialize, Serialize};
-
 use super::refusal::{Refusal, Result};
-use super::{Code, Event, ExitStatus, Phase, ProcessId, ProcessState, Reply, WaitToken, serialized};
+use super::{Code, Event, ExitStatus, Phase, ProcessId, ProcessState, Reply, WaitToken};
 use windlass_sys::process::Exit;
 
 /// How long attached clients and the readers of fifos may take, after the end, to read what was written before it. The
@@ -36,7 +34,7 @@ const RECORD_TRIES: u32 = 5;
 const RECORD_PAUSE: Duration = Duration::from_secs(1);
 
 /// Where a process is in its life.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Life {
     /// The process is known, and the runtime has not been started. `stdin_closed`: it gets no input.
     Added { stdin_closed: bool },
@@ -45,49 +43,34 @@ pub(super) enum Life {
     /// The process runs, or is a zombie that has not been reaped.
     Alive { pid: i32, phase: Phase, parent: Parent },
     /// The process was reaped. Its output is read until `output_until`, and clients may read until `clients_until`.
-    Draining {
-        end: End,
-        #[serde(with = "serialized::moment")]
-        output_until: Instant,
-        #[serde(with = "serialized::moment")]
-        clients_until: Instant,
-    },
+    Draining { end: End, output_until: Instant, clients_until: Instant },
     /// A child writes the exit record. `failures` tries have failed before.
     Recording { end: End, failures: u32 },
     /// Writing the record has failed. The next attempt is at `at`.
-    Retrying {
-        end: End,
-        failures: u32,
-        #[serde(with = "serialized::moment")]
-        at: Instant,
-    },
+    Retrying { end: End, failures: u32, at: Instant },
     /// The record is on disk, or could not be written. The end is reported when it is this process's turn.
     Recorded { end: End },
     /// The end was reported.
     Reported { end: End },
     /// The process is to be forgotten as soon as a reader has taken its output, or at `until`.
-    Leaving {
-        end: End,
-        #[serde(with = "serialized::moment")]
-        until: Instant,
-    },
+    Leaving { end: End, until: Instant },
     /// The runtime could not make the process. There is no second attempt, because its stdio is used up.
     NeverRan,
 }
 
 /// The parent of a process, which alone can reap it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Parent {
     /// This shim.
     Shim,
     /// Another process, because this shim has adopted the container of a dead shim.
     Other,
     /// Another process. The supervised process has ended, and its parent has until then to reap it.
-    OtherUntil(#[serde(with = "serialized::moment")] Instant),
+    OtherUntil(Instant),
 }
 
 /// A process that was reaped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct End {
     pub(super) pid: i32,
     /// The phase that is shown until the end is reported.
@@ -185,7 +168,7 @@ pub(super) struct DrainProgress {
 }
 
 /// The state of a process, and the requests that wait for it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Process {
     pub(super) id: ProcessId,
     pub(super) life: Life,
@@ -194,7 +177,6 @@ pub(super) struct Process {
     /// The requests that are answered when the process is forgotten.
     pub(super) deleters: Vec<WaitToken>,
     /// The exit that is reported in place of the real one.
-    #[serde(with = "serialized::exit")]
     pub(super) reported_exit: Option<Exit>,
 }
 

@@ -3,8 +3,6 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
-
 use super::{ExitFile, ExitStatus, ProcessId, Stdio};
 
 /// A process to be made.
@@ -43,7 +41,7 @@ impl NewProcess {
 }
 
 /// The phases of a process's life that a front end sees.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     /// The process is known, but the runtime has not made it.
     Added,

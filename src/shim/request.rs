@@ -3,12 +3,10 @@
 use std::ffi::OsString;
 use std::rc::Rc;
 
-use serde::{Deserialize, Serialize};
-
 use super::{ExitStatus, NewProcess, Phase, ProcessId, Refusal};
 
 /// Names a request whose answer comes later: [`Event::Finished`] carries it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WaitToken(pub u64);
 
 /// A request. The state of a process needs none: [`super::Supervisor::state`] returns it at once.

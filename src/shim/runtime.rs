@@ -5,7 +5,7 @@ use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use super::NewProcess;
 use super::pipe::KEPT;
@@ -26,7 +26,7 @@ impl Default for Timeouts {
 }
 
 /// The runtime's binary and the arguments before its verb.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Runtime {
     /// Absolute path.
     pub binary: PathBuf,

@@ -8,8 +8,6 @@
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
-
 /// The source of the input.
 #[derive(Debug, Default)]
 pub enum Stdin {
@@ -48,7 +46,7 @@ pub enum Output {
 }
 
 /// How output is kept while its fifo has no reader.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Spooling {
     /// Bytes of each stream that are kept in a file, besides those in memory (1 MiB). With 0 nothing is kept: the
     /// process is held back as soon as the pipes are full.
@@ -71,7 +69,7 @@ pub(super) fn size(text: &str) -> Option<u64> {
 }
 
 /// The behaviour when there is no room for more output.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum WhenFull {
     /// The process is held back.
     #[default]

@@ -5,10 +5,8 @@
 
 use std::borrow::Borrow;
 
-use serde::{Deserialize, Serialize};
-
 /// A table of entries by key.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Table<K, V>(Vec<(K, V)>);
 
 impl<K, V> Default for Table<K, V> {

@@ -26,7 +26,7 @@ use super::key::{Kind, key};
 use super::supervisor::Supervisor;
 use super::upgrade_error::UpgradeError;
 use super::upgrade_request::{Stage, Upgrade};
-use super::{Code, Interest, Refusal, Reply, WaitToken, serialized};
+use super::{Code, Interest, Refusal, Reply, WaitToken, moment};
 use windlass_sys::deferred::DeferredClose;
 use windlass_sys::handover;
 use windlass_sys::{clock, fd, stream};
@@ -127,7 +127,7 @@ impl Supervisor {
         let file = stream::sealed(c"windlass-shim", &image.bytes)?;
         let number = handover::number(file.as_fd());
         let kept: Vec<u32> = image.descriptors.iter().copied().chain([number]).collect();
-        let place = format!("{number},{}", serialized::since_boot(began));
+        let place = format!("{number},{}", moment::since_boot(began));
         let environment: Vec<CString> = environment().collect();
         // Otherwise closing the inotify instance would take most of the time.
         let _closed_later = self.poll.notifier_fd().map(DeferredClose::of);

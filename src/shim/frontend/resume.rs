@@ -19,7 +19,7 @@ use crate::image::format::{self, Content, Context, Fields};
 use crate::image::supervisor;
 use crate::image_check::{CHECK, RESUME, confirmation};
 use crate::upgrade::{field, words};
-use crate::{Code, Refusal, Reply, Supervisor, WaitToken, call, serialized};
+use crate::{Code, Refusal, Reply, Supervisor, WaitToken, call, moment};
 use windlass_sys::handover::{self, Inherited};
 use windlass_sys::{descriptors, fd, process};
 
@@ -37,7 +37,7 @@ pub(super) fn main(words: &[OsString]) -> Option<ExitCode> {
         return None;
     }
     let failed = rest.first().and_then(|word| word.to_str()?.strip_prefix('!').map(str::to_owned));
-    let began = serialized::at(began.parse().unwrap_or(0));
+    let began = moment::at(began.parse().unwrap_or(0));
     match image().ok_or(Fault::NoImage).and_then(|image| resume(image, began, failed)) {
         Ok(status) => Some(ExitCode::from(status as u8)),
         Err(why) => {
@@ -145,7 +145,7 @@ fn resume(image: BorrowedFd<'static>, began: Instant, failed: Option<String>) ->
         body: header.body,
         image: inherited.take(number),
         previous: previous.and_then(|number| inherited.take(number)),
-        place: format!("{number},{}", serialized::since_boot(began)),
+        place: format!("{number},{}", moment::since_boot(began)),
         listed,
         missing,
         began,

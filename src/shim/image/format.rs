@@ -466,6 +466,20 @@ pub(crate) fn put_each<'v, T: Value + 'v>(
     }
 }
 
+/// Writes a value without descriptors down and reads it back.
+#[cfg(test)]
+pub(crate) fn read_back<F: Field>(value: &F) -> F {
+    let mut to = Encoder::default();
+    to.put(1, true, value);
+    let (body, _) = to.finish();
+    let context = Context::without_descriptors();
+    let mut fields = Fields::of(Content::of(&body, &context), "a test");
+    let read = fields.get(1);
+    fields.end();
+    assert_eq!(context.finish(), Ok(()));
+    read
+}
+
 /// Makes a [`Value`] of a struct by a table of field numbers, and of the numbers that were used before.
 ///
 /// `table! { Name { 1 one, 2 @hint two; retired 3 } }`

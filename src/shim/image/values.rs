@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::fault::Fault;
 use super::format::{Content, Encoder, Field, Fields, Value, put_each};
-use crate::serialized;
+use crate::moment;
 use crate::table::Table;
 
 /// Numbers. Zero has no content.
@@ -133,11 +133,11 @@ impl Value for OwnedFd {
 /// Nanoseconds of CLOCK_MONOTONIC.
 impl Value for Instant {
     fn write(&self, to: &mut Encoder) {
-        serialized::since_boot(*self).write(to);
+        moment::since_boot(*self).write(to);
     }
 
     fn read(content: Content<'_>) -> Instant {
-        serialized::at(u64::read(content))
+        moment::at(u64::read(content))
     }
 }
 
@@ -269,20 +269,13 @@ impl<V: Value> Field for BTreeMap<i32, V> {
 mod tests {
     use std::fmt::Debug;
 
-    use super::super::format::Context;
+    use super::super::format::read_back;
     use super::*;
     use crate::{Spooling, WaitToken, WhenFull};
 
     /// A field that is lost in writing is lost in all images alike, so a comparison of images does not find it.
     fn is_read_back<F: Field + PartialEq + Debug>(field: F) {
-        let mut to = Encoder::default();
-        to.put(1, true, &field);
-        let (body, _) = to.finish();
-        let context = Context::without_descriptors();
-        let mut fields = Fields::of(Content::of(&body, &context), "a test");
-        let read: F = fields.get(1);
-        fields.end();
-        assert_eq!((read, context.finish()), (field, Ok(())));
+        assert_eq!(read_back(&field), field);
     }
 
     #[test]

@@ -2,8 +2,6 @@
 
 use std::os::fd::OwnedFd;
 
-use serde::{Deserialize, Serialize};
-
 use super::answer::{Answer, Outcome};
 use super::connection::Connection;
 use super::frames::Closed;
@@ -13,7 +11,7 @@ use crate::{Poll, Ready};
 use windlass_sys::Result;
 
 /// A call that is to be answered: a stream of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Caller {
     pub(super) connection: u64,
     pub(super) stream: u32,

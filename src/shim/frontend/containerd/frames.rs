@@ -1,8 +1,6 @@
 //! The bytes of a ttrpc connection, as a state machine: received bytes that are not a whole frame yet, and bytes that
 //! were not sent yet.
 
-use serde::{Deserialize, Serialize};
-
 use super::ttrpc::{self, FrameKind};
 use windlass_base::protobuf::Message;
 
@@ -17,7 +15,7 @@ const TURN: usize = 16 * 1024;
 pub(super) struct Closed;
 
 /// The bytes that wait in both directions.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Frames {
     pub(super) unread: Vec<u8>,
     pub(super) unsent: Vec<u8>,
@@ -88,6 +86,7 @@ impl Frames {
 mod tests {
     use super::super::ttrpc::Request;
     use super::*;
+    use crate::image::format::read_back;
 
     fn request() -> Request {
         Request { service: "s".into(), method: "m".into(), ..Request::default() }
@@ -103,8 +102,7 @@ mod tests {
         for byte in other.unsent() {
             assert!(!frames.received(&[*byte]));
             // Half a frame can be written down and read back.
-            let text = serde_json::to_vec(&frames).expect("plain data");
-            frames = serde_json::from_slice(&text).expect("what was written");
+            frames = read_back(&frames);
             taken.extend(frames.take::<Request>().expect("a frame"));
         }
         assert_eq!(taken, [(1, FrameKind::Request, request()), (3, FrameKind::Request, request())]);

@@ -5,10 +5,6 @@
 
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
-
-use crate::serialized;
-
 /// How long events that are not acknowledged delay the end of a shim without tasks.
 const FLUSH: Duration = Duration::from_secs(3);
 
@@ -16,14 +12,14 @@ const FLUSH: Duration = Duration::from_secs(3);
 const IDLE_TIME: Duration = Duration::from_secs(30);
 
 /// How long the shim stays.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Lifetime {
     /// The shim has work: a task, a job or an event, or a first connection.
     InUse,
     /// The shim has no work, and ends at this moment.
-    Idle(#[serde(with = "serialized::moment")] Instant),
+    Idle(Instant),
     /// The shim ends when everything is sent, or at this moment.
-    Leaving(#[serde(with = "serialized::moment")] Instant),
+    Leaving(Instant),
     /// The shim ends as soon as nothing is in progress.
     Over,
 }
@@ -84,6 +80,7 @@ impl Lifetime {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image::format::read_back;
 
     #[test]
     fn a_shim_that_nobody_uses_leaves() {
@@ -119,8 +116,7 @@ mod tests {
         lifetime.look(false, now);
         lifetime.look(true, now);
         assert!(lifetime.is_over(true, now));
-        let text = serde_json::to_vec(&lifetime).expect("plain data");
-        assert_eq!(serde_json::from_slice::<Lifetime>(&text).expect("what was written"), lifetime);
+        assert_eq!(read_back(&lifetime), lifetime);
         lifetime.stay();
         assert!(!lifetime.is_over(true, now + FLUSH));
     }

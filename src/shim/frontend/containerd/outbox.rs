@@ -8,14 +8,12 @@ use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
-use serde::{Deserialize, Serialize};
-
 use super::connection::Connection;
 use super::frames::Closed;
 use super::message::event::{Envelope, Forward, TaskEvent, Topic};
 use super::message::{Status, Timestamp};
 use super::ttrpc::{FrameKind, Request, Response, code};
-use crate::{Poll, Ready, serialized};
+use crate::{Poll, Ready};
 use windlass_base::protobuf::Message;
 use windlass_sys::{clock, socket};
 
@@ -29,18 +27,18 @@ const LATE: Duration = Duration::from_secs(1);
 const ACK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The delivery of the first event of the queue.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Delivery {
     /// The event can be sent.
     Ready,
     /// The event was sent at this moment, and its acknowledgement is awaited.
-    Sent(#[serde(with = "serialized::moment")] Instant),
+    Sent(Instant),
     /// The event can be sent again at this moment.
-    Paused(#[serde(with = "serialized::moment")] Instant),
+    Paused(Instant),
 }
 
 /// The events that are not acknowledged, as a state machine.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Queue {
     pub(super) events: VecDeque<(Timestamp, TaskEvent)>,
     pub(super) delivery: Delivery,
@@ -232,6 +230,7 @@ impl Outbox {
 mod tests {
     use super::super::message::Any;
     use super::*;
+    use crate::image::format::read_back;
 
     fn event(topic: Topic) -> TaskEvent {
         TaskEvent { topic, message: Any::default() }
@@ -321,8 +320,7 @@ mod tests {
         let mut queue = queue(&[Topic::Create, Topic::Exit]);
         for change in [Queue::sent, Queue::lost] {
             change(&mut queue, now);
-            let text = serde_json::to_vec(&queue).expect("plain data");
-            assert_eq!(serde_json::from_slice::<Queue>(&text).expect("what was written"), queue);
+            assert_eq!(read_back(&queue), queue);
         }
     }
 }

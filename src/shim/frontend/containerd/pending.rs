@@ -2,8 +2,6 @@
 
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
-
 use super::connections::Caller;
 use super::message::Status;
 use super::message::event::TaskEvent;
@@ -11,7 +9,7 @@ use crate::table::Table;
 use crate::{Code, ProcessId, Refusal, Reply, WaitToken};
 
 /// The call that a reply belongs to, and the step after the reply.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Continuation {
     /// `Create`.
     Create(ProcessId),
@@ -68,7 +66,7 @@ impl Continuation {
 }
 
 /// A verb of the runtime without a result of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RuntimeVerb {
     /// `kill`.
     Kill,
@@ -92,7 +90,7 @@ impl RuntimeVerb {
 }
 
 /// The calls, by the token of the reply that they wait for.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct PendingCalls(pub(super) Table<WaitToken, (Caller, Continuation)>);
 
 impl PendingCalls {
@@ -122,6 +120,7 @@ impl PendingCalls {
 mod tests {
     use super::*;
     use crate::frontend::containerd::message::event::{TaskNamed, Topic};
+    use crate::image::format::read_back;
 
     #[test]
     fn a_reply_finds_its_call_once() {
@@ -132,8 +131,7 @@ mod tests {
             pending.note(caller, Continuation::Wait, Ok(Reply::Done)),
             Some((Continuation::Wait, Ok(Reply::Done)))
         );
-        let text = serde_json::to_vec(&pending).expect("plain data");
-        assert_eq!(serde_json::from_slice::<PendingCalls>(&text).expect("what was written"), pending);
+        assert_eq!(read_back(&pending), pending);
         assert_eq!(pending.take(WaitToken(8)), None);
         assert_eq!(pending.take(WaitToken(7)), Some((caller, Continuation::Wait)));
         assert_eq!(pending.take(WaitToken(7)), None);

@@ -3,20 +3,17 @@
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use serde::{Deserialize, Serialize};
-
 use super::answer::refused;
 use super::message::event::{TaskCreate, TaskIo};
 use super::message::task::Name;
 use super::message::{Mount, Status};
 use super::ttrpc::code;
 use crate::table::Table;
-use crate::{ProcessId, Runtime, Spooling, serialized};
+use crate::{ProcessId, Runtime, Spooling};
 
 /// A task.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Task {
-    #[serde(with = "serialized::text")]
     pub id: Rc<str>,
     pub bundle: PathBuf,
     /// The stdio that containerd has chosen.
@@ -34,7 +31,7 @@ pub(super) struct Task {
 }
 
 /// The progress of a task's creation.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum TaskStage {
     /// The root filesystem is being mounted, or the runtime has not answered. containerd cannot ask for the task.
     Preparing {
@@ -63,7 +60,7 @@ pub(super) fn process_file(bundle: &Path, exec: &str) -> PathBuf {
 }
 
 /// The tasks, by their ids.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Tasks(pub(super) Table<String, Box<Task>>);
 
 impl Tasks {
@@ -148,6 +145,7 @@ impl Tasks {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image::format::read_back;
 
     fn tasks() -> Tasks {
         let runtime = Runtime { binary: "/runtime".into(), global: Vec::new(), log: None };
@@ -196,8 +194,7 @@ mod tests {
         assert_eq!(tasks.process(&name("c", "e")).expect_err("not yet").code, code::NOT_FOUND);
         tasks.add_exec(&id, TaskIo::default());
         assert_eq!(tasks.process(&name("c", "e")), Ok(id.clone()));
-        let text = serde_json::to_vec(&tasks).expect("plain data");
-        assert_eq!(serde_json::from_slice::<Tasks>(&text).expect("what was written"), tasks);
+        assert_eq!(read_back(&tasks), tasks);
         assert_eq!(tasks.remove_exec(&id), Some("/b/exec-e.json".into()));
         assert_eq!(tasks.process(&name("c", "e")).expect_err("no more").code, code::NOT_FOUND);
         assert_eq!(tasks.remove_exec(&ProcessId::of("d", "e")), None);

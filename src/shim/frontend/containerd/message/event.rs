@@ -1,8 +1,6 @@
 //! The events of tasks (`containerd.events`), which a shim sends to containerd with `Forward` of
 //! `containerd.services.events.ttrpc.v1.Events`.
 
-use serde::{Deserialize, Serialize};
-
 use super::{Any, Mount, Timestamp};
 use windlass_base::protobuf::{Message, message};
 
@@ -82,7 +80,7 @@ message! {
 }
 
 /// An event with its topic.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TaskEvent {
     pub topic: Topic,
     /// The message, with its name.
@@ -90,7 +88,7 @@ pub struct TaskEvent {
 }
 
 /// The kinds of events. Each has a topic and a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Topic {
     /// [`TaskCreate`].
     Create,
