@@ -537,3 +537,15 @@ fn under_the_name_runc_it_calls_itself_so() {
     let text = String::from_utf8(output.expect("it runs").stderr).expect("UTF-8");
     assert!(text.starts_with("error: runc create failed: "), "{text}");
 }
+
+#[test]
+fn a_log_that_nobody_reads_is_not_waited_for() {
+    let scratch = Scratch::new("unread");
+    let fifo = scratch.0.join("log");
+    assert!(Command::new("mkfifo").arg(&fifo).status().expect("mkfifo").success());
+    let mut command = Command::new("timeout");
+    command.args(["60", env!("CARGO_BIN_EXE_windlass"), "--root"]).arg(scratch.root());
+    let output = command.arg("--log").arg(&fifo).arg("list").output().expect("timeout(1)");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!((output.status.code(), errors.contains("cannot open the log")), (Some(1), true), "{errors}");
+}

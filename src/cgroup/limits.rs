@@ -16,23 +16,28 @@ impl Cgroup {
     /// The kernel refuses a quota below the present burst. If a new burst follows, such a quota is written again after
     /// it.
     pub fn apply(&self, writes: &[Write]) -> Result<()> {
-        let mut again = Vec::new();
-        for (index, write) in writes.iter().enumerate() {
-            match put(&self.directory, write) {
-                Ok(()) => {}
-                Err(Unwritten { failed: SyscallError { errno: Errno::EINVAL, .. }, .. })
-                    if write.file == "cpu.max" && writes[index..].iter().any(|later| later.file == "cpu.max.burst") =>
-                {
-                    again.push(write);
-                }
-                Err(unwritten) => return Err(explain(&self.directory, write, unwritten)),
-            }
-        }
-        for write in again {
-            put(&self.directory, write).map_err(|unwritten| explain(&self.directory, write, unwritten))?;
-        }
-        Ok(())
+        in_order(writes, &|write| put(&self.directory, write))
+            .map_err(|(write, unwritten)| explain(&self.directory, write, unwritten))
     }
+}
+
+/// Writes by `put`. The error has the write that failed.
+fn in_order<'a>(
+    writes: &'a [Write],
+    put: &dyn Fn(&'a Write) -> std::result::Result<(), Unwritten<'a>>,
+) -> std::result::Result<(), (&'a Write, Unwritten<'a>)> {
+    let mut again = Vec::new();
+    for (index, write) in writes.iter().enumerate() {
+        match put(write) {
+            Err(Unwritten { failed: SyscallError { errno: Errno::EINVAL, .. }, .. })
+                if write.file == "cpu.max" && writes[index..].iter().any(|later| later.file == "cpu.max.burst") =>
+            {
+                again.push(write);
+            }
+            other => other.map_err(|unwritten| (write, unwritten))?,
+        }
+    }
+    again.into_iter().try_for_each(|write| put(write).map_err(|unwritten| (write, unwritten)))
 }
 
 /// The write that failed: of [`Write::file`], or of the file in its place ([`Absent::Instead`]).
@@ -119,4 +124,45 @@ fn missing_file(directory: &Directory, write: &Write, file: &str) -> Error {
         true => controllers::delegation_hint(controller),
         false => format!("it would be enabled by: echo +{controller} > {parent}/{SUBTREE_CONTROL}"),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    /// A quota and a burst that follow each other as in the kernel, which refuses a quota below the burst.
+    #[test]
+    fn a_quota_and_a_burst_are_changed_in_either_direction() {
+        let write = |file: &'static str, value: u64| Write {
+            file: file.into(),
+            value: value.to_string(),
+            controller: "cpu".into(),
+            pointer: "/linux/resources/cpu".into(),
+            absent: Absent::Fails,
+        };
+        let (quota, burst) = (Cell::new(50), Cell::new(40));
+        let failed = |errno| SyscallError { call: "write".into(), errno };
+        let in_force = |writes: &[Write]| {
+            let done = in_order(writes, &|write: &Write| {
+                let number = write.value.parse().expect("a number");
+                let (of, fits) = match &*write.file {
+                    "cpu.max" => (&quota, number >= burst.get()),
+                    _ => (&burst, number <= quota.get()),
+                };
+                match fits {
+                    true => Ok(of.set(number)),
+                    false => Err(Unwritten { file: &write.file, value: &write.value, failed: failed(Errno::EINVAL) }),
+                }
+            });
+            (done.map_err(|(write, _)| write.file.to_string()), quota.get(), burst.get())
+        };
+        let both = |quota, burst| [write("cpu.max", quota), write("cpu.max.burst", burst)];
+        assert_eq!(in_force(&both(20, 10)), (Ok(()), 20, 10), "the quota is written again after the burst");
+        assert_eq!(in_force(&both(80, 60)), (Ok(()), 80, 60));
+        assert_eq!(in_force(&both(80, 90)).0, Err("cpu.max.burst".into()), "a burst above the quota");
+        assert_eq!(in_force(&both(20, 30)), (Err("cpu.max".into()), 80, 30), "a quota below the burst");
+        assert_eq!(in_force(&[write("cpu.max", 5)]).0, Err("cpu.max".into()), "no burst follows");
+    }
 }

@@ -372,4 +372,28 @@ mod tests {
         serves.join().expect("ended");
         std::fs::remove_file(path).expect("removed");
     }
+
+    #[test]
+    fn the_answer_to_an_earlier_request_is_not_that_to_a_later_one() {
+        let path = std::env::temp_dir().join(format!("windlass-client-late-{}", std::process::id()));
+        let _ = std::fs::remove_file(&path);
+        let listener = UnixListener::bind(&path).expect("listens");
+        let serves = thread::spawn(move || {
+            let (stream, _) = listener.accept().expect("a client");
+            let mut requests = BufReader::new(stream);
+            for _ in 0..2 {
+                requests.read_line(&mut String::new()).expect("a request");
+            }
+            for seq in [1, 2] {
+                writeln!(requests.get_mut(), "{}", json!({"seq": seq, "ok": {"n": seq}})).expect("sent");
+            }
+        });
+        let mut client = Client::open(&path).expect("connected");
+        client.set_timeout(SHORT).expect("set");
+        assert!(matches!(client.call("wait", json!({})), Err(Error::Lost(_))), "it takes longer");
+        client.clear_timeouts().expect("set");
+        assert_eq!(client.call("status", json!({})).expect("answered")["n"], 2);
+        serves.join().expect("ended");
+        std::fs::remove_file(path).expect("removed");
+    }
 }

@@ -332,6 +332,25 @@ mod tests {
     }
 
     #[test]
+    fn the_file_of_a_kill_is_written_for_a_kill_and_tried_again() {
+        let dir = std::env::temp_dir().join(format!("windlass-oom-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).expect("a directory");
+        std::fs::write(dir.join("later"), "").expect("a file");
+        let oom_files = [dir.join("later/oom"), dir.join("oom")];
+        let unwritten = |oom_killed: bool| {
+            let record = Record::of(&ProcessId::init("web"), 7, &ExitStatus { oom_killed, ..status() }, (0, 0));
+            let (files, durability) = (&[][..], Durability::Cached);
+            write(&Writing { files, oom_files: &oom_files, record: &record, code: 137, durability, logs: &[] })
+        };
+        assert_eq!((unwritten(false), dir.join("oom").exists()), (0, false), "nothing was killed for want of memory");
+        assert_eq!((unwritten(true), dir.join("oom").exists()), (OOM, true));
+        std::fs::remove_file(dir.join("later")).expect("removed");
+        std::fs::create_dir(dir.join("later")).expect("a directory");
+        assert_eq!((unwritten(true), oom_files[0].exists()), (0, true));
+        std::fs::remove_dir_all(&dir).expect("removed");
+    }
+
+    #[test]
     fn windlass_reads_the_record_too() {
         let record = Record::of(&ProcessId::init("web"), 7, &status(), (0, 0));
         let read: ExitRecord = serde_json::from_slice(&json(&record)).expect("a superset");

@@ -433,4 +433,13 @@ mod tests {
         drop(theirs);
         assert_eq!(receive(ours.as_fd(), &mut buffer).expect("received").0, 0);
     }
+
+    #[test]
+    fn no_program_inherits_a_descriptor_that_was_received() {
+        let (ours, theirs) = pair().expect("a pair");
+        send(ours.as_fd(), b"x", &[ours.as_fd()]).expect("sent");
+        let (_, received) = receive(theirs.as_fd(), &mut [0; 8]).expect("received");
+        let flags = nix::fcntl::fcntl(received.expect("a descriptor"), nix::fcntl::FcntlArg::F_GETFD).expect("flags");
+        assert_eq!(flags, libc::FD_CLOEXEC);
+    }
 }

@@ -334,3 +334,43 @@ pub fn command(program: impl AsRef<std::ffi::OsStr>) -> std::process::Command {
     unsafe { command.pre_exec(prepare) };
     command
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use nix::fcntl::OFlag;
+    use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+
+    use super::super::{fd, pipe};
+    use super::*;
+
+    #[test]
+    fn a_program_begins_with_every_signal_unblocked_and_none_ignored() {
+        let (output, theirs) = pipe::new().expect("a pipe");
+        let null = fd::open("/dev/null", OFlag::O_RDWR).expect("/dev/null");
+        // Of this thread alone. Rust's runtime ignores SIGPIPE.
+        let blocked = SigSet::from(Signal::SIGUSR2);
+        sigprocmask(SigmaskHow::SIG_BLOCK, Some(&blocked), None).expect("blocked");
+        let child = start(&Spawn {
+            path: c"/bin/grep",
+            arguments: &[c"grep", c"Sig[BI]", c"/proc/self/status"].map(CStr::to_owned),
+            environment: Environment::Given(&[]),
+            stdio: [null.as_fd(), theirs.as_fd(), null.as_fd()],
+            preserve: &[],
+            extra: &[],
+            directory: None,
+            oom_score_adj: None,
+            die_with_parent: true,
+            session: true,
+            listen_pid: false,
+        })
+        .expect("started");
+        sigprocmask(SigmaskHow::SIG_UNBLOCK, Some(&blocked), None).expect("unblocked");
+        drop(theirs);
+        let text = fd::read_all(output, fd::DOCUMENT).expect("read");
+        child.wait().expect("its end");
+        let none = "0".repeat(16);
+        assert_eq!(String::from_utf8_lossy(&text), format!("SigBlk:\t{none}\nSigIgn:\t{none}\n"));
+    }
+}

@@ -200,6 +200,21 @@ fn a_question_for_the_status_takes_no_lock() {
 }
 
 #[test]
+fn who_has_waited_for_a_create_knows_its_process() {
+    let root = Root::new("waited");
+    let state = State::of_cgroup("web", String::new());
+    let reservation = root.store().reserve("web").expect("free");
+    reservation.record(&state, b"{}", false).expect("recorded");
+    let mut loaded = root.store().load("web").expect("readable");
+    assert_eq!(loaded.init, None);
+    let init = InitProcess { pid: 4_000_000, start_time: 1 };
+    reservation.record_init(&init).expect("recorded");
+    drop(reservation.commit(state, init, Hooks::default()).expect("kept"));
+    loaded.lock().expect("nobody else has it");
+    assert_eq!(loaded.init, Some(init), "otherwise a `delete --force` would leave it running");
+}
+
+#[test]
 fn a_cgroup_belongs_to_the_later_of_two_containers() {
     let root = Root::new("later");
     root.make("a", Some("/sys/fs/cgroup/box"), 0);

@@ -323,4 +323,33 @@ mod tests {
             assert_eq!(read_back(&queue), queue);
         }
     }
+
+    /// ttrpc: the streams of a client have odd numbers, each higher than the one before.
+    #[test]
+    fn each_event_is_a_stream_of_its_own_with_an_odd_number() {
+        let path = std::env::temp_dir().join(format!("windlass-outbox-{}", std::process::id()));
+        let _ = std::fs::remove_file(&path);
+        let listener = std::os::unix::net::UnixListener::bind(&path).expect("listens");
+        let poll = Poll::new().expect("epoll");
+        let mut outbox = Outbox::new(path.to_str().expect("text"), "k8s.io", 7);
+        for topic in [Topic::Create, Topic::Start, Topic::Exit] {
+            outbox.push(event(topic), &poll);
+        }
+        let (socket, _) = listener.accept().expect("it has connected");
+        socket.set_nonblocking(true).expect("set");
+        let mut containerd = Connection::new(socket.into(), 8, &poll).expect("watched");
+        for number in [1, 3, 5] {
+            containerd.read().expect("sent");
+            let (stream, kind, request) = containerd.take::<Request>().expect("whole").expect("an event");
+            assert_eq!((stream, kind, request.method.as_str()), (number, FrameKind::Request, "Forward"));
+            // An answer to another stream is none.
+            for stream in [number + 2, number] {
+                assert!(!outbox.is_empty());
+                containerd.send(stream, FrameKind::Response, &Response::default(), &poll).expect("taken");
+                outbox.ready(Ready { read: true, write: false, hangup: false }, &poll);
+            }
+        }
+        assert!(outbox.is_empty());
+        std::fs::remove_file(&path).expect("removed");
+    }
 }

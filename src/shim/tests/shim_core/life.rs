@@ -175,11 +175,14 @@ fn a_runtime_that_writes_no_pid_file_has_failed() {
     let mut rig = Rig::new();
     rig.script("on-create", "exit 0");
     let new = rig.new_process("", "exec sleep 1000", Stdio::default());
+    // That of another process, which has had the same directory.
+    rig.script("init.pid", "1");
     rig.done(Request::Create(new)).expect_err("no process");
     assert_eq!(rig.core.state(&init()), None);
     fs::remove_file(rig.dir.join("on-create")).expect("removed");
     rig.run("exec sleep 1000", Stdio::default());
     rig.script("on-exec", "exit 0");
+    rig.script("e.pid", "1");
     rig.exec("e", "", Stdio::default()).expect_err("no process");
     assert_eq!(rig.core.state(&ProcessId::of("c", "e")).expect("known").phase, Phase::Stopped);
 }
