@@ -221,6 +221,7 @@ fn a_container_from_its_pid_to_its_exit() {
     let call = format!("create --bundle {0}/ --pid-file {0}/pidfile {ID}\n", bench.dir.display());
     assert_eq!(bench.text("runtime.calls"), call);
     assert_eq!(fs::read_dir(bench.path("exits")).expect("read").count(), 1, "nothing temporary stays");
+    assert!(!bench.path(".windlass-exit-files").exists(), "`windlass delete` would write them once more");
 }
 
 #[test]

@@ -273,6 +273,37 @@ mod tests {
         }
     }
 
+    /// mount(2) ignores the flags when it makes a bind mount.
+    #[test]
+    fn a_bind_mount_has_the_flags_that_it_was_given() {
+        use nix::sched::{CloneFlags, unshare};
+        let tried = std::thread::spawn(|| {
+            // Of this thread alone.
+            if unshare(CloneFlags::CLONE_NEWNS).is_err() {
+                return eprintln!("NOT RUN: a mount namespace needs root");
+            }
+            mount::propagate_root(windlass_base::mount::PropagationChange::of_tree(
+                windlass_base::mount::Propagation::Private,
+            ))
+            .expect("private");
+            let dir = std::env::temp_dir().join(format!("windlass-bind-{}", std::process::id()));
+            std::fs::create_dir_all(dir.join("source")).expect("a directory");
+            let source = dir.join("source").display().to_string();
+            let root = dir.join("rootfs");
+            for (options, flags) in [(&["rbind", "ro", "nosuid"][..], "ro,nosuid"), (&["bind", "nodev"], "rw,nodev")] {
+                let bind = Mount { source: source.clone(), ..mount("bind", options) };
+                mount_all(&root, &[bind]).expect("mounted");
+                let mounts = std::fs::read_to_string("/proc/thread-self/mountinfo").expect("procfs");
+                let point = root.display().to_string();
+                let line = mounts.lines().find(|line| line.split(' ').nth(4) == Some(&point)).expect("a mount");
+                assert!(line.split(' ').nth(5).is_some_and(|found| found.starts_with(flags)), "{flags}: {line}");
+                unmount_all(&root).expect("unmounted");
+            }
+            std::fs::remove_dir_all(&dir).expect("removed");
+        });
+        tried.join().expect("as asked");
+    }
+
     #[test]
     fn the_common_directory_ends_at_a_slash() {
         let common = |paths: &[&'static str]| common_directory(paths.iter().copied());
