@@ -143,24 +143,36 @@ fn namespaces(pid: i32) -> Result<Namespaces> {
     Ok(kinds)
 }
 
+fn damaged() -> Error {
+    Error::new(Kind::Kernel, "the status of a process lacks a field")
+}
+
+fn field<'a>(status: &'a str, name: &str) -> Result<&'a str> {
+    status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim).ok_or_else(damaged)
+}
+
+/// The capabilities that are in any of a task's five sets.
+fn capabilities(status: &str) -> Result<CapabilitySet> {
+    let mut all = 0;
+    for set in ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"] {
+        all |= u64::from_str_radix(field(status, set)?, 16).map_err(|_| damaged())?;
+    }
+    Ok(CapabilitySet::from_bits_retain(all))
+}
+
 /// Parses a task's `/proc/PID/task/TID/status` (proc_pid_status(5)).
 fn thread(status: &str, plan: &Plan) -> Result<Thread> {
-    let damaged = || Error::new(Kind::Kernel, "the status of a process lacks a field");
-    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim).ok_or_else(damaged);
+    let field = |name: &str| field(status, name);
     let ids = |name: &str, maps: &[IdMapping]| -> Result<[u32; 4]> {
         let words: Vec<u32> = field(name)?.split_whitespace().filter_map(|word| word.parse().ok()).collect();
         let words: [u32; 4] = words.try_into().map_err(|_| damaged())?;
         Ok(words.map(|id| inside(id, maps, plan.topology.user_namespace())))
     };
-    let mut capabilities = 0;
-    for set in ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"] {
-        capabilities |= u64::from_str_radix(field(set)?, 16).map_err(|_| damaged())?;
-    }
     Ok(Thread {
         tid: field("Pid:")?.parse().map_err(|_| damaged())?,
         uids: ids("Uid:", &plan.topology.uid_mappings)?,
         gids: ids("Gid:", &plan.topology.gid_mappings)?,
-        capabilities: CapabilitySet::from_bits_retain(capabilities),
+        capabilities: capabilities(status)?,
         no_new_privileges: field("NoNewPrivs:")? == "1",
         filtered: field("Seccomp:")? == "2",
         filters: Rc::default(),
@@ -193,6 +205,20 @@ mod tests {
             assert!(has_raw_socket(own).expect("readable"), "{family:?}");
             drop(raw);
             assert!(!has_raw_socket(own).expect("readable"), "{family:?}");
+        }
+    }
+
+    #[test]
+    fn a_capability_of_any_set_counts() {
+        let sets = ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"];
+        let status = |of: Option<&str>| {
+            let line = |set: &&str| format!("{set}:\t{:016x}\n", u64::from(of == Some(set)) << 21);
+            format!("Name:\tx\n{}NoNewPrivs:\t0\n", sets.iter().map(line).collect::<String>())
+        };
+        assert_eq!(capabilities(&status(None)).expect("whole"), CapabilitySet::empty());
+        for set in sets {
+            assert_eq!(capabilities(&status(Some(set))).expect("whole"), CapabilitySet::SYS_ADMIN, "{set}");
+            assert!(capabilities(&status(None).replace(set, "Other")).is_err(), "{set} is missing");
         }
     }
 

@@ -209,8 +209,10 @@ fn a_paused_container_is_paused_in_state_and_list(t: &T) -> Verdict {
 fn a_paused_container_can_be_killed_and_deleted(t: &T) -> Verdict {
     let container = t.running()?;
     container.verb("pause", &[], &[])?.ok()?;
+    let dir = cgroup::of(&container)?;
     container.kill("KILL")?;
     container.wait_for("stopped")?;
+    cgroup::holds(&dir, "cgroup.freeze", "0")?;
     container.delete()?;
     Ok(())
 }

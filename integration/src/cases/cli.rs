@@ -27,6 +27,7 @@ chapter! { "cli":
     the_log_is_appended_to,
     a_successful_create_logs_nothing,
     a_missing_executable_is_worded_as_engines_expect,
+    a_program_in_the_path_that_may_not_be_executed_is_refused [Need::Windlass],
     a_missing_executable_path_is_worded_as_engines_expect,
     a_file_without_execute_permission_is_worded_as_engines_expect,
     a_directory_as_executable_is_worded_as_engines_expect,
@@ -178,6 +179,8 @@ fn a_pid_file_holds_digits_only(t: &T) -> Verdict {
     let file = t.path("init.pid");
     let container = t.create_with(&t.bundle()?, &["--pid-file", &file.display().to_string()])?;
     ensure_eq!(fs::read_to_string(&file)?, container.pid()?.to_string(), "the pid file");
+    let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&file)?.permissions());
+    ensure_eq!(mode & 0o7777, 0o644, "its mode");
     Ok(())
 }
 
@@ -269,6 +272,15 @@ fn a_successful_create_logs_nothing(t: &T) -> Verdict {
     let (log, ran) = with_json_log(t, &["run", "--bundle", &bundle.dir.display().to_string(), "good"])?;
     ran.ok()?;
     ensure_eq!(fs::read_to_string(&log).unwrap_or_default(), "", "the log of a successful run");
+    Ok(())
+}
+
+/// runc does not tell it from a program that does not exist.
+fn a_program_in_the_path_that_may_not_be_executed_is_refused(t: &T) -> Verdict {
+    let bundle = t.bundle()?.set("/process/env", json!(["PATH=/mine:/bin"])).args(&["closed"]);
+    fs::create_dir(bundle.rootfs().join("mine"))?;
+    fs::write(bundle.rootfs().join("mine/closed"), "")?;
+    t.run(&bundle)?.code_is(1)?.stderr_has("exec: \"closed\": permission denied")?;
     Ok(())
 }
 

@@ -36,6 +36,7 @@ chapter! { "hooks":
     hooks_have_no_descriptor_of_the_runtime [Need::Windlass],
     hooks_have_the_umask_of_the_caller,
     a_hook_need_not_read_its_state,
+    a_delete_that_dies_in_a_poststop_hook_can_be_repeated [Need::Windlass],
 }
 
 const KINDS: [&str; 6] = ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
@@ -130,6 +131,11 @@ fn hooks_get_args_and_env(t: &T) -> Verdict {
     ensure!(text.contains("one word"), "the hook wrote {text:?}");
     let variables: u32 = text.lines().last().unwrap_or_default().trim().parse()?;
     ensure!(variables <= 5, "the hook inherited an environment of {variables} variables");
+    // For a program that is no script, the first is its name.
+    let script = format!("echo $0 $1 >{}", record(t).display());
+    let hooks = json!([{"path": "/bin/sh", "args": ["called", "-c", script]}]);
+    t.run(&with(t.bundle()?, "createRuntime", hooks))?.ok()?;
+    ensure_eq!(recorded(t), "called\n", "the name of the hook");
     Ok(())
 }
 
@@ -342,5 +348,18 @@ fn a_hook_need_not_read_its_state(t: &T) -> Verdict {
         let bundle = with(bundle, kind, json!([hook("exit 0")])).namespace("pid", None);
         t.run(&bundle)?.ok().context(kind)?.stdout_is("ran\n").context(kind)?;
     }
+    Ok(())
+}
+
+fn a_delete_that_dies_in_a_poststop_hook_can_be_repeated(t: &T) -> Verdict {
+    let script = format!("echo ran >>{}; [ -e {} ] || kill -9 $PPID", record(t).display(), t.path("again").display());
+    let bundle = with(t.bundle()?, "poststop", json!([hook(&script)])).args(&["/bin/sleep", "1000"]);
+    let container = t.start(&bundle)?;
+    container.stop()?;
+    ensure!(container.verb("delete", &[], &[])?.code != 0, "it was killed");
+    ensure_eq!(container.state()?["status"], "stopped", "the status");
+    fs::write(t.path("again"), "")?;
+    container.delete()?;
+    ensure_eq!(recorded(t), "ran\nran\n", "the hook");
     Ok(())
 }

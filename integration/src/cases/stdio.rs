@@ -476,10 +476,12 @@ fn an_exec_knows_its_own_id_in_listen_pid(t: &T) -> Verdict {
     let container = t.running()?;
     let command = listening(t, variables, &["exec", &container.id, "/bin/sh", "-c", script]);
     t.finish(command)?.ok()?.stdout_is("1 web\n")?;
-    let bundle = t.bundle()?.sh(script).namespace("pid", None);
+    // A variable of the configuration gives way.
+    let all = format!("grep -c LISTEN_PID=7 /proc/$$/environ; {script}");
+    let bundle = t.bundle()?.sh(&all).set("/process/env/-", json!("LISTEN_PID=7")).namespace("pid", None);
     bundle.write()?;
     let command = listening(t, variables, &["run", "--bundle", &bundle.dir.display().to_string(), &t.id()]);
-    t.finish(command)?.ok()?.stdout_is("1 web\n")?;
+    t.finish(command)?.ok()?.stdout_is("0\n1 web\n")?;
     Ok(())
 }
 
