@@ -151,10 +151,12 @@ mod tests {
                     "cpu.max" => (&quota, number >= burst.get()),
                     _ => (&burst, number <= quota.get()),
                 };
-                match fits {
-                    true => Ok(of.set(number)),
-                    false => Err(Unwritten { file: &write.file, value: &write.value, failed: failed(Errno::EINVAL) }),
+                if !fits {
+                    let failed = failed(Errno::EINVAL);
+                    return Err(Unwritten { file: &write.file, value: &write.value, failed });
                 }
+                of.set(number);
+                Ok(())
             });
             (done.map_err(|(write, _)| write.file.to_string()), quota.get(), burst.get())
         };
