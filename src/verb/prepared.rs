@@ -87,7 +87,7 @@ impl PlannedBundle {
         root: &Path,
         session: &mut Session<'_>,
         timer: &mut StepTimer,
-    ) -> Result<PlannedBundle> {
+    ) -> Result<Box<PlannedBundle>> {
         let global = session.global;
         let mut planning = planning::options(global, options.no_pivot, options.no_new_keyring)?;
         planning.keyring = random::random_suffix().with_context(|| "cannot name the session keyring")?;
@@ -112,7 +112,7 @@ impl PlannedBundle {
         if session.debug {
             log_filter_flags(&plan);
         }
-        Ok(PlannedBundle { bundle, options: planning, plan, place, notify })
+        Ok(Box::new(PlannedBundle { bundle, options: planning, plan, place, notify }))
     }
 
     /// The container's stdio.
@@ -143,7 +143,8 @@ fn log_filter_flags(plan: &Plan) {
 pub(super) struct Prepared<'a> {
     source: ProcessSource<'a>,
     paths: CallerPaths,
-    planned: PlannedBundle,
+    /// Boxed because it is large: init keeps a copy of the stack, in which each move would leave another copy.
+    planned: Box<PlannedBundle>,
     stdio: Stdio,
     inherit: Inherit,
     /// The warnings of the poststop hooks, which run if a launch is undone.
@@ -178,7 +179,8 @@ impl<'a> Prepared<'a> {
         session: &'p Session<'_>,
         proof: &'p SingleThreaded,
     ) -> Result<(Launch<NewContainer<'p>>, Option<Relay>)> {
-        let Prepared { source, paths, planned: PlannedBundle { bundle, options, plan, place, notify }, .. } = self;
+        let Prepared { source, paths, planned, .. } = self;
+        let PlannedBundle { bundle, options, plan, place, notify } = &mut **planned;
         let caller = Caller {
             console_socket: self.stdio.take_socket(),
             pidfd_socket: paths.pidfd_socket.take(),
