@@ -64,12 +64,6 @@ impl Settings {
     /// Checks the arguments. Returns the settings and the process to create.
     pub(super) fn from_arguments(arguments: Arguments) -> Result<(Settings, NewProcess), Error> {
         let Required { cid, binary } = Required::check(&arguments)?;
-        if arguments.exec && arguments.restore.is_some() {
-            return Err(Error::Invalid("Cannot use 'exec' and 'restore' at the same time".into()));
-        }
-        if arguments.exec_attach && !(arguments.exec && arguments.api_version) {
-            return Err(Error::Invalid("Attach can only be specified for a non-legacy exec session".into()));
-        }
         let level = Level::parse(arguments.log_level.as_deref())?;
         let logs = Logs::of(&arguments)?;
         let here = std::env::current_dir()
@@ -132,6 +126,7 @@ impl Required {
     /// Checks the options in conmon's order, so that the same mistake has the same message.
     fn check(arguments: &Arguments) -> Result<Required, Error> {
         let cid = arguments.cid.clone().ok_or(Error::Missing("Container ID", "--cid"))?;
+        check_contradictions(arguments)?;
         if !arguments.exec && arguments.cuuid.is_none() {
             return Err(Error::Missing("Container UUID", "--cuuid"));
         }
@@ -148,6 +143,18 @@ impl Required {
         }
         Ok(Required { cid, binary })
     }
+}
+
+fn check_contradictions(arguments: &Arguments) -> Result<(), Error> {
+    let why = match arguments {
+        Arguments { exec: true, restore: Some(_), .. } => "Cannot use 'exec' and 'restore' at the same time",
+        Arguments { exec: false, exec_attach: true, .. } => "Attach can only be specified with exec",
+        Arguments { exec_attach: true, api_version: false, .. } => {
+            "Attach can only be specified for a non-legacy exec session"
+        }
+        _ => return Ok(()),
+    };
+    Err(Error::Invalid(why.into()))
 }
 
 fn container(id: &str, runtime: Runtime, bundle: &Path, persist: Option<PathBuf>) -> Container {

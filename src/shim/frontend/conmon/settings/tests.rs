@@ -306,13 +306,14 @@ fn with_the_log_driver_passthrough_the_streams_are_the_callers() {
 #[test]
 fn what_contradicts_itself_is_refused_in_conmon_s_words() {
     let refused = |words: &[&[&str]]| of(&words.concat()).expect_err("a contradiction").to_string();
-    assert_eq!(
-        refused(&[CRIO_RESTORE, &["-e", "--exec-process-spec", "/x"]]),
-        "Cannot use 'exec' and 'restore' at the same time"
-    );
-    let attach = "Attach can only be specified for a non-legacy exec session";
-    assert_eq!(refused(&[CRIO_EXECSYNC, &["--exec-attach"]]), attach);
-    assert_eq!(refused(&[PODMAN_RUN, &["--exec-attach"]]), attach);
+    // conmon looks for these before it misses the file with the process, the UUID and the runtime.
+    let both = "Cannot use 'exec' and 'restore' at the same time";
+    assert_eq!(refused(&[CRIO_RESTORE, &["-e"]]), both);
+    assert_eq!(refused(&[&["-c", "0765", "-e", "--restore", "/x"]]), both);
+    let legacy = "Attach can only be specified for a non-legacy exec session";
+    assert_eq!(refused(&[CRIO_EXECSYNC, &["--exec-attach"]]), legacy);
+    assert_eq!(refused(&[PODMAN_RUN, &["--exec-attach"]]), "Attach can only be specified with exec");
+    assert_eq!(refused(&[&["-c", "0765", "--exec-attach"]]), "Attach can only be specified with exec");
 }
 
 #[test]
