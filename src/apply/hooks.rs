@@ -52,7 +52,7 @@ pub(super) fn create_container(cx: &mut Context<'_>) -> Result<()> {
     windlass_sys::mount::change_directory(root).with_context(|| "cannot enter the root filesystem")?;
     // The status is `creating` until create has finished (runtime.md, "State").
     in_container("createContainer", |hooks| &hooks.create_container, None, Status::Creating, cx)?;
-    // Signals are blocked here, so SIGPIPE is pending if a hook has not read its state. To ignore it discards it; the
+    // Signals are blocked here, so SIGPIPE is pending if a hook has not read its state. Ignoring it discards it; the
     // default action, which the program gets, would end init.
     signals::ignore_sigpipe().with_context(|| "cannot ignore SIGPIPE")
 }

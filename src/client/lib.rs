@@ -262,8 +262,8 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`io::ErrorKind::UnexpectedEof`] if output is missing: the shim is dead, or it has disconnected this client, which
-    /// did not read for seconds while other clients waited for it. A client that attached without `"end": true` cannot
+    /// [`io::ErrorKind::UnexpectedEof`] if output is missing: the shim is dead, or it has disconnected this client,
+    /// which did not read for seconds while other clients waited for it. A client that attached without `"end": true` cannot
     /// tell this from the end of the output.
     pub fn frame(&mut self) -> io::Result<Option<Frame>> {
         let mut head = [0; 5];

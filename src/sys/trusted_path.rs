@@ -45,8 +45,8 @@ pub fn open(path: &Path) -> Result<OwnedFd> {
 /// Which entries of users other than the caller and root are refused in a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ForeignLinks {
-    /// Links, and directories, in a directory that everybody may write to, unless its owner made them. Directories count
-    /// because one may have been a link a moment before.
+    /// Links, and directories, in a directory that everybody may write to, unless its owner made them. Directories
+    /// count because one may have been a link a moment before.
     InWorldWritable,
     /// Links in any directory.
     Anywhere,

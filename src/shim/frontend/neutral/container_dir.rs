@@ -121,8 +121,8 @@ impl ContainerDir {
         ContainerDir { dir, entered: false }
     }
 
-    /// Refuses a directory of another user, or one that others may write to: its configuration says which program is executed as
-    /// the runtime. The parent is checked too, since its owner may replace the directory. It is no fault here if the
+    /// Refuses a directory of another user, or one that others may write to: its configuration says which program is
+    /// executed as the runtime. The parent is checked too, since its owner may replace the directory. It is no fault here if the
     /// directory does not exist.
     pub(crate) fn check(&self) -> Result<()> {
         let path = if self.entered { Path::new(".") } else { &self.dir };

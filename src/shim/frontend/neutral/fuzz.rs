@@ -4,8 +4,8 @@
 use super::event_log::EventLog;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Opens a log of events that another shim has left, damaged or not. New events follow, and compacting keeps the events that are not
-/// acknowledged.
+/// Opens a log of events that another shim has left, damaged or not. New events follow, and compacting keeps the
+/// events that are not acknowledged.
 pub fn event_log(bytes: &[u8]) {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);

@@ -353,7 +353,8 @@ impl NeutralFront {
 
     /// Whether the client has closed its side of a connection, and has all its answers.
     fn is_over(&self, key: u64) -> bool {
-        let waits = |(_, purpose): &(_, PendingRequest)| matches!(purpose, PendingRequest::Client { key: of, .. } if *of == key);
+        let waits =
+            |(_, of): &(_, PendingRequest)| matches!(of, PendingRequest::Client { key: client, .. } if *client == key);
         let connection = self.connections.iter().find(|connection| connection.key == key);
         connection.is_some_and(|it| it.half_closed && it.cursor.is_none() && it.is_idle())
             && !self.pending.iter().any(waits)
@@ -362,7 +363,10 @@ impl NeutralFront {
     /// Answers the clients that wait for the exec with the reason. With `keep`, later requests about the exec get it
     /// too, because a client that was attached has already had its answer.
     fn exec_failed(&mut self, exec: &Rc<str>, refusal: &Refusal, keep: bool, core: &mut Supervisor) {
-        let of_it = |purpose: &PendingRequest| matches!(purpose, PendingRequest::Client { what: ClientRequest::Wait { exec: of }, .. } if of.as_ref() == Some(exec));
+        let of_it = |purpose: &PendingRequest| match purpose {
+            PendingRequest::Client { what: ClientRequest::Wait { exec: of }, .. } => of.as_ref() == Some(exec),
+            _ => false,
+        };
         let waiting: Vec<_> = self.pending.extract_if(.., |(_, purpose)| of_it(purpose)).collect();
         for (_, purpose) in waiting {
             if let PendingRequest::Client { key, seq, .. } = purpose {
