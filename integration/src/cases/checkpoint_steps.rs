@@ -26,6 +26,7 @@ chapter! { "checkpoint_steps":
     a_restore_of_lazy_pages_that_is_killed_leaves_nothing [Windlass, Criu, Slow],
     a_criu_that_is_missing_or_too_old_is_named [Windlass],
     a_criu_that_does_not_end_holds_nobody_up [Windlass, Slow],
+    the_guard_of_lazy_pages_does_not_keep_criu_from_its_end [Windlass, Slow],
     the_directory_of_the_images_is_not_changed [Windlass],
     a_file_of_criu_does_not_ask_for_cgroups [Windlass],
     a_link_of_another_user_does_not_lead_to_the_images [Windlass],
@@ -361,6 +362,19 @@ fn a_criu_that_does_not_end_holds_nobody_up(t: &T) -> Verdict {
     ran.code_is(1)?.stderr_has("CRIU reports steps without end")?;
     nothing_is_left(t, &left)?;
     Ok(())
+}
+
+fn the_guard_of_lazy_pages_does_not_keep_criu_from_its_end(t: &T) -> Verdict {
+    let endless = playing(t, "endless")?;
+    let script = text(&endless).replace("\nexec", "\n[ \"$1\" != lazy-pages ] || { echo >&3; exec sleep 1000; }\nexec");
+    fs::write(&endless, script).context(endless.display())?;
+    let images = Images::of(t, endless);
+    fs::create_dir_all(&images.dir).context("images")?;
+    let (ran, left) = images.try_restore(&sleeping(t)?, &["--trust-images", "--lazy-pages"])?;
+    let ran = ran.code_is(1)?.stderr_has("CRIU reports steps without end")?;
+    // CRIU ends when it learns of the failure, and otherwise it is killed after ten seconds.
+    ensure!(ran.took.as_secs() < 8, "it waited {:?}", ran.took);
+    nothing_is_left(t, &left)
 }
 
 /// Whether a process has these words in its command line.
