@@ -163,7 +163,10 @@ impl Outlet {
     pub(super) fn pump(&mut self, context: &mut OutletContext<'_>) {
         self.spool.iter_mut().for_each(|spool| spool.check_writer());
         let stop = self.move_all(context);
-        let (reading, room) = stop.waits(self.backlog, self.sink.lacks_reader());
+        // Only then: if a reader has just come, the question ends the watch for it, and nothing would deliver what the
+        // spool has.
+        let lacks_reader = self.backlog == Backlog::Room && self.sink.lacks_reader();
+        let (reading, room) = stop.waits(self.backlog, lacks_reader);
         self.watch(reading, room, context.poll);
         // After the last byte the reader gets the end.
         let ended = self.over || !context.alive;
