@@ -511,12 +511,14 @@ fn a_dead_conmons_exit_file_is_written_by_delete(t: &T) -> Verdict {
     t.runtime(&["delete", &id])?.ok()?;
     ensure!(!std::path::Path::new(&file).exists(), "what was written is not written again");
     // If the shim has died, delete writes the file.
-    let (bundle, id) = (t.bundle()?.sh("exit 6"), t.id());
-    let shim = shim::conmon(t, &id, &bundle)?;
-    shim::kill(shim)?;
-    let file = end(&id)?;
-    t.runtime(&["delete", &id])?.ok()?;
-    ensure_eq!((text(&file).as_str(), promise(&bundle)), ("6", false), "the exit file");
+    for (script, status) in [("exit 6", "6"), ("kill -9 $$", "137")] {
+        let (bundle, id) = (t.bundle()?.sh(script).namespace("pid", None), t.id());
+        let shim = shim::conmon(t, &id, &bundle)?;
+        shim::kill(shim)?;
+        let file = end(&id)?;
+        t.runtime(&["delete", &id])?.ok()?;
+        ensure_eq!((text(&file).as_str(), promise(&bundle)), (status, false), "the exit file");
+    }
     // The killed shim has left its control socket.
     let mut list = Command::new(&t.shim);
     list.arg("list");
