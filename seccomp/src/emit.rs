@@ -262,8 +262,8 @@ impl Emitter<'_> {
         self.front(code::LOAD, at, test)
     }
 
-    /// Writes an instruction before `next`. If `next` was not written last, no test was needed, and this is not written
-    /// either.
+    /// Writes an instruction that runs before `next`, which must be the newest. If it is not, the tests after this
+    /// instruction were left out, and so is the instruction.
     fn front(&mut self, code: u16, k: u32, next: Target) -> Target {
         if next != Target::At(self.code.len().wrapping_sub(1)) {
             return next;

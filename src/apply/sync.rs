@@ -19,7 +19,7 @@
 //!       <------------------------- go on
 //!   Listener(fd number) -------------> pidfd_getfd, hand the listener on
 //!       <------------------------- go on
-//!   Ready ---------------------------> record the process, write the pid file
+//!   Ready ---------------------------> write the pid file, record the process
 //!       <------------------------- go on (create: wait for `start`; run: execute)
 //!   Failed(error), Log(line)           at any time, never answered
 //! ```

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 /// that learns the exit status in place of the shim writes it there, as a decimal number.
 pub const UNWRITTEN: &str = ".windlass-exit-files";
 
-/// How a process ended. The first process that learns it writes it: the `run` that waited, a shim, or a `state` that
-/// still found the zombie.
+/// How a process ended. The first process that learns it writes it: the `run` that waited, or a command that finds the
+/// zombie or the exit pin. A shim, which has waited for the process, writes its own over that of a command.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ExitRecord {

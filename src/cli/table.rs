@@ -1,7 +1,8 @@
 //! The command line as data: every verb and every flag.
 //!
 //! The parser, `--help`, the man pages and the shell completions all read this table, so they always agree. Tests
-//! make sure that each help has at most 80 columns, and at most 24 lines but for `checkpoint` and `restore`.
+//! make sure that each help has at most 79 columns and, but for `checkpoint` and `restore`, at most 23 lines, which
+//! leaves one for the prompt.
 
 use windlass_args::{Flag, HELP, ID, ONE, Operands, Takes, Verb, flag};
 
@@ -25,7 +26,7 @@ pub const GLOBAL: &[Flag] = &[
     flag("strict", Takes::Nothing, "treat warnings as errors"),
     flag("systemd-cgroup", Takes::Nothing, "let systemd create the cgroup"),
     flag("cgroup-manager", Takes::Word(&["cgroupfs", "systemd", "disabled"]), "what creates the cgroup").hidden(),
-    flag("rootless", Takes::Word(&["true", "false", "auto"]), "ignore cgroup permission errors"),
+    flag("rootless", Takes::Word(&["true", "false", "auto"]), "use delegated cgroups only, or none (default: auto)"),
     flag("criu", Takes::File("PATH"), "path of criu (default: from PATH)").hidden(),
     HELP,
     flag("version", Takes::Nothing, "print the version").short('v'),

@@ -99,9 +99,9 @@ pub struct Client {
 /// How long to wait for a place in the shim's queue of connections. A shim that runs accepts at each turn of its loop.
 const ACCEPT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// After this part of the liveness timeout without an answer, another connection asks whether the shim still runs.
-/// Answers take milliseconds, unless the shim waits for the runtime.
-const PROBE_AFTER: u32 = 4;
+/// The liveness timeout is divided by this. After so long without an answer, another connection asks whether the shim
+/// still runs. Answers take milliseconds, unless the operation calls the runtime.
+const PROBES_IN_TIMEOUT: u32 = 4;
 
 /// A piece of an attached process's output.
 #[derive(Debug, PartialEq, Eq)]
@@ -151,7 +151,7 @@ impl Client {
     pub fn set_liveness_timeout(&mut self, time: Duration) -> Result<(), Error> {
         self.liveness_timeout = Some(time);
         self.set_socket_timeouts(Some(time))?;
-        Ok(self.stream.get_ref().set_read_timeout(Some(time / PROBE_AFTER))?)
+        Ok(self.stream.get_ref().set_read_timeout(Some(time / PROBES_IN_TIMEOUT))?)
     }
 
     /// Removes the limits of [`Client::set_timeout`] and [`Client::set_liveness_timeout`].
@@ -263,8 +263,8 @@ impl Client {
     /// # Errors
     ///
     /// [`io::ErrorKind::UnexpectedEof`] if output is missing: the shim is dead, or it has disconnected this client,
-    /// which did not read for seconds while other clients waited for it. A client that attached without `"end": true` cannot
-    /// tell this from the end of the output.
+    /// which took less than 8 KiB in two seconds while output waited for it. A client that attached without `"end": true`
+    /// cannot tell this from the end of the output.
     pub fn frame(&mut self) -> io::Result<Option<Frame>> {
         let mut head = [0; 5];
         match self.stream.read_exact(&mut head) {

@@ -8,7 +8,7 @@ use windlass_base::protobuf::{Malformed, Message, message};
 /// The number that all images begin with.
 const COMMON: u32 = 0x5456_4319;
 
-/// The kinds of images that are read here, by their second number.
+/// The kinds of images that are read here, by the magic number of each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// `inventory.img`.

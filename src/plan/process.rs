@@ -57,7 +57,7 @@ pub(crate) fn process(inputs: Inputs<'_>, builder: &mut PlanBuilder) {
     .plan(builder);
 }
 
-const READY: &str = "the runtime reports, and `start` begins";
+const READY: &str = "the runtime reports that all is ready, and `start` lets the program run";
 
 /// The inputs of the last steps of a process.
 pub(crate) struct Credentials<'a> {

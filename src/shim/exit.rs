@@ -151,12 +151,12 @@ impl Writing<'_> {
     }
 }
 
-/// In what [`write`] returns: everything is still to be written.
+/// The bits that [`write`] returns, which are the exit code of its child. Everything is still to be written:
 const ALL: u8 = 1;
-/// In what [`write`] returns: the files of an OOM kill.
+/// The files of an OOM kill are.
 const OOM: u8 = 1 << 7;
 
-/// In what [`write`] returns: the exit file at this place of the list.
+/// The exit file at this place of the list is.
 fn bit(place: usize) -> u8 {
     2 << place.min(5)
 }

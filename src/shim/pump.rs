@@ -139,7 +139,7 @@ impl Step {
 pub(super) struct Flow {
     /// Since the last pause.
     pub(super) since_pause: usize,
-    /// By the last move; 0 if others got its bytes too.
+    /// By the last move; 0 if logs or clients got them too.
     pub(super) last_move: usize,
 }
 

@@ -17,6 +17,7 @@ use windlass_sys::{Result, clock, fd};
 /// Time between two looks at a fifo. Looking is needed where inotify is not available, and for readers that use
 /// splice(2), which older kernels do not report.
 const AGAIN: Duration = Duration::from_secs(1);
+/// The same while a reader is about to take the rest.
 const SOON: Duration = Duration::from_millis(20);
 
 /// How long a reader may take nothing before the end of the process is reported without it.

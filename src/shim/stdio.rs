@@ -2,8 +2,8 @@
 //!
 //! Output goes to fifos, logs and attached clients. A fifo loses nothing: a slow reader holds the process back, and
 //! while there is no reader the output is kept. A log is written at once; bytes that cannot be written are counted, and
-//! never stop the reading. A slow attached client holds the process back too, but it is dropped when it has not read
-//! for two seconds.
+//! never stop the reading. A slow attached client holds the process back too, but it is dropped if it takes less than
+//! 8 KiB in two seconds while others wait for it.
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -48,8 +48,8 @@ pub enum Output {
 /// How output is kept while its fifo has no reader.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Spooling {
-    /// Bytes of each stream that are kept in a file, besides those in memory (1 MiB). With 0 nothing is kept: the
-    /// process is held back as soon as the pipes are full.
+    /// Bytes of each stream that are kept in a file, besides those in memory (1 MiB). With 0 there is no file, and besides
+    /// the 64 KiB in the fifo 64 KiB are kept.
     pub max: u64,
     /// The behaviour when there is no room.
     pub full: WhenFull,

@@ -29,8 +29,8 @@ impl Container {
         Ok(found.map(|found| self.settle_exit(found)))
     }
 
-    /// Writes `found`, unless an exit was written meanwhile, and returns the written exit: every later call reports the
-    /// same.
+    /// Writes `found`, unless an exit was written meanwhile, and returns the written exit. Later calls report the same,
+    /// unless a shim writes its own over it.
     pub(super) fn settle_exit(&self, found: ExitRecord) -> ExitRecord {
         let was_locked = self.locked.get();
         // Another holder of the lock writes the exit, or removes the container.
@@ -55,9 +55,9 @@ impl Container {
         pin.make(pidfd, proof)
     }
 
-    /// Writes the exit of init. The caller holds the lock.
+    /// Writes the exit of init, unless one was written meanwhile. The caller holds the lock.
     pub fn record_exit(&self, exit: Exit) -> ExitRecord {
-        self.write_exit(self.exit_record(Some(exit)))
+        self.settle_exit(self.exit_record(Some(exit)))
     }
 
     fn write_exit(&self, record: ExitRecord) -> ExitRecord {

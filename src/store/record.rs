@@ -173,8 +173,8 @@ fn line<const N: usize>(what: &impl Serialize) -> [u8; N] {
     line
 }
 
-/// Writes the exit of the container whose init was `pid` into its file. A file with another process or none is not
-/// changed.
+/// Writes the exit of the container whose init was `pid` into its file, over one that is there. A file with another
+/// process or none is not changed.
 pub fn write_exit(file: BorrowedFd<'_>, pid: i32, exit: &ExitRecord) -> windlass_sys::Result<()> {
     match parse(&fd::read_head(file, FIXED)?) {
         Ok(Some(head)) if head.init.is_some_and(|init| init.pid == pid) => {
@@ -186,7 +186,7 @@ pub fn write_exit(file: BorrowedFd<'_>, pid: i32, exit: &ExitRecord) -> windlass
 
 /// Decodes the first line and the [`FIXED`] bytes after it. Returns `None` if its create has not written them all.
 pub(crate) fn parse(text: &[u8]) -> Result<Option<Head>, Unreadable> {
-    // A library would detect the processor's features first, which is a trap in a virtual machine.
+    // Not memchr, which first asks the processor for its features (CPUID): a virtual machine traps that.
     let Some(end) = text.iter().position(|byte| *byte == b'\n') else { return Ok(None) };
     let mut layout = Layout { first: end + 1, lengths: None };
     if text.len() < layout.config() {

@@ -77,7 +77,8 @@ impl Store {
     }
 
     /// Loads a container. Fails with [`Kind::NotFound`] if its create died before it wrote the state, and with
-    /// [`Kind::State`] if the state is damaged. [`Store::load_to_remove`] removes both.
+    /// [`Kind::State`] if the state is damaged. [`Store::load_to_remove`] removes the first, and returns the second if
+    /// enough of it is known.
     pub fn load(&self, id: &str) -> Result<Container> {
         Ok(self.read(id)?)
     }

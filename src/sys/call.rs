@@ -28,7 +28,8 @@ pub trait Called<T> {
     fn called(self, call: impl FnOnce() -> String) -> Result<T>;
 }
 
-/// Returns `None` if nothing is at the path. An error would name its descriptor, which costs a call of its own.
+/// Returns `None` if nothing is at the path, without an error on the way: its text would name the descriptor, which
+/// costs a system call.
 pub(crate) fn unless_missing<T>(found: nix::Result<T>, call: impl FnOnce() -> String) -> Result<Option<T>> {
     match found {
         Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(None),

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 const SIZE: usize = if cfg!(test) { 64 * 1024 } else { 2 * 1024 * 1024 };
 
 /// Pieces of at least this many bytes come from the C library, which returns them to the kernel when they are freed.
-/// In the block they would stay, and be copied into every process that is forked later.
+/// In the block they would stay, and cost page tables in every process that is forked later.
 const LARGE: usize = if cfg!(test) { 16 * 1024 } else { 256 * 1024 };
 
 /// Every piece begins at a multiple of this many bytes. Code that reads bytes as a structure (control messages of a

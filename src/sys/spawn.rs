@@ -264,11 +264,14 @@ pub fn pass(extra: &[BorrowedFd<'_>]) -> Result<()> {
     place(&raw).map_err(|errno| SyscallError { call: format!("dup2({raw:?}, 3...)").into(), errno })
 }
 
-/// Most descriptors in [`Spawn::extra`]; more are left out.
+/// Most descriptors in [`Spawn::extra`]; more are `EMFILE`.
 const EXTRAS: usize = 4;
 
 /// Puts descriptors at 3, 4, ... They are first copied to higher numbers, since one may stand at the number of another.
 fn place(extra: &[c_int]) -> nix::Result<()> {
+    if extra.len() > EXTRAS {
+        return Err(Errno::EMFILE);
+    }
     let mut copies = [-1; EXTRAS];
     for (copy, &source) in copies.iter_mut().zip(extra) {
         // SAFETY: takes no pointers; the table of descriptors is ours alone.

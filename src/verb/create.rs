@@ -141,8 +141,8 @@ fn execute(
 }
 
 /// Has the kernel keep the exit of the container. If that fails, only the process that reaps init learns it, as with
-/// any runtime. So it is for an ordinary user, who may not enter the mount namespace of the pins. Afterwards this
-/// process may be in another mount namespace.
+/// any runtime. Not for an ordinary user, who may not enter the mount namespace of the pins. Afterwards this process may
+/// be in another mount namespace.
 fn keep_exit(container: &Container, init: &Child, proof: &SingleThreaded) {
     if let Err(error) = container.keep_exit(init.pidfd.as_fd(), proof) {
         log::debug!("{error}");
@@ -184,11 +184,11 @@ fn remove_ended(
 /// Removes a container whose process has ended, or records its exit.
 fn end(container: &mut Container, exit: Exit, keep: bool, session: &mut Session<'_>) -> Result<()> {
     session.warnings.extend(out_of_memory(container, exit));
+    container.lock()?;
     if keep {
         container.record_exit(exit);
         return Ok(());
     }
-    container.lock()?;
     // Another command may have deleted the container meanwhile.
     if container.exists()? {
         session.warnings.extend(apply::finish(container)?);

@@ -20,12 +20,12 @@ chapter! { "selinux":
     a_user_namespace_has_labels_too [SeLinux],
 }
 
-/// A process of the categories.
+/// The label of a process with these categories.
 fn process(categories: &str) -> String {
     format!("system_u:system_r:container_t:s0:{categories}")
 }
 
-/// The files for these categories; for all containers without categories.
+/// The label of files for these categories; without categories, of files for all containers.
 fn files(categories: &str) -> String {
     let between = if categories.is_empty() { "" } else { ":" };
     format!("system_u:object_r:container_file_t:s0{between}{categories}")

@@ -180,14 +180,14 @@ fn group_of(container: &Container) -> Result<Option<AnyCgroup>> {
 
 fn check_features(session: &mut Session, flags: &Flags) -> Result<()> {
     let features = session.features()?;
-    for (asked, there, name, flag) in [
-        (flags.pre_dump, features.mem_track, "MemTrack", "--pre-dump"),
-        (flags.lazy_pages, features.lazy_pages, "LazyPages", "--lazy-pages"),
+    for (asked, there, name, flag, option) in [
+        (flags.pre_dump, features.mem_track, "MemTrack", "--pre-dump", "CONFIG_MEM_SOFT_DIRTY"),
+        (flags.lazy_pages, features.lazy_pages, "LazyPages", "--lazy-pages", "CONFIG_USERFAULTFD"),
     ] {
         if asked && there != Some(true) {
             return Err(Error::new(Kind::Unsupported, format!("criu is missing features: [{name}]"))
                 .with_origin(Origin::Flag(flag.into()))
-                .with_hint("the kernel needs CONFIG_MEM_SOFT_DIRTY or CONFIG_USERFAULTFD for this"));
+                .with_hint(format!("the kernel needs {option} for this")));
         }
     }
     Ok(())

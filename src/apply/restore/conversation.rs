@@ -405,7 +405,7 @@ fn net_sysctl(key: &str, value: &str) -> Result<()> {
         .with_context(|| format!("cannot set sysctl {key:?} to {value:?}"))
 }
 
-/// Removes the start socket, which makes the status `created`: the processes are about to run.
+/// Removes the start socket, because the processes are about to run. While it is there, the status is `created`.
 fn begins_to_run(creation: &NewContainer<'_>) -> Result<()> {
     match fd::unlinkat(creation.root(), creation.start_socket()) {
         Err(failed) if failed.errno != Errno::ENOENT => Err(failed.context("cannot remove the start socket")),

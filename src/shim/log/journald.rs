@@ -31,9 +31,10 @@ pub(crate) struct Journald {
     pub(crate) dropped: u64,
 }
 
-/// How many milliseconds the shim waits for a full queue of the journal, because a burst of output may be longer than
-/// the queue; and for how long it does not wait after that was in vain, because the loop serves other processes too.
+/// How long the shim waits for room in the journal's queue, in milliseconds: a burst of output may be longer than the
+/// queue.
 const QUEUE_TIMEOUT: u32 = 100;
+/// For how long it does not wait again after a wait in vain: the loop serves other processes too.
 const NO_WAIT: Duration = Duration::from_secs(2);
 
 impl Journald {

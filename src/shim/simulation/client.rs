@@ -20,8 +20,8 @@ const PATIENCE: u64 = SECOND;
 /// Bytes that are enough, however they are cut into frames: the kernel counts a frame when all of it was read.
 const ENOUGH: usize = 32 * 1024;
 
-/// This many bytes determine the position in a stream.
-const TELLING: usize = 24;
+/// Bytes by which a reader finds its position in a stream.
+const FINGERPRINT: usize = 24;
 
 /// The streams of a process, and the position of the next byte of each. `None`: the position is not known yet.
 pub(super) type Attached = Vec<(Rc<Stream>, Option<u64>)>;
@@ -118,8 +118,8 @@ impl Client {
         let Some(at) = at else {
             let first = &mut self.first[which];
             first.extend_from_slice(bytes);
-            if first.len() >= TELLING {
-                match stream.find(&first[..TELLING]) {
+            if first.len() >= FINGERPRINT {
+                match stream.find(&first[..FINGERPRINT]) {
                     Some(found) => *at = Some(found),
                     None => return kernel::fault(format!("a client gets what is not in {stream:?}")),
                 }

@@ -227,7 +227,7 @@ impl Server {
             verb: "exec",
             arguments: Vec::new(),
             preserve_fds: Vec::new(),
-            // A caller that could ask for a record does not outlive the shim.
+            // Nobody reads the record of an exec: `delete` of a dead shim's container asks for that of init alone.
             exit_files: Vec::new(),
         };
         self.tasks.add_exec(&id, io);
