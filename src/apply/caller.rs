@@ -20,7 +20,7 @@ pub struct Caller<'a> {
     pub pidfd_socket: Option<OwnedFd>,
     /// Absolute path of a file that gets the process id.
     pub pid_file: Option<&'a Path>,
-    /// Descriptors to pass besides 0, 1 and 2.
+    /// How many descriptors to pass after 0, 1 and 2.
     pub preserve_fds: u32,
     /// The inheritance from the caller.
     pub inherit: Inherit,

@@ -162,7 +162,7 @@ pub(crate) struct Context<'a> {
     pub executable: Executable,
     /// Whether the working directory is entered.
     pub in_working_directory: bool,
-    /// Descriptors to pass besides 0, 1 and 2.
+    /// How many descriptors to pass after 0, 1 and 2.
     pub preserve_fds: u32,
 }
 

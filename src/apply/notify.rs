@@ -226,8 +226,8 @@ impl Notify {
         let _ = poll::readable(self.fd(), Deadline::after(LINGER));
     }
 
-    /// Waits until the container is ready and tells the service manager, or until its init (`pidfd`) ends. A `start` and
-    /// a detached `run` end with this. There is no time limit, because the service manager has one.
+    /// Waits until the container is ready and tells the service manager, or until its init (`pidfd`) ends. A `start`
+    /// and a detached `run` end with this. There is no time limit, because the service manager has one.
     pub fn wait_and_forward(&self, pidfd: BorrowedFd<'_>, main_pid: i32) -> Result<Readiness> {
         loop {
             let mut fds = [self.fd(), pidfd].map(|fd| PollFd::new(fd, PollFlags::POLLIN));

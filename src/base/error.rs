@@ -34,7 +34,7 @@ pub enum Kind {
     WrongStatus,
     /// The program to run does not exist in the container.
     ExecutableNotFound,
-    /// The program to run exists, but may not be executed.
+    /// The program to run may not be executed, the caller may not do this, or a file is not trusted.
     PermissionDenied,
     /// A hook failed.
     Hook,
@@ -42,8 +42,8 @@ pub enum Kind {
     Kernel,
     /// systemd refused, or could not be reached.
     Systemd,
-    /// The two halves of the runtime did not understand each other, or one of them died. Also a fault of windlass itself,
-    /// such as a plan that uses a source twice.
+    /// The two halves of the runtime did not understand each other, or one of them died. Also a fault of windlass
+    /// itself, such as a plan that uses a source twice.
     Protocol,
     /// A file of the runtime's own is damaged or of an unknown version.
     State,

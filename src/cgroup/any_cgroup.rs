@@ -22,8 +22,8 @@ impl AnyCgroup {
         }
     }
 
-    /// Kills every process, frozen or not, but for those of [`AnyCgroup::kill_leaderless`]. Does not wait until they have
-    /// ended.
+    /// Kills every process, frozen or not, but for those of [`AnyCgroup::kill_leaderless`]. Does not wait until they
+    /// have ended.
     pub fn kill(&self) -> Result<()> {
         match self {
             AnyCgroup::Unified(cgroup) => cgroup.kill(),

@@ -94,8 +94,8 @@ fn open_some(pids: &[i32]) -> Result<(Vec<Opened>, &[i32])> {
 
 /// Sends a signal to those of `pids` that `listed` still has. That a process has ended is no error.
 ///
-/// Between the list and its use, a number may have been given to another process. So the processes are opened first, and
-/// only those whose numbers are listed afterwards get the signal. Numbers below 1 are left out: to kill(2) they are
+/// Between the list and its use, a number may have been given to another process. So the processes are opened first,
+/// and only those whose numbers are listed afterwards get the signal. Numbers below 1 are left out: to kill(2) they are
 /// process groups, 0 that of the caller.
 pub fn signal_each(pids: &[i32], signal: i32, listed: &dyn Fn() -> error::Result<Vec<i32>>) -> error::Result<()> {
     let mut left = pids;

@@ -103,6 +103,9 @@ const ACCEPT_TIMEOUT: Duration = Duration::from_secs(5);
 /// still runs. Answers take milliseconds, unless the operation calls the runtime.
 const PROBES_IN_TIMEOUT: u32 = 4;
 
+/// Bytes of the longest frame that is read. The frames of the shim are much shorter.
+const LONGEST_FRAME: u32 = 1 << 20;
+
 /// A piece of an attached process's output.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Frame {
@@ -263,8 +266,8 @@ impl Client {
     /// # Errors
     ///
     /// [`io::ErrorKind::UnexpectedEof`] if output is missing: the shim is dead, or it has disconnected this client,
-    /// which took less than 8 KiB in two seconds while output waited for it. A client that attached without `"end": true`
-    /// cannot tell this from the end of the output.
+    /// which took less than 8 KiB in two seconds while output waited for it. A client that attached without
+    /// `"end": true` cannot tell this from the end of the output. [`io::ErrorKind::InvalidData`] if the other end is no shim.
     pub fn frame(&mut self) -> io::Result<Option<Frame>> {
         let mut head = [0; 5];
         match self.stream.read_exact(&mut head) {
@@ -279,7 +282,11 @@ impl Client {
         if kind == 3 {
             return Ok(None);
         }
-        let mut data = vec![0; u32::from_be_bytes(length).min(1 << 20) as usize];
+        let length = u32::from_be_bytes(length);
+        if !matches!(kind, 1 | 2) || length > LONGEST_FRAME {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a frame {kind} of {length} bytes")));
+        }
+        let mut data = vec![0; length as usize];
         self.stream.read_exact(&mut data)?;
         Ok(Some(if kind == 2 { Frame::Stderr(data) } else { Frame::Stdout(data) }))
     }
@@ -350,6 +357,21 @@ mod tests {
             answer(&mut first).expect("sent");
         });
         (path, serves)
+    }
+
+    #[test]
+    fn what_is_no_frame_of_a_shim_is_an_error() {
+        for (head, is_frame) in
+            [([1, 0, 0, 0, 1], true), ([2, 0, 0, 0, 1], true), ([9, 0, 0, 0, 1], false), ([1, 0, 0x10, 0, 1], false)]
+        {
+            let (ours, mut theirs) = UnixStream::pair().expect("a pair");
+            theirs.write_all(&[&head[..], b"x"].concat()).expect("sent");
+            let frame = Client::over(ours, Path::new("")).frame();
+            match is_frame {
+                true => assert!(matches!(frame, Ok(Some(_))), "{frame:?}"),
+                false => assert_eq!(frame.expect_err("no frame").kind(), io::ErrorKind::InvalidData),
+            }
+        }
     }
 
     #[test]

@@ -163,7 +163,7 @@ message! {
     }
     /// `thread_core_entry`.
     Thread {
-        /// Its id.
+        /// Its ids, capabilities and label.
         10 credentials: Option<Credentials>,
         /// 2 with a filter.
         11 seccomp_mode: i32,

@@ -58,7 +58,7 @@ const KNOWN: &[Explanation] = &[
     known(
         "Can't dump ghost file",
         "a process has a large unlinked file open",
-        "close the file, or raise ghost-limit in /etc/criu/runc.conf",
+        "close the file, or raise ghost-limit in the file of CRIU's options",
     ),
     known(
         "doesn't have a proper root mount",
@@ -185,8 +185,8 @@ const NOISE: &[&str] = &[
     "write_pid_max",
 ];
 
-/// Finds the line that names the cause. Among the lines of one failure, a line of the process itself (`pie`) or of its
-/// sockets is nearer to the cause than later lines. Returns `None` if no line is an error.
+/// Finds the line that names the cause: the first error that can be explained, or else the first, since later lines
+/// follow from it. Returns `None` if no line is an error.
 pub fn cause(log: &str) -> Option<Cause> {
     let errors: Vec<Cause> = log.lines().enumerate().filter_map(|(at, line)| error_of(at + 1, line)).collect();
     let explained = errors.iter().find(|cause| cause.known.is_some());

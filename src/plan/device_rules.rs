@@ -1,13 +1,13 @@
 //! Converts the device rules of `config.json` to an eBPF program of type CGROUP_DEVICE.
 //!
 //! The rules have the meaning that runc gives them, which is that of cgroup v1. Nothing is allowed at first. A rule of
-//! type `a` clears all exceptions, and whether it allows or denies becomes the default. Any other rule adds an exception
-//! with exactly its own type and numbers, or removes it. A rule that would remove a part of a wider exception is refused:
-//! cgroup v1 ignores it silently, and the user would rely on a protection that does not exist.
+//! type `a` clears all exceptions, and whether it allows or denies becomes the default. Any other rule adds an
+//! exception with exactly its own type and numbers, or removes it. A rule that would remove a part of a wider exception
+//! is refused: cgroup v1 ignores it silently, and the user would rely on a protection that does not exist.
 //!
 //! There is one deviation, towards less access. If everything but the exceptions is allowed, an access is denied if an
-//! exception names *any* of the requested letters, as in cgroup v1. runc's program requires all of them, so that opening
-//! a device read-write is allowed although writing is denied.
+//! exception names *any* of the requested letters, as in cgroup v1. runc's program requires all of them, so that
+//! opening a device read-write is allowed although writing is denied.
 
 pub mod v1;
 

@@ -55,7 +55,8 @@ pub struct ExecPlan {
     pub process: Process,
     /// Namespaces to join.
     pub namespaces: Namespaces,
-    /// RLIMIT_NPROC if the runtime sets it from outside. Set before the fork, it would count the intermediate process too.
+    /// RLIMIT_NPROC if the runtime sets it from outside. Set before the fork, it would count the intermediate process
+    /// too.
     pub process_limit: Option<ProcessLimit>,
     /// The process's user id on the host, see [`crate::Topology::host_uid`].
     pub host_uid: Option<u32>,
@@ -200,8 +201,8 @@ fn name_flags(steps: &mut [Step], request: &Request, whole: bool) {
 /// its user namespace, so all namespaces are joined by one call. Otherwise a process of the container may have that
 /// capability, and could use the new process's powers as long as they are the host's. So the other namespaces are
 /// joined first, and the identity is taken before the fork. RLIMIT_NPROC would then count both processes, so the
-/// runtime sets it (`outside`). Without CAP_SYS_RESOURCE it may not set limits of another user's process, and nobody may
-/// raise one: then the new process sets it by itself.
+/// runtime sets it (`outside`). Without CAP_SYS_RESOURCE it may not set limits of another user's process, and nobody
+/// may raise one: then the new process sets it by itself.
 fn place_fork(steps: &mut Vec<Step>, early: bool, outside: bool) -> Option<ProcessLimit> {
     let step =
         |action| Step { origin: Origin::Default("processes of the container are in its PID namespace".into()), action };

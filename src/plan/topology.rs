@@ -75,8 +75,8 @@ impl Topology {
         self.all().contains(kind)
     }
 
-    /// The user and the group that init becomes first in its user namespace: the lowest that a new one has, and 0 in one
-    /// that is joined.
+    /// The user and the group that init becomes first in its user namespace: the lowest that a new one has, and 0 in
+    /// one that is joined.
     pub fn first_ids(&self) -> (u32, u32) {
         let first = |mappings: &[IdMapping]| mappings.iter().map(|m| m.container_id).min().unwrap_or(0);
         (first(&self.uid_mappings), first(&self.gid_mappings))

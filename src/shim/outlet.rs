@@ -112,8 +112,8 @@ impl Outlet {
         self.hold = Hold::Held(Vec::new());
     }
 
-    /// Ends [`Outlet::hold_back`], because the call of the runtime has ended. If it has `failed`, the held output is its
-    /// error message, otherwise output of the process.
+    /// Ends [`Outlet::hold_back`], because the call of the runtime has ended. If it has `failed`, the held output is
+    /// its error message, otherwise output of the process.
     pub(super) fn release(&mut self, failed: bool, context: &mut OutletContext<'_>) {
         let Hold::Held(held) = &mut self.hold else { return };
         let held = std::mem::take(held);

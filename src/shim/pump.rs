@@ -1,7 +1,7 @@
 //! The decisions of a pump, which moves the output of a process from its source to its readers.
 //!
-//! Nothing here touches a descriptor. A pump (`Outlet::pump`) looks at source, sink and clients, and learns here whether
-//! to go on, and at its end what to wait for.
+//! Nothing here touches a descriptor. A pump (`Outlet::pump`) looks at source, sink and clients, and learns here
+//! whether to go on, and at its end what to wait for.
 
 use std::os::fd::OwnedFd;
 

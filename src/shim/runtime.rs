@@ -13,9 +13,9 @@ use super::pipe::KEPT;
 /// How long a call may take before it is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
-    /// A call of create, restore, start, exec or checkpoint.
+    /// Any call but these of `short`.
     pub long: Duration,
-    /// Any other call.
+    /// A call of kill or delete.
     pub short: Duration,
 }
 

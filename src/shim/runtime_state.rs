@@ -47,7 +47,7 @@ impl RuntimeState {
         self.status == "creating" || self.phase().is_some_and(|phase| phase != Phase::Stopped)
     }
 
-    /// How init ended, if the runtime knows. The runtime does not know when, so the time is now.
+    /// How init ended, if the runtime knows. The time is now: other runtimes do not tell when.
     pub(crate) fn end(&self) -> Option<ExitStatus> {
         let ended = self.exit.as_ref().filter(|_| !self.is_alive())?;
         let signal = |name: &String| windlass_args::values::signal(name).ok();

@@ -48,8 +48,8 @@ pub enum Output {
 /// How output is kept while its fifo has no reader.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Spooling {
-    /// Bytes of each stream that are kept in a file, besides those in memory (1 MiB). With 0 there is no file, and besides
-    /// the 64 KiB in the fifo 64 KiB are kept.
+    /// Bytes of each stream that are kept in a file, besides those in memory (1 MiB). With 0 there is no file, and
+    /// besides the 64 KiB in the fifo 64 KiB are kept.
     pub max: u64,
     /// The behaviour when there is no room.
     pub full: WhenFull,

@@ -217,8 +217,8 @@ impl Container {
         if frozen? {
             return Ok(Status::Paused);
         }
-        // A program may take init's name, and a killed `start` may have left the socket; but no process can hide that it
-        // has executed a program. Until a held container is restored, its init has CRIU's name. Its start socket is
+        // A program may take init's name, and a killed `start` may have left the socket; but no process can hide that
+        // it has executed a program. Until a held container is restored, its init has CRIU's name. Its start socket is
         // removed before the processes run.
         let is_init = self.state.held || (!init.has_executed && init.name.as_bytes() == INIT_NAME.to_bytes());
         Ok(if is_init && self.has_start_socket()? { Status::Created } else { Status::Running })

@@ -2,8 +2,8 @@
 //!
 //! Each part on disk ([`super::record`]) is written once; only a shim may write the exit over that of another command.
 //! The [`State`] is written before anything is made, so that whatever is made can be found and removed. The
-//! [`InitProcess`] is written when init has started, and the exit by the first command that learns it. The [`Status`] is
-//! not stored: it is read from the process and the cgroup.
+//! [`InitProcess`] is written when init has started, and the exit by the first command that learns it. The [`Status`]
+//! is not stored: it is read from the process and the cgroup.
 
 use std::collections::BTreeMap;
 
@@ -63,8 +63,8 @@ pub struct State {
     /// The random part of the session keyring's name.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub keyring: String,
-    /// Whether `restore --hold` made the container. Before `start` its init runs CRIU's program, and its root is not its
-    /// own.
+    /// Whether `restore --hold` made the container. Before `start` its init runs CRIU's program, and its root is not
+    /// its own.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub held: bool,
 }

@@ -2,8 +2,8 @@
 //!
 //! musl's allocator maps a page for the first block of a size beyond those that it has, and unmaps the page with that
 //! block. A server that needs such a block for each request would make two system calls for it each time: an exec
-//! below containerd took the shim 95 or 110 system calls, depending on the blocks in use, and takes 95 with one such block.
-//! With one, every other exec still mapped a page and unmapped it.
+//! below containerd took the shim 95 or 110 system calls, depending on the blocks in use, and takes 95 with one such
+//! block. With one, every other exec still mapped a page and unmapped it.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::ptr::null_mut;

@@ -1,4 +1,5 @@
-//! The system calls of windlass, and its only unsafe code. (`main!` expands to unsafe code in the programs: see [`start`].)
+//! The system calls of windlass, and its only unsafe code. (`main!` expands to unsafe code in the programs: see
+//! [`start`].)
 //!
 //! Calls that nix has are made through nix. These modules add the calls that nix lacks, and give every call one form of
 //! error: [`SyscallError`], the call as strace would print it and the errno. Each unsafe block names the invariant that

@@ -141,8 +141,8 @@ fn execute(
 }
 
 /// Has the kernel keep the exit of the container. If that fails, only the process that reaps init learns it, as with
-/// any runtime. Not for an ordinary user, who may not enter the mount namespace of the pins. Afterwards this process may
-/// be in another mount namespace.
+/// any runtime. Not for an ordinary user, who may not enter the mount namespace of the pins. Afterwards this process
+/// may be in another mount namespace.
 fn keep_exit(container: &Container, init: &Child, proof: &SingleThreaded) {
     if let Err(error) = container.keep_exit(init.pidfd.as_fd(), proof) {
         log::debug!("{error}");

@@ -4,8 +4,8 @@
 pub struct Known {
     /// The full name of the case.
     pub case: &'static str,
-    /// `all` for a fault of the engine or the machine; `own` for one of the engine's own shim; `race` for what an engine
-    /// does wrong at times, on any column; or the beginning of the columns' names.
+    /// `all` for a fault of the engine or the machine; `own` for one of the engine's own shim; `race` for what an
+    /// engine does wrong at times, on any column; or the beginning of the columns' names.
     pub on: &'static str,
     /// The Debian releases of whose engines this is known.
     pub releases: &'static [&'static str],

@@ -30,8 +30,8 @@ pub struct Results {
 }
 
 impl Results {
-    /// Writes the outcome of these engines of a Debian release to `path`. Other outcomes in the file stay, and after a run
-    /// of chosen cases those of its other cases, if they are of the same programs.
+    /// Writes the outcome of these engines of a Debian release to `path`. Other outcomes in the file stay, and after a
+    /// run of chosen cases those of its other cases, if they are of the same programs.
     pub fn save(&self, path: &Path, args: &Args, engines: &[Engine]) -> io::Result<()> {
         let mut file: Value = match fs::read_to_string(path) {
             Ok(text) => serde_json::from_str(&text)?,

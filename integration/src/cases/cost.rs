@@ -59,8 +59,8 @@ fn counted(t: &T, spec: Value) -> Verdict<inject::Counted> {
     inject::count(command)
 }
 
-/// How often something is measured that other processes can only make larger: a wait that is interrupted is begun again,
-/// and a page may lie on either side of a boundary.
+/// How often something is measured that other processes can only make larger: a wait that is interrupted is begun
+/// again, and a page may lie on either side of a boundary.
 const ROUNDS: usize = 5;
 
 /// The least of some rounds.

@@ -417,7 +417,8 @@ fn narrow_program() -> Option<(&'static str, Vec<u8>)> {
     let headers = 52 + 32;
     let size = headers + code.len() as u32;
     let mut file = b"\x7fELF\x01\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
-    // elf(5): type, machine, version, entry, program headers, section headers, flags (of ARM: EABI 5), sizes and counts.
+    // elf(5): type, machine, version, entry, program headers, section headers, flags (of ARM: EABI 5), sizes and
+    // counts.
     file.extend([2, machine].iter().flat_map(|n| n.to_le_bytes()));
     file.extend(
         [1, BASE + headers, 52, 0, if machine == 40 { 0x0500_0000 } else { 0 }].iter().flat_map(|n| n.to_le_bytes()),

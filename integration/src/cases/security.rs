@@ -333,7 +333,8 @@ fn nested_destinations_raced_create_nothing_outside(t: &T) -> Verdict {
 }
 
 fn mount_destinations_raced_between_two_containers(t: &T) -> Verdict {
-    // A volume shared by two containers; the path below it flips between a directory and a link to /proc or to the host.
+    // A volume shared by two containers; the path below it flips between a directory and a link to /proc or to the
+    // host.
     let outside = outside(t)?;
     let volume = t.path("volume");
     fs::create_dir_all(volume.join("a/b"))?;

@@ -252,13 +252,14 @@ fn a_kept_container_is_adopted_with_its_exit_code(t: &T) -> Verdict {
         c.made = c.line("adopt", &[])?;
         ensure_eq!((&c.made["pid"], &c.made["state"]), (&pid, &json!("running")), "the adopted container");
     }
+    // On a busy machine the program may not have come far.
+    eventually("some lines", || (c.verb("logs", &[]).ok()?.stdout.lines().count() > 50).then_some(()))?;
     c.verb("kill", &["TERM"])?.ok()?;
     let known = c.made["guarantees"]["exit_code"] == true;
     let exit = c.line("wait", &[])?;
     ensure_eq!(exit["status"], if known { json!(6) } else { json!(255) }, "the exit code of another's child");
     let logs = c.verb("logs", &[])?.ok()?.stdout;
     let n = logs.lines().count();
-    ensure!(n > 50, "only {n} lines");
     ensure_eq!(logs, (1..=n).map(|n| format!("{n}\n")).collect::<String>(), "no gap, no double");
     let events = c.verb("events", &[])?.ok()?.stdout;
     let kinds: Vec<Value> = events

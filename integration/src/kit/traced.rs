@@ -12,8 +12,8 @@ use std::process::{Child, Command, Stdio};
 pub struct Traced(Child);
 
 impl Traced {
-    /// Attaches to the process; the calls are written to `file`. `words` are further options. Without strace the case is
-    /// skipped.
+    /// Attaches to the process; the calls are written to `file`. `words` are further options. Without strace the case
+    /// is skipped.
     pub fn start(pid: i32, file: &Path, words: &[&str]) -> Verdict<Traced> {
         let mut strace = Command::new("strace");
         strace.args(["-p", &pid.to_string(), "-o"]).arg(file).args(words).stdin(Stdio::null()).stderr(Stdio::null());

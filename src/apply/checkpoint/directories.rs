@@ -91,7 +91,8 @@ fn open(path: &Path, flag: &'static str) -> Result<OwnedFd> {
     }
 }
 
-/// Refuses a link of another user on the way to a directory that was opened as `found`: they could have led us anywhere.
+/// Refuses a link of another user on the way to a directory that was opened as `found`: they could have led us
+/// anywhere.
 fn check_links(path: &Path, found: &FileStat) -> Result<()> {
     let (at, why) = match trusted_path::resolve(path, ForeignLinks::Anywhere)
         .with_context(|| format!("cannot look at {path:?}"))?

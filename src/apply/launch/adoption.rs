@@ -26,8 +26,8 @@ impl<H: Handler> Launch<H> {
         }
     }
 
-    /// Takes `child`, which the process has made, for the container's process. The process becomes the predecessor, which
-    /// ends by itself.
+    /// Takes `child`, which the process has made, for the container's process. The process becomes the predecessor,
+    /// which ends by itself.
     pub(crate) fn adopt(&mut self, child: Child) -> Result<()> {
         self.predecessor = Process(Some(self.process.replace(child)));
         self.handler.adopted(self.process.child())

@@ -85,8 +85,8 @@ pub fn restore<'a>(
     match done {
         Ok(Progress::Held) => hold::leave(restoring, session, launch, UNDO, proof),
         other => {
-            // CRIU must undo what it has made before anything else is removed. The guard of lazy pages has a copy of our
-            // end, so to drop it would not be enough.
+            // CRIU must undo what it has made before anything else is removed. The guard of lazy pages has a copy of
+            // our end, so to drop it would not be enough.
             session.close();
             launch.end_predecessor(UNDO);
             other.map(|_| launch)

@@ -28,9 +28,9 @@ const TMPFS: i64 = 0x0102_1994;
 
 const CONTEXT: &str = "cannot look at the mounts of the restored processes";
 
-/// Sets the flags that the configuration demands on mounts that CRIU has made without them. CRIU does not know nosymfollow,
-/// and makes the root without any flags. Of two bind mounts with the same source and the same flags, it makes the second
-/// as a copy of the host's mount, which need not have these flags.
+/// Sets the flags that the configuration demands on mounts that CRIU has made without them. CRIU does not know
+/// nosymfollow, and makes the root without any flags. Of two bind mounts with the same source and the same flags, it
+/// makes the second as a copy of the host's mount, which need not have these flags.
 pub(crate) fn restrict(init: &Child, plan: &Plan) -> Result<()> {
     let _visit = JoinedNamespaces::visit(init.pidfd.as_fd(), Namespaces::MOUNT)?;
     let root = fd::open("/", OFlag::O_PATH | OFlag::O_DIRECTORY).with_context(|| CONTEXT)?;

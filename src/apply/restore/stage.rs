@@ -8,8 +8,8 @@
 //! Where the host has the same mount, CRIU gets the path on the host. CRIU joins mounts to a peer group through one of
 //! their sources, whose mount must contain the others (move_mount(2), `MOVE_MOUNT_SET_GROUP`).
 //!
-//! CRIU copies each mount alone. If the container has a user namespace, the kernel refuses that where another mount is on
-//! it (mount_namespaces(7)). So such a mount is copied once more here, without the mounts on it.
+//! CRIU copies each mount alone. If the container has a user namespace, the kernel refuses that where another mount is
+//! on it (mount_namespaces(7)). So such a mount is copied once more here, without the mounts on it.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
@@ -181,8 +181,8 @@ fn own_cgroup(plan: &Plan, cgroup: Option<&str>) -> Result<Option<OwnedFd>> {
     }
 }
 
-/// The path of a source on the host, if CRIU can take it there: its ids are not mapped, the tmpfs does not cover it, and
-/// root of the container can reach it: in a user namespace, CRIU takes the source with the rights of that user.
+/// The path of a source on the host, if CRIU can take it there: its ids are not mapped, the tmpfs does not cover it,
+/// and root of the container can reach it: in a user namespace, CRIU takes the source with the rights of that user.
 fn outside(plan: &Plan, id: SourceId, bundle: &Path, place: &Path) -> Option<PathBuf> {
     let source = plan.source(id).filter(|source| source.idmap.is_none())?;
     let path = std::fs::canonicalize(bundle.join(&source.path)).ok()?;
@@ -267,8 +267,8 @@ impl<'a> Staging<'a> {
         Ok(())
     }
 
-    /// Adds the mounts below the attached ones, which came along with them. `alone`: CRIU gets no mount with another one
-    /// below it.
+    /// Adds the mounts below the attached ones, which came along with them. `alone`: CRIU gets no mount with another
+    /// one below it.
     fn end(self, alone: bool) -> Result<Stage> {
         let text = fd::document("/proc/self/mountinfo");
         let mounted = mountinfo::parse(&text.with_context(|| "cannot read the mounts")?);
@@ -309,7 +309,8 @@ impl<'a> Staging<'a> {
         Ok(stage)
     }
 
-    /// Attaches a copy of the mount at `path` beside the root filesystem, without the mounts below it. Returns its path.
+    /// Attaches a copy of the mount at `path` beside the root filesystem, without the mounts below it. Returns its
+    /// path.
     fn copy_alone(&self, path: &str, file: &str) -> Result<String> {
         let context = || format!("cannot make {path} ready for CRIU");
         let from = fd::open(path, OFlag::O_PATH).with_context(context)?;

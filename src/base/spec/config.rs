@@ -149,7 +149,7 @@ pub struct User {
     /// Group id in the container's user namespace.
     #[serde(deserialize_with = "super::nullable")]
     pub gid: u32,
-    /// File mode creation mask; inherited when absent.
+    /// File mode creation mask; 0022 when absent.
     pub umask: Option<u32>,
     /// Supplementary groups.
     #[serde(deserialize_with = "super::nullable")]

@@ -13,8 +13,8 @@ use windlass_sys::{kernel, socket, stream};
 /// Bytes of the head of a frame: the stream, and the length.
 const HEAD: usize = 5;
 
-/// The shim disconnects a client that takes too little in two seconds. A client that takes [`ENOUGH`] in each second does
-/// so in any two.
+/// The shim disconnects a client that takes too little in two seconds. A client that takes [`ENOUGH`] in each second
+/// does so in any two.
 const PATIENCE: u64 = SECOND;
 
 /// Bytes that are enough, however they are cut into frames: the kernel counts a frame when all of it was read.

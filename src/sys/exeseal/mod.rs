@@ -5,10 +5,10 @@
 //! soon as nothing runs it any more (CVE-2019-5736). So each verb whose processes enter a container runs from a
 //! private, unattached, read-only copy of the mount that the binary is on.
 //!
-//! The other verbs need no seal, `restore`, `checkpoint` and `start` included. Their processes stay in the PID namespace
-//! of the caller, with the caller's credentials; the processes that `restore` has in the container's are made by CRIU.
-//! A container that shares the caller's PID namespace can open their program only if it may trace the caller's processes,
-//! and then it can open every program that the caller runs.
+//! The other verbs need no seal, `restore`, `checkpoint` and `start` included. Their processes stay in the PID
+//! namespace of the caller, with the caller's credentials; the processes that `restore` has in the container's are made
+//! by CRIU. A container that shares the caller's PID namespace can open their program only if it may trace the caller's
+//! processes, and then it can open every program that the caller runs.
 //!
 //! The alternatives:
 //! - a sealed memfd costs a copy of the whole binary per command, in time and in memory that

@@ -1,7 +1,7 @@
 //! A checkpoint as a kubelet asks for it (CheckpointContainer). The container goes on.
 //!
-//! Where the controllers for a container's usual limits are, in User-Mode Linux, there are no checkpoints. So the limits are
-//! left out.
+//! Where the controllers for a container's usual limits are, in User-Mode Linux, there are no checkpoints. So the
+//! limits are left out.
 
 use super::checkpoint::with_criu;
 use super::cri::{plain, pod};

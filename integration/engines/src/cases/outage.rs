@@ -64,8 +64,8 @@ fn output_of_a_minute_without_the_daemon_is_whole(s: &Session) -> Verdict {
     is_whole(s, Duration::from_secs(60), 5)
 }
 
-/// A container writes `rate` MiB a second during an absence of the daemon and after it. The container may have to wait, and
-/// no line is lost.
+/// A container writes `rate` MiB a second during an absence of the daemon and after it. The container may have to wait,
+/// and no line is lost.
 fn is_whole(s: &Session, absence: Duration, rate: u64) -> Verdict {
     if s.below.shim.is_none() {
         return skip("it is the engine's own shim");

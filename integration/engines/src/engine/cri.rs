@@ -38,8 +38,8 @@ pub fn restart(session: &Session, tables: &str) -> Verdict {
     containerd::start_daemon(session)
 }
 
-/// [`tables`] with a program in place of the runtime that removes the limits of the CPU and the `oomScoreAdj`, which every
-/// pod has, and calls the runtime.
+/// [`tables`] with a program in place of the runtime that removes the limits of the CPU and the `oomScoreAdj`, which
+/// every pod has, and calls the runtime.
 pub fn tables_without_limits(session: &Session) -> Verdict<String> {
     let runtime = session.below.runtime.display().to_string();
     let program = session.path("bin").join("without-limits");

@@ -57,8 +57,8 @@ pub(super) fn prepare_networks(session: &Session) -> Verdict {
     session.finish(command)?.ok().map(drop)
 }
 
-/// For containers.conf(5): the limits that this system has. Without them podman asks for more, and a build since buildah
-/// 1.39 for 1048576 files and processes, which root may not grant everywhere.
+/// For containers.conf(5): the limits that this system has. Without them podman asks for more, and a build since
+/// buildah 1.39 for 1048576 files and processes, which root may not grant everywhere.
 pub fn default_limits() -> String {
     let limits = integration::kit::machine::text("/proc/self/limits");
     let hard = |row: &str| {

@@ -161,7 +161,7 @@ pub(crate) fn descriptor(
     match file.names {
         0 if file.size > GHOST => {
             let what = format!("{owner} is an unlinked file of {} bytes: {link}", file.size);
-            fails(what, "raise ghost-limit in /etc/criu/runc.conf, or close the file")
+            fails(what, "raise ghost-limit in the file of CRIU's options, or close the file")
         }
         0 => None,
         _ if flags.link_remap => None,

@@ -14,8 +14,8 @@
 //!
 //! # Why the codecs are written by hand
 //!
-//! The messages are flat and few; a table of field numbers ([`message`]) and fewer than 500 lines (`windlass_base::protobuf`,
-//! [`ttrpc`]) read and write them all. The crates that generate them bring 25 packages
+//! The messages are flat and few; a table of field numbers ([`message`]) and fewer than 500 lines
+//! (`windlass_base::protobuf`, [`ttrpc`]) read and write them all. The crates that generate them bring 25 packages
 //! (containerd-shim-protos 0.12, 50 with those of the build) or 136 (containerd-shim 0.12). A
 //! bare skeleton on the latter has 321 kB of proportional memory in ten idle instances with
 //! threads, 489 kB with async; a shim without them 144 kB, and the one in Go 3265 kB. They

@@ -94,8 +94,8 @@ impl Server {
         self.loggers.end(|process| process.container == id.container, clock::now());
     }
 
-    /// Forgets an exec, and ends its logger. If it `ran`, its start has removed the file of its OCI process; otherwise that
-    /// is done here.
+    /// Forgets an exec, and ends its logger. If it `ran`, its start has removed the file of its OCI process; otherwise
+    /// that is done here.
     pub(super) fn forget_exec(&mut self, id: &ProcessId, ran: bool) {
         if let Some(file) = self.tasks.remove_exec(id).filter(|_| !ran) {
             let _ = std::fs::remove_file(file);

@@ -95,8 +95,8 @@ fn hash(bytes: &[u8]) -> u128 {
     bytes.iter().fold(OFFSET, |hash, &byte| (hash ^ u128::from(byte)).wrapping_mul(PRIME))
 }
 
-/// Removes the socket at a path, unless a shim listens there: that of a pod may live on. A start that makes one there has
-/// the lock meanwhile, and would lose it.
+/// Removes the socket at a path, unless a shim listens there: that of a pod may live on. A start that makes one there
+/// has the lock meanwhile, and would lose it.
 pub(super) fn remove_dead(path: &Path, until: Deadline) {
     let parent = path.parent().filter(|parent| parent.is_absolute());
     let Some(Ok(parent)) = parent.map(|parent| fd::open(parent, OFlag::O_RDONLY | OFlag::O_DIRECTORY)) else { return };

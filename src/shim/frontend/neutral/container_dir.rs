@@ -122,8 +122,8 @@ impl ContainerDir {
     }
 
     /// Refuses a directory of another user, or one that others may write to: its configuration says which program is
-    /// executed as the runtime. The parent is checked too, since its owner may replace the directory. It is no fault here if the
-    /// directory does not exist.
+    /// executed as the runtime. The parent is checked too, since its owner may replace the directory. It is no fault
+    /// here if the directory does not exist.
     pub(crate) fn check(&self) -> Result<()> {
         let path = if self.entered { Path::new(".") } else { &self.dir };
         if !self.entered {

@@ -103,8 +103,8 @@ pub(super) fn exit_of_exec(dir: &ContainerDir, exec: &str) -> Result<Value> {
     }
 }
 
-/// Whether this is the process id of the last exec of this name. Below an adopted container, the shim of before may have
-/// recorded the end of an earlier one, and a child of it may do so late.
+/// Whether this is the process id of the last exec of this name. Below an adopted container, the shim of before may
+/// have recorded the end of an earlier one, and a child of it may do so late.
 fn is_of_last(dir: &ContainerDir, exec: &str, pid: i32) -> bool {
     match number(&dir.exec_file(exec, "pid")) {
         Some(last) => last == pid,
