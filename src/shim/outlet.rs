@@ -163,9 +163,8 @@ impl Outlet {
     pub(super) fn pump(&mut self, context: &mut OutletContext<'_>) {
         self.spool.iter_mut().for_each(|spool| spool.check_writer());
         let stop = self.move_all(context);
-        // Only then: if a reader has just come, the question ends the watch for it, and nothing would deliver what the
-        // spool has.
-        let lacks_reader = self.backlog == Backlog::Room && self.sink.lacks_reader();
+        // If a reader has just come, the watch for it has ended, and the room in the sink is watched in its place.
+        let lacks_reader = self.backlog.needs_reader() && self.sink.lacks_reader();
         let (reading, room) = stop.waits(self.backlog, lacks_reader);
         self.watch(reading, room, context.poll);
         // After the last byte the reader gets the end.
@@ -408,7 +407,7 @@ impl Outlet {
             };
             if self.sink.lacks_reader() {
                 spool.pause();
-                self.backlog = Backlog::Spool;
+                self.backlog = Backlog::Reader;
                 return false;
             }
             if let Some(mark) = spool.mark() {
@@ -422,10 +421,12 @@ impl Outlet {
                     self.sink = Sink::None;
                     return true;
                 }
-                progress => {
-                    self.backlog = if progress == Progress::Full { Backlog::Room } else { Backlog::Spool };
-                    return false;
-                }
+                Progress::Full => self.backlog = Backlog::Room,
+                Progress::NoReader => self.backlog = Backlog::Reader,
+                Progress::Waits => self.backlog = Backlog::File,
+            }
+            if self.backlog != Backlog::None {
+                return false;
             }
         }
     }

@@ -41,8 +41,17 @@ pub(super) enum Backlog {
     None,
     /// Room in the sink.
     Room,
-    /// A reader of the sink, or the file of the spool.
-    Spool,
+    /// A reader of the sink.
+    Reader,
+    /// The file of the spool.
+    File,
+}
+
+impl Backlog {
+    /// Whether nothing can be passed on as long as the sink lacks a reader.
+    pub(super) fn needs_reader(self) -> bool {
+        matches!(self, Backlog::Room | Backlog::Reader)
+    }
 }
 
 /// Output that may be the runtime's error message, because the runtime writes to the stream too while its call runs.
@@ -104,7 +113,8 @@ impl Stop {
         }
     }
 
-    /// What a pump that has stopped waits for: the state of the source, and whether it waits for room in the sink.
+    /// What a pump that has stopped waits for: the state of the source, and whether it waits for room in the sink. A sink
+    /// that lacks no reader any more has room: a reader that came meanwhile gets what has waited for it.
     pub(super) fn waits(self, backlog: Backlog, lacks_reader: bool) -> (Reading, bool) {
         let reading = match self {
             Stop::Turn | Stop::Ended | Stop::Behind => Reading::Watched,
@@ -113,7 +123,7 @@ impl Stop {
             Stop::HungUp => Reading::HungUp,
         };
         let full = matches!(self, Stop::SinkFull | Stop::Behind);
-        (reading, full || (backlog == Backlog::Room && !lacks_reader))
+        (reading, full || (backlog.needs_reader() && !lacks_reader))
     }
 }
 
@@ -161,7 +171,7 @@ impl Flow {
 mod tests {
     use super::*;
 
-    const BACKLOGS: [Backlog; 3] = [Backlog::None, Backlog::Room, Backlog::Spool];
+    const BACKLOGS: [Backlog; 4] = [Backlog::None, Backlog::Room, Backlog::Reader, Backlog::File];
 
     #[test]
     fn nothing_is_read_without_room_or_past_a_full_client() {
@@ -206,7 +216,8 @@ mod tests {
         for stop in [Stop::Turn, Stop::Ended, Stop::HungUp, Stop::NoRoom, Stop::ClientFull] {
             for backlog in BACKLOGS {
                 assert!(!stop.waits(backlog, true).1, "{stop:?}, {backlog:?}: epoll would report it all the time");
-                assert_eq!(stop.waits(backlog, false).1, backlog == Backlog::Room, "{stop:?}, {backlog:?}");
+                let is_for_reader = [Backlog::Room, Backlog::Reader].contains(&backlog);
+                assert_eq!(stop.waits(backlog, false).1, is_for_reader, "{stop:?}, {backlog:?}");
             }
         }
     }
