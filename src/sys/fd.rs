@@ -374,12 +374,21 @@ pub fn replace_open(
 }
 
 /// Writes a process id to a file as engines read it: digits alone, whole or not at all. A device or a FIFO gets the
-/// digits and stays: a file in the place of /dev/null would break the host.
+/// digits and stays: a file in the place of /dev/null would break the host. The same holds for a link to a character
+/// device or a FIFO, which /dev/stdout may be. Any other link is replaced, not followed.
 pub fn write_pid(path: &Path, pid: i32) -> Result<()> {
     let text = pid.to_string();
-    let kind = stat_at(CWD, path).map(|stat| stat.st_mode & libc::S_IFMT);
-    if matches!(kind, Ok(libc::S_IFCHR | libc::S_IFBLK | libc::S_IFIFO)) {
-        let flags = OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    let kind = |stat: FileStat| stat.st_mode & libc::S_IFMT;
+    let written_to = match stat_at(CWD, path).map(kind) {
+        Ok(libc::S_IFCHR | libc::S_IFBLK | libc::S_IFIFO) => Some(OFlag::O_NOFOLLOW),
+        Ok(libc::S_IFLNK) => match nix::sys::stat::stat(path).map(kind) {
+            Ok(libc::S_IFCHR | libc::S_IFIFO) => Some(OFlag::empty()),
+            _ => None,
+        },
+        _ => None,
+    };
+    if let Some(follow) = written_to {
+        let flags = OFlag::O_WRONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | follow;
         return write_once(openat(CWD, path, flags, 0)?.as_fd(), text.as_bytes());
     }
     replace(CWD, path, 0o644, text.as_bytes(), Durability::Cached)

@@ -143,10 +143,21 @@ fn a_pid_file_that_is_no_file_stays_what_it_is() {
     let n = nix::unistd::read(&reader, &mut bytes).expect("read");
     assert_eq!(&bytes[..n], b"4711");
     assert_eq!(stat_at(CWD, &fifo).expect("it is there").st_mode & libc::S_IFMT, libc::S_IFIFO);
+    let link = dir.join("link");
+    std::os::unix::fs::symlink("fifo", &link).expect("a link");
+    write_pid(&link, 815).expect("written");
+    let n = nix::unistd::read(&reader, &mut bytes).expect("read");
+    assert_eq!(&bytes[..n], b"815");
+    assert_eq!(std::fs::read_link(&link).expect("still a link"), Path::new("fifo"));
     let file = dir.join("file");
     for pid in [12345, 7] {
         write_pid(&file, pid).expect("written");
         assert_eq!(std::fs::read_to_string(&file).expect("a file"), pid.to_string());
     }
+    let to_a_file = dir.join("to a file");
+    std::os::unix::fs::symlink("file", &to_a_file).expect("a link");
+    write_pid(&to_a_file, 1).expect("written");
+    assert_eq!(std::fs::read_to_string(&file).expect("a file"), "7");
+    assert!(std::fs::symlink_metadata(&to_a_file).expect("a file").is_file());
     std::fs::remove_dir_all(&dir).expect("removed");
 }
