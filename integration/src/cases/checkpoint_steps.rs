@@ -8,6 +8,8 @@ use crate::kit::stop::Context;
 use crate::kit::wait::eventually;
 use crate::kit::{Bundle, Container, Ran, T, Verdict, cgroup};
 use crate::{ensure, ensure_eq};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::json;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -215,7 +217,34 @@ fn a_restore_whose_runtime_is_killed_can_be_deleted(t: &T) -> Verdict {
     Ok(())
 }
 
-/// Runs a command of the runtime until its log has a step, and kills it then.
+/// The processes below a process, by their directories in /proc.
+fn below(pid: u32) -> Vec<PathBuf> {
+    let processes: Vec<PathBuf> =
+        fs::read_dir("/proc").into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+    let parent = |process: &Path| {
+        let status = text(process.join("status"));
+        status.lines().find_map(|line| line.strip_prefix("PPid:\t")?.parse::<u32>().ok())
+    };
+    let mut found: Vec<PathBuf> = vec![Path::new("/proc").join(pid.to_string())];
+    let mut next = 0;
+    while let Some(above) = found.get(next).and_then(|process| process.file_name()?.to_str()?.parse::<u32>().ok()) {
+        found.extend(processes.iter().filter(|process| parent(process) == Some(above)).cloned());
+        next += 1;
+    }
+    found.split_off(1)
+}
+
+/// When a process began, in ticks since the machine started. `None`: it has ended.
+fn began(process: &Path) -> Option<String> {
+    let stat = text(process.join("stat"));
+    let (_, fields) = stat.rsplit_once(") ")?;
+    let mut fields = fields.split(' ');
+    let state = fields.next()?;
+    (!matches!(state, "Z" | "X")).then(|| fields.nth(18).map(str::to_owned))?
+}
+
+/// Runs a command of the runtime until its log has a step, and kills it then. Returns when CRIU has ended, too: its
+/// processes end or undo their work when they learn of it.
 fn killed_at(t: &T, images: &Images, words: &[&str], step: &str) -> Verdict {
     let log = t.path(&format!("log{}", t.number()));
     let mut command = images.command();
@@ -225,10 +254,17 @@ fn killed_at(t: &T, images: &Images, words: &[&str], step: &str) -> Verdict {
     while !text(&log).contains(step) && child.try_wait().context("the runtime")?.is_none() {
         std::thread::sleep(Duration::from_millis(1));
     }
+    // While it is stopped it starts no other process. It may have ended by itself.
+    let _ = kill(Pid::from_raw(child.id() as i32), Signal::SIGSTOP);
+    let is_criu = |process: &PathBuf| fs::read_link(process.join("exe")).is_ok_and(|program| program.ends_with("criu"));
+    let criu = below(child.id()).into_iter().filter(is_criu);
+    let criu: Vec<_> = criu.map(|process| (began(&process), process)).collect();
     child.kill().context("kill")?;
     child.wait().context("the runtime")?;
     ensure!(text(&log).contains(step), "{step} was not reached: {}", text(&log));
-    Ok(())
+    // CRIU changes its command line. What it forks holds the images' directory, which itself opens late.
+    let runs = || criu.iter().any(|(begun, process)| begun.is_some() && began(process) == *begun);
+    eventually("that CRIU has ended", || (!runs() && !is_open(&images.dir)).then_some(())).context(step)
 }
 
 fn a_dump_that_is_killed_at_a_step_of_criu_loses_nothing(t: &T) -> Verdict {
@@ -240,9 +276,7 @@ fn a_dump_that_is_killed_at_a_step_of_criu_loses_nothing(t: &T) -> Verdict {
         let images = Images::new(t);
         let dir = images.dir.display().to_string();
         killed_at(t, &images, &["checkpoint", "--image-path", &dir, &container.id], step)?;
-        // CRIU undoes its work, and leaves the container frozen, as it found it. It changes its command line, but holds
-        // the directory.
-        eventually("that CRIU has ended", || (!is_open(&images.dir)).then_some(()))?;
+        // CRIU has undone its work, and leaves the container frozen, as it found it.
         match container.status().unwrap_or_default().as_str() {
             // All was written, and the runtime had only to clear up.
             "stopped" if step.ends_with("post-dump") => {
@@ -275,9 +309,8 @@ fn kills_restores_at(t: &T, steps: &[&str], flags: &[&str]) -> Verdict {
     for step in steps {
         let id = t.id();
         let words = ["restore", "--detach", "--bundle", &place, "--image-path", &dir];
-        killed_at(t, &images, &[&words[..], flags, &[id.as_str()]].concat(), step)?;
         // CRIU's processes end with the killed runtime, before anybody deletes the container.
-        eventually("that nobody has the images open", || (!is_open(&images.dir)).then_some(())).context(step)?;
+        killed_at(t, &images, &[&words[..], flags, &[id.as_str()]].concat(), step)?;
         let container = Container::new(t, id, bundle.dir.clone());
         container.verb("delete", &["--force"], &[])?.ok()?;
         nothing_is_left(t, &container).context(step)?;

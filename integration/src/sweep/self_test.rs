@@ -49,7 +49,7 @@ const KNOWN: &[Known] = &[
     },
     Known {
         name: "a file of the caller's is given away",
-        script: "[ $code = 0 ] || chown 1000 /dev/stdout",
+        script: "[ $code = 0 ] || chown 1000 /proc/self/fd/1",
         scenario: "create/plain",
         found_as: "the caller's things are changed",
     },
