@@ -34,6 +34,17 @@ counts() {
         END { if (passed + failed) printf "%d passed%s%s", passed, failed ? ", " failed " failed" : "", ignored ? ", " ignored " skipped" : "" }' "$1"
 }
 
+# What the log of a stage says of its failure. Of tests: those that failed, with what they said, the last lines of a
+# program that died, and cargo's list of what failed. Of another stage: its last lines, which have the error.
+reasons() {
+    found=$(
+        sed -n -e '/^failures:$/,/^test result: /{p;d}' -e '/^test .* \.\.\. FAILED/p' "$1"
+        grep -B 20 "process didn't exit successfully" "$1"
+        sed -n '/^error: [0-9]* targets* failed:$/,/^$/p' "$1"
+    )
+    if [ -n "$found" ]; then echo "$found"; else tail -n 40 "$1"; fi
+}
+
 for stage in $stages; do
     log=$logs/$stage.log
     bar "$stage"
@@ -42,8 +53,7 @@ for stage in $stages; do
     number=$((number + 1))
     line $word $(($(date +%s) - start)) "$stage" "$(counts "$log")"
     if [ $word = FAIL ]; then
-        # For tests, the failed ones; for another stage its last lines, which have the error.
-        if grep -q '^failures:$' "$log"; then sed -n '/^failures:$/,/^test result: /p' "$log"; else tail -n 40 "$log"; fi
+        reasons "$log"
         echo "      (all of it: $log)"
         case $stage in build | suite) break ;; esac
     fi

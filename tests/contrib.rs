@@ -86,6 +86,32 @@ fn a_stage_that_fails_shows_what_it_said_and_fails_the_tests() {
     assert!(!passed && said.contains("E0425") && !said.contains("chapters"), "{said}");
 }
 
+/// Whatever form a program gives its report, and if it dies.
+#[test]
+fn tests_that_fail_are_named() {
+    let log = [
+        "test a::b ... FAILED",
+        "test c::d ... ok",
+        "failures:",
+        "---- a::b stdout ----",
+        "left: 1",
+        "test result: FAILED. 1 passed; 1 failed; 0 ignored;",
+        "test e::f ... FAILED: exit status: 1",
+        "free(): double free detected",
+        "Caused by:",
+        "  process didn't exit successfully: `h` (signal: 6, SIGABRT: process abort signal)",
+        &"test g::h ... ok\n".repeat(50),
+        "error: 2 targets failed:",
+        "    `-p x --test a`",
+        "    `-p x --test h`",
+    ];
+    let (passed, said) = tested("test-names", &format!("unit) cat <<'END'\n{}\nEND\nexit 1;;", log.join("\n")));
+    assert!(!passed && said.contains("1 passed, 1 failed"), "{said}");
+    for line in log.iter().filter(|line| !line.starts_with("test g::h")) {
+        assert!(said.contains(line), "no {line:?} in {said}");
+    }
+}
+
 #[test]
 fn the_picture_of_the_readme_shows_the_recorded_figures() {
     let dir = Dir::new("picture");

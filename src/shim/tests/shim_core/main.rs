@@ -1,13 +1,15 @@
 //! The supervisor of the shim with a runtime that is a shell script: no privileges, no protocol.
 //!
 //! A supervisor takes its process's signals and reaps its children, so each test has its own process.
-//! `shim_core NAME...` runs the tests whose names contain one of the words.
+//! `shim_core NAME...` runs the tests whose names contain one of the words; with `--nocapture`, what they say is shown
+//! at once.
 
 /// Tests with their names.
 macro_rules! tests {
     ($($name:ident),* $(,)?) => { &[$((stringify!($name), $name)),*] };
 }
 
+mod harness;
 mod life;
 mod rig;
 mod spool;
@@ -16,8 +18,10 @@ mod stdio;
 use std::fs;
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::process::{Child, Command, ExitCode};
-use std::time::{Duration, Instant};
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use harness::{ALONE, Wishes};
 
 type Test = (&'static str, fn());
 
@@ -27,12 +31,6 @@ const TERMINAL: &str = "--terminal";
 /// Before a program: it is started and its process id written to the file named first. A shell would reap a program
 /// that ends at once.
 const DETACHED: &str = "--detached";
-
-/// Before a test's name: the test runs in this process.
-const ALONE: &str = "--alone";
-
-/// How long a test may run. It reports itself what it has waited for in vain for two minutes.
-const LONGEST: Duration = Duration::from_secs(600);
 
 fn tests() -> impl Iterator<Item = &'static Test> {
     life::TESTS.iter().chain(stdio::TESTS).chain(spool::TESTS)
@@ -64,51 +62,8 @@ fn main() -> ExitCode {
         fs::write(pid_file, child.id().to_string()).expect("written");
         return ExitCode::SUCCESS;
     }
-    let words: Vec<&String> = words.iter().filter(|word| !word.starts_with('-')).collect();
-    let wanted = |name: &str| words.is_empty() || words.iter().any(|word| name.contains(*word));
-    let failed = run(&mut tests().map(|(name, _)| *name).filter(|name| wanted(name)));
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-}
-
-/// Runs tests, several at once because they wait for most of their time. Returns how many have failed.
-fn run(names: &mut dyn Iterator<Item = &'static str>) -> usize {
-    let at_once = 4 * std::thread::available_parallelism().map_or(1, usize::from);
-    let program = std::env::current_exe().expect("our own program");
-    let (mut running, mut failed) = (Vec::new(), 0);
-    loop {
-        while running.len() < at_once
-            && let Some(name) = names.next()
-        {
-            let child = Command::new(&program).args([ALONE, name]).env("SHIM_CORE", &program).spawn().expect("started");
-            running.push((name, child, Instant::now() + LONGEST));
-        }
-        if running.is_empty() {
-            return failed;
-        }
-        std::thread::sleep(Duration::from_millis(5));
-        running.retain_mut(|(name, child, deadline)| {
-            let Some(outcome) = outcome(child, *deadline) else { return true };
-            println!(
-                "test {name} ... {}",
-                outcome.as_ref().map_or_else(|why| format!("FAILED: {why}"), |()| "ok".into())
-            );
-            failed += usize::from(outcome.is_err());
-            false
-        });
-    }
-}
-
-/// The outcome of a test, with the reason if it has failed. `None`: it still runs.
-fn outcome(child: &mut Child, deadline: Instant) -> Option<Result<(), String>> {
-    if let Some(status) = child.try_wait().expect("waited for") {
-        return Some(if status.success() { Ok(()) } else { Err(status.to_string()) });
-    }
-    if Instant::now() < deadline {
-        return None;
-    }
-    child.kill().expect("killed");
-    child.wait().expect("reaped");
-    Some(Err("it did not end in ten minutes".into()))
+    let names: Vec<_> = tests().map(|(name, _)| *name).collect();
+    if harness::run(&names, &Wishes::of(words)) { ExitCode::SUCCESS } else { ExitCode::from(harness::FAILED) }
 }
 
 /// Plays a runtime with a console socket, and prints the process id.
