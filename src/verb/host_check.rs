@@ -9,7 +9,7 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, ResolveFlag};
+use nix::fcntl::OFlag;
 
 use windlass_base::error::{Diagnostic, Origin, describe};
 use windlass_base::spec::{Linux, Process, Resources, Spec, escape};
@@ -17,6 +17,8 @@ use windlass_plan::explain::kind_names;
 use windlass_plan::{Action, MountKind, Plan, RootPath};
 use windlass_sys::mount::{Filesystem, points};
 use windlass_sys::{fd, process};
+
+use super::program_check;
 
 /// Finds all missing elements. The current directory must be the bundle.
 pub(super) fn faults(spec: &Spec) -> Vec<Diagnostic> {
@@ -31,7 +33,7 @@ pub(super) fn faults(spec: &Spec) -> Vec<Diagnostic> {
     check.hooks(spec);
     if let Some(process) = &spec.process {
         check.process(process);
-        check.program(process, spec);
+        check.0.extend(program_check::fault(process, spec));
     }
     if let Some(linux) = &spec.linux {
         check.namespaces(linux);
@@ -119,50 +121,6 @@ impl HostCheck {
         }
         if !process.selinux_label.is_empty() && !selinux() {
             self.fault("/process/selinuxLabel", "SELinux is not enabled on this host");
-        }
-    }
-
-    /// Looks for the program in the root filesystem, if no mount and no hook can put it there.
-    fn program(&mut self, process: &Process, spec: &Spec) {
-        let may_bring = |mount: &windlass_base::spec::Mount| match is_bind(mount) {
-            true => Path::new(&mount.source).is_dir(),
-            false => {
-                !matches!(mount.kind.as_str(), "tmpfs" | "proc" | "sysfs" | "devpts" | "mqueue" | "cgroup" | "cgroup2")
-            }
-        };
-        let has_hooks = |hooks: &windlass_base::spec::Hooks| {
-            !(hooks.prestart.is_empty() && hooks.create_runtime.is_empty() && hooks.create_container.is_empty())
-        };
-        if spec.mounts.iter().any(may_bring) || spec.hooks.as_ref().is_some_and(has_hooks) {
-            return;
-        }
-        let (Some(name), Some(root)) = (process.args.first().filter(|name| !name.is_empty()), &spec.root) else {
-            return;
-        };
-        let Ok(root) = fd::open(&root.path, OFlag::O_PATH | OFlag::O_DIRECTORY) else { return };
-        let there = |path: &str| {
-            let path = path.trim_start_matches('/');
-            let found = fd::openat2(root.as_fd(), path, OFlag::O_PATH, 0, ResolveFlag::RESOLVE_IN_ROOT);
-            !matches!(found, Err(failed) if matches!(failed.errno, Errno::ENOENT | Errno::ENOTDIR))
-        };
-        let at = "/process/args/0";
-        // The program may be a single file that is mounted, such as docker's init.
-        let mounted = |path: &str| {
-            let path = RootPath::new(path);
-            path.is_some_and(|path| spec.mounts.iter().any(|mount| path.is_below(&mount.destination)))
-        };
-        if name.contains('/') {
-            let path = if name.starts_with('/') { name.clone() } else { format!("{}/{name}", process.cwd) };
-            if !there(&path) && !mounted(&path) {
-                self.fault(at, format!("exec: {name:?}: stat {name}: no such file or directory"));
-            }
-            return;
-        }
-        let path = process.env.iter().rev().find_map(|variable| variable.strip_prefix("PATH="));
-        let mut candidates =
-            path.unwrap_or(windlass_plan::DEFAULT_PATH).split(':').map(|directory| format!("{directory}/{name}"));
-        if !candidates.any(|candidate| !candidate.starts_with('/') || there(&candidate) || mounted(&candidate)) {
-            self.fault(at, format!("exec: {name:?}: executable file not found in $PATH"));
         }
     }
 
@@ -259,7 +217,7 @@ impl HostCheck {
     }
 }
 
-fn is_bind(mount: &windlass_base::spec::Mount) -> bool {
+pub(super) fn is_bind(mount: &windlass_base::spec::Mount) -> bool {
     mount.kind == "bind" || mount.options.iter().any(|option| option == "bind" || option == "rbind")
 }
 

@@ -14,6 +14,7 @@ mod limits;
 mod passed_fds;
 mod planning;
 mod prepared;
+mod program_check;
 mod session;
 mod signal;
 

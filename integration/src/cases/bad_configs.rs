@@ -42,6 +42,14 @@ fn tmpfs(bundle: Bundle, options: &[&str]) -> Bundle {
     bundle.mount(json!({"destination": "/mnt", "type": "tmpfs", "source": "tmpfs", "options": options}))
 }
 
+/// A bundle whose program has this text and mode.
+fn program(bundle: Bundle, text: &[u8], mode: u32) -> Verdict<Bundle> {
+    let path = bundle.rootfs().join("program");
+    fs::write(&path, text)?;
+    fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(mode))?;
+    Ok(bundle.args(&["/program"]))
+}
+
 fn run_and_check_name_the_innermost_member(t: &T) -> Verdict {
     let rows: &[(&str, &str, Change)] = &[
         ("a root that is a file", "/root/path", |t, bundle| {
@@ -65,6 +73,19 @@ fn run_and_check_name_the_innermost_member(t: &T) -> Verdict {
         }),
         ("a program that is not there", "/process/args/0", |_, bundle| Ok(bundle.args(&["/no/such/program"]))),
         ("a program that is nowhere in PATH", "/process/args/0", |_, bundle| Ok(bundle.args(&["no-such-program"]))),
+        ("a program that is a directory", "/process/args/0", |_, bundle| Ok(bundle.args(&["/bin"]))),
+        ("a program that nobody may execute", "/process/args/0", |_, bundle| program(bundle, b"#!/bin/sh\n", 0o644)),
+        ("a program that is none", "/process/args/0", |_, bundle| program(bundle, b"echo\n", 0o755)),
+        ("a program for another processor", "/process/args/0", |_, bundle| {
+            // A head of elf(5) with a machine that no kernel knows.
+            let order = if cfg!(target_endian = "big") { 2 } else { 1 };
+            let mut head = [0x7f, b'E', b'L', b'F', 2, order, 1].to_vec();
+            head.resize(64, 0xff);
+            program(bundle, &head, 0o755)
+        }),
+        ("a script without its interpreter", "/process/args/0", |_, bundle| {
+            program(bundle, b"#!/no/such/interpreter -x\n", 0o755)
+        }),
         ("a hook that is not there", "/hooks/createRuntime/0/path", |_, bundle| {
             Ok(bundle.set("/hooks", json!({"createRuntime": [{"path": "/no/such/hook"}]})))
         }),
