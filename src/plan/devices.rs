@@ -13,10 +13,9 @@ use crate::step::Action;
 /// Whether `/dev` comes from the host with its nodes. Every devtmpfs is the host's.
 fn directory_is_hosts(spec: &Spec, root_on_host: Option<&RootPath>) -> bool {
     spec.mounts.iter().any(|mount| {
-        let bind = mount.kind == "bind" || mount.options.iter().any(|o| o == "bind" || o == "rbind");
         let path = RootPath::new(&mount.destination)
             .map(|path| root_on_host.and_then(|root| path.without(root)).unwrap_or(path));
-        (bind || mount.kind == "devtmpfs") && path.is_some_and(|path| path.is("/dev"))
+        (mount.is_bind() || mount.kind == "devtmpfs") && path.is_some_and(|path| path.is("/dev"))
     })
 }
 

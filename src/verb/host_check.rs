@@ -72,7 +72,7 @@ impl HostCheck {
     fn sources(&mut self, spec: &Spec) {
         let root = spec.root.as_ref().and_then(|root| std::path::absolute(&root.path).ok());
         for (index, mount) in spec.mounts.iter().enumerate() {
-            if !is_bind(mount) {
+            if !mount.is_bind() {
                 continue;
             }
             // A source below an earlier mount of the container may appear with that mount.
@@ -215,10 +215,6 @@ impl HostCheck {
             self.fault(format!("/linux/resources/blockIO/{place}/major"), msg);
         }
     }
-}
-
-pub(super) fn is_bind(mount: &windlass_base::spec::Mount) -> bool {
-    mount.kind == "bind" || mount.options.iter().any(|option| option == "bind" || option == "rbind")
 }
 
 fn is_program(path: &Path) -> bool {

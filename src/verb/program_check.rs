@@ -11,11 +11,9 @@ use windlass_base::spec::{Hooks, Mount, Process, Spec};
 use windlass_plan::{DEFAULT_PATH, RootPath};
 use windlass_sys::fd;
 
-use super::host_check::is_bind;
-
 /// What makes the execution of the program impossible. Nothing is known if a mount or a hook may put it there.
 pub(super) fn fault(process: &Process, spec: &Spec) -> Option<Diagnostic> {
-    let may_bring = |mount: &Mount| match is_bind(mount) {
+    let may_bring = |mount: &Mount| match mount.is_bind() {
         true => Path::new(&mount.source).is_dir(),
         false => {
             !matches!(mount.kind.as_str(), "tmpfs" | "proc" | "sysfs" | "devpts" | "mqueue" | "cgroup" | "cgroup2")

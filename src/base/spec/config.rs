@@ -74,6 +74,13 @@ pub struct Mount {
     pub gid_mappings: Vec<IdMapping>,
 }
 
+impl Mount {
+    /// Whether it is a bind mount, by its type or its options.
+    pub fn is_bind(&self) -> bool {
+        self.kind == "bind" || self.options.iter().any(|option| option == "bind" || option == "rbind")
+    }
+}
+
 /// A process in the container.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[cfg_attr(feature = "serialize", derive(serde::Serialize))]
