@@ -2,12 +2,14 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, ResolveFlag};
 use nix::sys::stat::{FileStat, UtimensatFlags, futimens, utimensat};
 use nix::sys::time::TimeSpec;
+use nix::unistd::{Whence, lseek};
 
 use windlass_sys::tree::{Step, Walk};
 use windlass_sys::{Called, Result, SyscallError, attributes, fd};
@@ -99,8 +101,24 @@ fn copy_regular(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &OsStr) -> Resul
     let stat = opened(source.as_fd(), name, libc::S_IFREG)?;
     let copy = fd::make_new(to, name, 0o600)?;
     let (mut source, mut copy) = (File::from(source), File::from(copy));
-    std::io::copy(&mut source, &mut copy).called(|| format!("copy({name:?})"))?;
+    copy_content(&mut source, &mut copy).called(|| format!("copy({name:?})"))?;
     finish(copy.as_fd(), &stat, Some(source.as_fd()))
+}
+
+/// Copies the data and keeps the holes (lseek(2), `SEEK_DATA`): an image may have a file of terabytes without any data.
+fn copy_content(source: &mut File, copy: &mut File) -> std::io::Result<()> {
+    let mut end = 0;
+    loop {
+        let data = match lseek(&*source, end, Whence::SeekData) {
+            // No data follows.
+            Err(Errno::ENXIO) => return copy.set_len(source.seek(SeekFrom::End(0))?),
+            found => found?,
+        };
+        end = lseek(&*source, data, Whence::SeekHole)?;
+        lseek(&*source, data, Whence::SeekSet)?;
+        lseek(&*copy, data, Whence::SeekSet)?;
+        std::io::copy(&mut source.take((end - data).unsigned_abs()), copy)?;
+    }
 }
 
 /// The stat of an opened file, which must have the type that was listed: somebody may have replaced the file since.

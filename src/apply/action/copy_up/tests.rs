@@ -39,6 +39,35 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
 }
 
 #[test]
+fn holes_stay_holes() {
+    let temporary = Temporary::new("holes");
+    let (from, to) = (temporary.make("from"), temporary.make("to"));
+    let size = 1 << 40;
+    let files: [(&str, &[u64]); 4] =
+        [("hole", &[]), ("ends", &[0, size - 5]), ("middle", &[size / 2]), ("last", &[size - 5])];
+    for (name, data) in files {
+        let file = File::create(from.join(name)).expect("a file");
+        file.set_len(size).expect("its size");
+        for at in data {
+            std::os::unix::fs::FileExt::write_all_at(&file, b"words", *at).expect("written");
+        }
+    }
+    copy(&from, &to).expect("copied");
+    for (name, data) in files {
+        let file = File::open(to.join(name)).expect("the copy");
+        let seen = file.metadata().expect("its stat");
+        assert_eq!(seen.size(), size, "{name}");
+        // A few blocks of the filesystem for each piece of data.
+        assert!(seen.blocks() <= 256, "{name} has {} blocks", seen.blocks());
+        for at in data {
+            let mut words = [0; 5];
+            std::os::unix::fs::FileExt::read_exact_at(&file, &mut words, *at).expect("read");
+            assert_eq!(&words, b"words", "{name}");
+        }
+    }
+}
+
+#[test]
 fn content_modes_and_times_are_copied() {
     let temporary = Temporary::new("all");
     let (from, to) = (temporary.make("from"), temporary.make("to"));
