@@ -10,6 +10,7 @@ use std::fs;
 
 chapter! { "bad_configs":
     run_and_check_name_the_innermost_member [Windlass],
+    programs_that_cannot_be_executed_are_named [Windlass],
     what_only_the_lookup_in_the_root_shows_is_named_by_run [Windlass],
     all_missing_sources_are_told_together [Windlass],
     a_container_without_a_process_is_known_to_check [Windlass],
@@ -71,21 +72,6 @@ fn run_and_check_name_the_innermost_member(t: &T) -> Verdict {
         ("an unknown filesystem", "LAST/type", |_, bundle| {
             Ok(bundle.mount(json!({"destination": "/mnt", "type": "nosuchfs", "source": "x"})))
         }),
-        ("a program that is not there", "/process/args/0", |_, bundle| Ok(bundle.args(&["/no/such/program"]))),
-        ("a program that is nowhere in PATH", "/process/args/0", |_, bundle| Ok(bundle.args(&["no-such-program"]))),
-        ("a program that is a directory", "/process/args/0", |_, bundle| Ok(bundle.args(&["/bin"]))),
-        ("a program that nobody may execute", "/process/args/0", |_, bundle| program(bundle, b"#!/bin/sh\n", 0o644)),
-        ("a program that is none", "/process/args/0", |_, bundle| program(bundle, b"echo\n", 0o755)),
-        ("a program for another processor", "/process/args/0", |_, bundle| {
-            // A head of elf(5) with a machine that no kernel knows.
-            let order = if cfg!(target_endian = "big") { 2 } else { 1 };
-            let mut head = [0x7f, b'E', b'L', b'F', 2, order, 1].to_vec();
-            head.resize(64, 0xff);
-            program(bundle, &head, 0o755)
-        }),
-        ("a script without its interpreter", "/process/args/0", |_, bundle| {
-            program(bundle, b"#!/no/such/interpreter -x\n", 0o755)
-        }),
         ("a hook that is not there", "/hooks/createRuntime/0/path", |_, bundle| {
             Ok(bundle.set("/hooks", json!({"createRuntime": [{"path": "/no/such/hook"}]})))
         }),
@@ -102,6 +88,32 @@ fn run_and_check_name_the_innermost_member(t: &T) -> Verdict {
             Ok(bundle.set("/process/rlimits", json!([{"type": "RLIMIT_NOFILE", "soft": 64, "hard": most}])))
         }),
     ];
+    are_named(t, rows)
+}
+
+fn programs_that_cannot_be_executed_are_named(t: &T) -> Verdict {
+    let rows: &[(&str, &str, Change)] = &[
+        ("a program that is not there", "/process/args/0", |_, bundle| Ok(bundle.args(&["/no/such/program"]))),
+        ("a program that is nowhere in PATH", "/process/args/0", |_, bundle| Ok(bundle.args(&["no-such-program"]))),
+        ("a program that is a directory", "/process/args/0", |_, bundle| Ok(bundle.args(&["/bin"]))),
+        ("a program that nobody may execute", "/process/args/0", |_, bundle| program(bundle, b"#!/bin/sh\n", 0o644)),
+        ("a program that is none", "/process/args/0", |_, bundle| program(bundle, b"echo\n", 0o755)),
+        ("a program for another processor", "/process/args/0", |_, bundle| {
+            // A head of elf(5) with a machine that no kernel knows.
+            let order = if cfg!(target_endian = "big") { 2 } else { 1 };
+            let mut head = [0x7f, b'E', b'L', b'F', 2, order, 1].to_vec();
+            head.resize(64, 0xff);
+            program(bundle, &head, 0o755)
+        }),
+        ("a script without its interpreter", "/process/args/0", |_, bundle| {
+            program(bundle, b"#!/no/such/interpreter -x\n", 0o755)
+        }),
+    ];
+    are_named(t, rows)
+}
+
+/// Fails unless `check` and `run` name the pointers of these faults.
+fn are_named(t: &T, rows: &[(&str, &str, Change)]) -> Verdict {
     for (what, pointer, change) in rows {
         let bundle = change(t, t.bundle()?.sh("true"))?;
         let last = bundle.spec["mounts"].as_array().map_or(0, Vec::len).saturating_sub(1);
