@@ -27,6 +27,11 @@ pub(super) fn pid_file(bundle: &Path) -> PathBuf {
     bundle.join("init.pid")
 }
 
+/// The file into which the runtime of a living shim logs its errors.
+pub(super) fn log_file(bundle: &Path) -> PathBuf {
+    bundle.join("log.json")
+}
+
 /// The mount point of the root filesystem.
 pub(super) fn rootfs(bundle: &Path) -> PathBuf {
     bundle.join("rootfs")
@@ -54,20 +59,21 @@ pub(super) fn root(options: &Options, namespace: &str) -> PathBuf {
     Path::new(root).join(namespace)
 }
 
-/// The runtime that the options ask for.
-pub(super) fn runtime(options: &Options, namespace: &str, bundle: &Path) -> Result<Runtime, Error> {
+/// The runtime that the options ask for. Without a `log`, its errors are read from standard error alone.
+pub(super) fn runtime(options: &Options, namespace: &str, log: Option<PathBuf>) -> Result<Runtime, Error> {
     let binary = match options.binary_name.as_str() {
         "" => Runtime::find().ok_or_else(|| Error::Invalid("neither windlass nor runc is in PATH".into()))?,
         name => Runtime::lookup(name.as_ref())
             .ok_or_else(|| Error::Invalid(format!("{name:?}: executable file not found in $PATH")))?,
     };
-    let log = bundle.join("log.json");
     let mut global = vec!["--root".into(), root(options, namespace).into_os_string()];
-    global.extend(["--log".into(), log.clone().into_os_string(), "--log-format".into(), "json".into()]);
+    if let Some(log) = &log {
+        global.extend(["--log".into(), log.into(), "--log-format".into(), "json".into()]);
+    }
     if options.systemd_cgroup {
         global.push("--systemd-cgroup".into());
     }
-    Ok(Runtime { binary, global, log: Some(log) })
+    Ok(Runtime { binary, global, log })
 }
 
 /// Stores the options for `delete`.
@@ -78,7 +84,8 @@ pub(super) fn remember(bundle: &Path, options: &Options, runtime: &Runtime) -> R
     Ok(exit::put(&bundle.join("runtime"), runtime.binary.as_os_str().as_encoded_bytes(), Durability::Cached)?)
 }
 
-/// The runtime of a container whose shim is gone, according to the stored options.
+/// The runtime of a container whose shim is gone, according to the stored options. It has no log, because the bundle may
+/// be gone too.
 pub(super) fn remembered(bundle: &Path, namespace: &str) -> Result<Runtime, Error> {
     let text = fd::document(bundle.join("options.json")).unwrap_or_default();
     let mut options: Options = serde_json::from_slice(&text).unwrap_or_default();
@@ -88,7 +95,7 @@ pub(super) fn remembered(bundle: &Path, namespace: &str) -> Result<Runtime, Erro
     {
         options.binary_name = binary;
     }
-    runtime(&options, namespace, bundle)
+    runtime(&options, namespace, None)
 }
 
 #[cfg(test)]
@@ -109,15 +116,17 @@ mod tests {
     }
 
     #[test]
-    fn what_is_remembered_makes_the_same_runtime() {
+    fn what_is_remembered_makes_the_same_runtime_without_its_log() {
         let bundle = std::env::temp_dir().join(format!("windlass-bundle-{}", std::process::id()));
         std::fs::create_dir_all(&bundle).expect("a directory");
         let options =
             Options { binary_name: "sh".into(), systemd_cgroup: true, root: "/r".into(), ..Options::default() };
-        let made = runtime(&options, "ns", &bundle).expect("sh is in PATH");
-        assert!(made.global.starts_with(&["--root".into(), "/r/ns".into()]));
+        let made = runtime(&options, "ns", Some(log_file(&bundle))).expect("sh is in PATH");
+        assert!(made.global.starts_with(&["--root".into(), "/r/ns".into(), "--log".into()]));
         remember(&bundle, &options, &made).expect("written");
-        assert_eq!(remembered(&bundle, "ns").ok(), Some(made));
+        let global = ["--root", "/r/ns", "--systemd-cgroup"].map(Into::into).to_vec();
+        let expected = Runtime { global, log: None, ..made };
+        assert_eq!(remembered(&bundle, "ns").ok(), Some(expected));
         std::fs::remove_dir_all(&bundle).expect("removed");
     }
 }

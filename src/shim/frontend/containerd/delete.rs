@@ -92,10 +92,7 @@ fn delete(runtime: &Runtime, id: &str, ended: bool, until: Deadline) -> Result<F
 
 /// Runs the runtime. Returns whether it succeeded, and its output.
 fn run(runtime: &Runtime, words: &[OsString], until: Deadline) -> Result<(bool, Vec<u8>), Error> {
-    // Without --log: the bundle may be gone, and the message is read from standard error.
-    let global = runtime.global.iter().take_while(|word| *word != "--log");
-    let systemd = runtime.global.iter().filter(|word| *word == "--systemd-cgroup");
-    let words: Vec<OsString> = global.chain(systemd).chain(words).cloned().collect();
+    let words: Vec<OsString> = runtime.global.iter().chain(words).cloned().collect();
     let finished = command::run(&runtime.binary, &words, until).map_err(|refusal| Error::Program(refusal.message))?;
     let success = finished.success();
     Ok((success, if finished.stdout.is_empty() { finished.stderr } else { finished.stdout }))

@@ -36,7 +36,7 @@ fn runtime_name(program: &str) -> String {
 pub(super) fn main() -> Result<(), Error> {
     let given = Any::decode(&io::input()?).ok().filter(|any| *any != Any::default());
     let options = Options::read(given.as_ref())?;
-    let runtime = bundle::runtime(&options, "", Path::new("/"))?;
+    let runtime = bundle::runtime(&options, "", None)?;
     // As in containerd's own shim, a runtime without the command has no features.
     let features = command::run(&runtime.binary, &["features".into()], Deadline::after(command::TIMEOUT));
     let features = features.ok().filter(Finished::success);

@@ -48,7 +48,7 @@ impl Server {
         let options = Options::read(request.options.as_ref()).map_err(invalid)?;
         let directory = PathBuf::from(&request.bundle);
         // Engines look for these words when the runtime cannot be run.
-        let runtime = bundle::runtime(&options, &self.namespace, &directory)
+        let runtime = bundle::runtime(&options, &self.namespace, Some(bundle::log_file(&directory)))
             .map_err(|error| refused(code::UNKNOWN, format!("OCI runtime create failed: {error}")))?;
         let io =
             TaskIo { stdin: request.stdin, stdout: request.stdout, stderr: request.stderr, terminal: request.terminal };
