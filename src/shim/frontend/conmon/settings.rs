@@ -127,7 +127,8 @@ impl Required {
     fn check(arguments: &Arguments) -> Result<Required, Error> {
         let cid = arguments.cid.clone().ok_or(Error::Missing("Container ID", "--cid"))?;
         check_contradictions(arguments)?;
-        if !arguments.exec && arguments.cuuid.is_none() {
+        // The old interface of exec had none.
+        if arguments.cuuid.is_none() && (!arguments.exec || arguments.api_version) {
             return Err(Error::Missing("Container UUID", "--cuuid"));
         }
         let binary = arguments.runtime.as_ref().ok_or(Error::Missing("Runtime path", "--runtime"))?;
@@ -210,7 +211,6 @@ fn runtime_arguments(arguments: &Arguments, bundle: &Path) -> Vec<OsString> {
             // A restored container runs at once. With --detach the runtime does not wait for its end.
             flags.extend(["--detach".into(), "--image-path".into(), checkpoint.clone()]);
             flags.extend(["--work-path".into(), bundle.into()]);
-            flags.extend(arguments.restore_args.iter().cloned());
         }
     }
     flags.extend(arguments.runtime_opts.iter().cloned());

@@ -290,6 +290,15 @@ fn what_is_not_asked_for_has_its_default() {
     assert!(process.preserve_fds.is_empty() && process.exit_files.is_empty() && process.arguments.is_empty());
 }
 
+/// As conmon 2.1.6 calls a runtime.
+#[test]
+fn old_names_of_options_mean_what_they_mean_to_conmon() {
+    let (settings, process) = of(&[LEAST, &["--pidfile", "/p"]].concat()).expect("settings");
+    assert_eq!((process.pid_file.as_path(), settings.pid_file), (Path::new("/p"), None));
+    let (_, process) = of(&[LEAST, &["--runtime-opt", "a", "--restore-arg", "b"]].concat()).expect("settings");
+    assert_eq!(words(&process.arguments), ["a", "b"]);
+}
+
 #[test]
 fn a_time_of_zero_or_less_is_none() {
     assert_eq!([-1, 0, 1].map(|n| seconds(Some(n))), [None, None, Some(Duration::from_secs(1))]);
@@ -314,6 +323,17 @@ fn what_contradicts_itself_is_refused_in_conmon_s_words() {
     assert_eq!(refused(&[CRIO_EXECSYNC, &["--exec-attach"]]), legacy);
     assert_eq!(refused(&[PODMAN_RUN, &["--exec-attach"]]), "Attach can only be specified with exec");
     assert_eq!(refused(&[&["-c", "0765", "--exec-attach"]]), "Attach can only be specified with exec");
+}
+
+/// CRI-O's execsync has no UUID. With --api-version, conmon misses it before the runtime and the file with the process.
+#[test]
+fn an_exec_of_the_new_interface_has_a_uuid() {
+    let missing = "Container UUID not provided. Use --cuuid";
+    for words in [&["-c", "0765", "-e"][..], &["-c", "0765", "-e", "-r", "/no/such/runtime"]] {
+        let refused = of(&[words, &["--api-version"]].concat()).expect_err("no UUID");
+        assert_eq!(refused.to_string(), missing);
+        assert_ne!(of(words).expect_err("no runtime").to_string(), missing);
+    }
 }
 
 #[test]
