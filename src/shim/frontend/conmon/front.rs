@@ -54,7 +54,7 @@ pub(crate) struct ConmonFront {
     pub(super) endpoints: Option<Endpoints>,
     pub(super) relay: Option<NotifyRelay>,
     pub(super) launched: Option<WaitToken>,
-    /// The last control message before the launch.
+    /// The control messages before the launch: the last of each kind.
     pub(super) early: Vec<ControlMessage>,
     pub(super) timed_out: bool,
     pub(super) next: Next,
@@ -201,9 +201,7 @@ impl ConmonFront {
 
     fn control(&mut self, message: ControlMessage, core: &mut Supervisor) {
         if self.process.is_some() {
-            // Only the last message counts.
-            self.early = vec![message];
-            return;
+            return keep_last(&mut self.early, message);
         }
         let process = self.id.clone();
         let asked = core.request(match message {
@@ -305,8 +303,28 @@ impl crate::Front for ConmonFront {
     }
 }
 
+/// Adds a message, in place of an earlier one of its kind.
+fn keep_last(early: &mut Vec<ControlMessage>, message: ControlMessage) {
+    early.retain(|earlier| std::mem::discriminant(earlier) != std::mem::discriminant(&message));
+    early.push(message);
+}
+
 /// Replaces the standard descriptors by the null device.
 pub(super) fn stdio_to_null() -> windlass_sys::Result<()> {
     let null = crate::pipe::null()?;
     (0..=2).try_for_each(|standard| descriptors::install_at(null.as_fd(), standard))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_early_messages_the_last_of_each_kind_is_kept() {
+        let mut early = Vec::new();
+        for message in [ControlMessage::Resize(1, 2), ControlMessage::ReopenLogs, ControlMessage::Resize(24, 80)] {
+            keep_last(&mut early, message);
+        }
+        assert_eq!(early, [ControlMessage::ReopenLogs, ControlMessage::Resize(24, 80)]);
+    }
 }
