@@ -56,7 +56,7 @@ pub(super) struct Client {
     pub(super) reading: bool,
     pub(super) unread: Vec<u8>,
     pub(super) watched: Interest,
-    /// Whether the end of the output was sent.
+    /// Whether nothing more is sent: the end of the output was, or the client takes none.
     pub(super) ended: bool,
 }
 
@@ -105,21 +105,22 @@ impl Client {
         self.socket.as_fd()
     }
 
-    /// Sends or queues output. Returns false if the client has left.
-    pub(super) fn give(&mut self, stream: Stream, bytes: &[u8], poll: &Poll) -> bool {
-        let sent = bytes.chunks(PACKET).all(|piece| self.send(self.frame(stream, piece)));
+    /// Sends or queues output, if the client takes it. What a client that has left sent before is still received.
+    pub(super) fn give(&mut self, stream: Stream, bytes: &[u8], poll: &Poll) {
+        for piece in bytes.chunks(PACKET) {
+            if !self.ended {
+                self.send(self.frame(stream, piece));
+            }
+        }
         self.watch(poll);
-        sent
     }
 
-    /// Tells the client that no more output comes, once, if it has asked for that. Returns false if it has left.
-    pub(super) fn end(&mut self, poll: &Poll) -> bool {
-        if self.framing != Framing::Marked || std::mem::replace(&mut self.ended, true) {
-            return true;
+    /// Tells the client that no more output comes, once, if it has asked for that.
+    pub(super) fn end(&mut self, poll: &Poll) {
+        if self.framing == Framing::Marked && !std::mem::replace(&mut self.ended, true) {
+            self.send(END.into());
+            self.watch(poll);
         }
-        let sent = self.send(END.into());
-        self.watch(poll);
-        sent
     }
 
     /// Disconnects the client. It gets the end of the output before, if no output waits for it.
@@ -128,20 +129,26 @@ impl Client {
         poll.forget(self.fd());
     }
 
-    /// Sends or queues a frame. Returns false if the client has left.
-    fn send(&mut self, frame: Vec<u8>) -> bool {
+    /// Sends or queues a frame.
+    fn send(&mut self, frame: Vec<u8>) {
         if self.queue.is_empty() {
             match socket::send_now(self.socket.as_fd(), &frame) {
-                Ok(n) if n == frame.len() => return true,
+                Ok(n) if n == frame.len() => return,
                 Ok(n) => self.sent = n,
                 Err(Errno::EAGAIN | Errno::EINTR | Errno::ENOBUFS) => self.sent = 0,
-                Err(_) => return false,
+                Err(_) => return self.stop_sending(),
             }
             self.begin(clock::now());
         }
         self.queued += frame.len();
         self.queue.push_back(frame.into());
-        true
+    }
+
+    /// The client takes no output any more. If it has left, epoll(7) reports that, and it is removed when all that it
+    /// sent before was received.
+    fn stop_sending(&mut self) {
+        self.ended = true;
+        (self.queue, self.queued, self.sent) = (VecDeque::new(), 0, 0);
     }
 
     fn frame(&self, stream: Stream, piece: &[u8]) -> Vec<u8> {
@@ -157,8 +164,8 @@ impl Client {
         frame
     }
 
-    /// Sends the queue. Returns false if the client has left.
-    pub(super) fn flush(&mut self, poll: &Poll) -> bool {
+    /// Sends the queue.
+    pub(super) fn flush(&mut self, poll: &Poll) {
         let before = self.unread_by_it();
         while let Some(frame) = self.queue.front() {
             match socket::send_now(self.socket.as_fd(), &frame[self.sent..]) {
@@ -169,13 +176,12 @@ impl Client {
                     self.queue.pop_front();
                 }
                 Err(Errno::EAGAIN | Errno::EINTR | Errno::ENOBUFS) => break,
-                Err(_) => return false,
+                Err(_) => self.stop_sending(),
             }
         }
         // What it takes while this runs does not count, which is little.
         self.since.1 += self.unread_by_it().saturating_sub(before);
         self.watch(poll);
-        true
     }
 
     fn unread_by_it(&self) -> usize {
@@ -236,7 +242,12 @@ impl Client {
             return frame;
         }
         let mut buffer = vec![0; INPUT];
-        match socket::receive_now(self.socket.as_fd(), &mut buffer) {
+        let mut received = socket::receive_now(self.socket.as_fd(), &mut buffer);
+        if received == Err(Errno::ECONNRESET) {
+            // Once: the client has left without reading its output. What it sent is behind this error.
+            received = socket::receive_now(self.socket.as_fd(), &mut buffer);
+        }
+        match received {
             Err(Errno::EAGAIN | Errno::EINTR) => FromClient::Nothing,
             Err(_) => FromClient::Gone,
             // On a packet socket an empty packet and the end look the same. If it is the end, the next send
@@ -299,7 +310,7 @@ mod tests {
             let (mut client, theirs, poll) = client(framing);
             let mut given = 0;
             while !client.is_full() && given < 10_000 {
-                assert!(client.give(Stream::Stdout, &[b'x'; 4096], &poll));
+                client.give(Stream::Stdout, &[b'x'; 4096], &poll);
                 assert_eq!(client.stall_ends(true).is_some(), !client.is_idle());
                 given += 1;
             }
@@ -308,7 +319,7 @@ mod tests {
             assert!(ends > Instant::now());
             let mut buffer = [0; 9000];
             while socket::receive_now(theirs.as_fd(), &mut buffer).is_ok() {
-                assert!(client.flush(&poll));
+                client.flush(&poll);
             }
             assert!(client.is_idle() && !client.is_full());
             assert_eq!((client.stall_ends(false), client.stall_ends(true)), (None, None));
@@ -319,7 +330,7 @@ mod tests {
     fn a_client_has_its_time_from_when_somebody_waits_for_it() {
         let (mut client, _theirs, poll) = client(Framing::Stream);
         while client.is_idle() {
-            assert!(client.give(Stream::Stdout, &[b'x'; 4096], &poll));
+            client.give(Stream::Stdout, &[b'x'; 4096], &poll);
         }
         assert!(!client.is_full());
         // The client has not read for long, but nobody waited for it. Now its process ends.
@@ -335,7 +346,7 @@ mod tests {
     fn a_client_that_has_read_everything_is_not_stalled() {
         let (mut client, theirs, poll) = client(Framing::Stream);
         while !client.is_full() {
-            assert!(client.give(Stream::Stdout, &[b'x'; 4096], &poll));
+            client.give(Stream::Stdout, &[b'x'; 4096], &poll);
         }
         // The client has read everything before the first look at its socket, and the loop has not sent more.
         let mut buffer = [0; 9000];
@@ -352,7 +363,7 @@ mod tests {
             let mut buffer = [0; 9000];
             for second in 0..6 {
                 while !client.is_full() {
-                    assert!(client.give(Stream::Stdout, &[b'x'; 1024], &poll));
+                    client.give(Stream::Stdout, &[b'x'; 1024], &poll);
                 }
                 let now = client.since.0 + Duration::from_secs(second % 2) + STALL_TIMEOUT / 2;
                 if client.is_stalled(false, now) {
@@ -363,7 +374,7 @@ mod tests {
                 for _ in 0..packets {
                     let _ = socket::receive_now(theirs.as_fd(), &mut buffer);
                 }
-                assert!(client.flush(&poll));
+                client.flush(&poll);
             }
         }
     }
@@ -373,7 +384,7 @@ mod tests {
         for framing in [Framing::Packet, Framing::Stream, Framing::Marked] {
             let (mut client, theirs, poll) = client(framing);
             for _ in 0..2 {
-                assert!(client.end(&poll));
+                client.end(&poll);
             }
             let mut buffer = [0; 16];
             let found = socket::receive_now(theirs.as_fd(), &mut buffer);

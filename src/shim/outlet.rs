@@ -528,9 +528,9 @@ impl Outlet {
     }
 }
 
-/// Gives every client a copy, and drops the clients that have left.
-fn copy_to_clients(stream: Stream, bytes: &[u8], clients: &mut Vec<Client>, poll: &Poll) {
-    clients.retain_mut(|client| client.give(stream, bytes, poll));
+/// Gives every client a copy.
+fn copy_to_clients(stream: Stream, bytes: &[u8], clients: &mut [Client], poll: &Poll) {
+    clients.iter_mut().for_each(|client| client.give(stream, bytes, poll));
 }
 
 #[cfg(test)]

@@ -339,14 +339,15 @@ impl Streams {
 
     fn client_ready(&mut self, number: u16, ready: Ready, poll: &Poll) {
         let Some(client) = self.client(number) else { return };
-        let sent = !ready.write || client.flush(poll);
-        let left = !sent
-            || ((ready.read || ready.hangup)
-                && match self.receive_from(number, poll) {
-                    Sends::More => false,
-                    Sends::Nothing => ready.hangup,
-                    Sends::Left => true,
-                });
+        if ready.write {
+            client.flush(poll);
+        }
+        let left = (ready.read || ready.hangup)
+            && match self.receive_from(number, poll) {
+                Sends::More => false,
+                Sends::Nothing => ready.hangup,
+                Sends::Left => true,
+            };
         if left {
             self.clients.retain(|client| client.number != number);
         }
@@ -520,8 +521,9 @@ impl Streams {
 
     /// Tells the attached clients the end of the output, if all of it was read.
     pub(super) fn end_clients(&mut self, poll: &Poll) {
-        let read = self.is_read();
-        self.clients.retain_mut(|client| !read || client.end(poll));
+        if self.is_read() {
+            self.clients.iter_mut().for_each(|client| client.end(poll));
+        }
     }
 
     /// Disconnects the attached clients, because no more output comes.

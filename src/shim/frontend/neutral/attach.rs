@@ -15,6 +15,36 @@ use windlass_sys::terminal;
 /// The keys that detach: ctrl-p ctrl-q.
 const LEAVE: [u8; 2] = [0x10, 0x11];
 
+/// Finds the detach keys among what is typed.
+#[derive(Default)]
+struct DetachKeys {
+    /// Whether the first of them was typed last. It is passed on if the second does not follow.
+    held: bool,
+}
+
+impl DetachKeys {
+    /// The bytes to pass on, and whether the detach keys come behind them.
+    fn find(&mut self, typed: &[u8]) -> (Vec<u8>, bool) {
+        let mut out = Vec::with_capacity(typed.len() + 1);
+        for &byte in typed {
+            if self.held && byte == LEAVE[1] {
+                return (out, true);
+            }
+            out.extend_from_slice(self.end());
+            self.held = byte == LEAVE[0];
+            if !self.held {
+                out.push(byte);
+            }
+        }
+        (out, false)
+    }
+
+    /// What is passed on if no more is typed.
+    fn end(&mut self) -> &'static [u8] {
+        if std::mem::take(&mut self.held) { &LEAVE[..1] } else { &[] }
+    }
+}
+
 /// The caller's terminal, which is in raw mode until this is dropped.
 struct Raw(Termios);
 
@@ -86,34 +116,26 @@ fn write(out: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
 /// Passes standard input on. Returns true if the detach keys were typed.
 fn pass_input(input: &mut Input, keys: bool) -> io::Result<bool> {
     let mut buffer = vec![0; 16 * 1024];
-    let mut held = false;
+    let mut detach_keys = DetachKeys::default();
     loop {
         let n = match io::stdin().read(&mut buffer) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             other => other?,
         };
+        let (passed, detaches) = match (n, keys) {
+            (0, _) => (detach_keys.end().to_vec(), false),
+            (_, true) => detach_keys.find(&buffer[..n]),
+            (_, false) => (buffer[..n].to_vec(), false),
+        };
+        // An empty piece would close the input.
+        if !passed.is_empty() {
+            input.write(&passed)?;
+        }
+        if detaches {
+            return Ok(true);
+        }
         if n == 0 {
             return input.write(&[]).map(|()| false);
-        }
-        if !keys {
-            input.write(&buffer[..n])?;
-            continue;
-        }
-        let mut out = Vec::with_capacity(n + 1);
-        for &byte in &buffer[..n] {
-            if held && byte == LEAVE[1] {
-                return Ok(true);
-            }
-            if std::mem::take(&mut held) {
-                out.push(LEAVE[0]);
-            }
-            held = byte == LEAVE[0];
-            if !held {
-                out.push(byte);
-            }
-        }
-        if !out.is_empty() {
-            input.write(&out)?;
         }
     }
 }
@@ -128,5 +150,36 @@ fn follow_size(state: &Path, id: &str, exec: Option<&str>, winch: &SigSet) {
         if winch.wait().is_err() {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is passed on of these pieces of typed text, and whether the detach keys were found.
+    fn passed(pieces: &[&str]) -> (String, bool) {
+        let (mut keys, mut all) = (DetachKeys::default(), Vec::new());
+        for piece in pieces {
+            let (out, detaches) = keys.find(piece.as_bytes());
+            all.extend(out);
+            if detaches {
+                return (String::from_utf8(all).expect("text"), true);
+            }
+        }
+        all.extend_from_slice(keys.end());
+        (String::from_utf8(all).expect("text"), false)
+    }
+
+    #[test]
+    fn all_that_is_typed_but_the_detach_keys_is_passed_on() {
+        let found = |text: &str| (text.to_owned(), true);
+        let not_found = |text: &str| (text.to_owned(), false);
+        assert_eq!(passed(&["exit\n\x10\x11more"]), found("exit\n"));
+        assert_eq!(passed(&["exit\n\x10", "\x11"]), found("exit\n"));
+        assert_eq!(passed(&["\x10\x10\x11"]), found("\x10"));
+        assert_eq!(passed(&["\x10a\x11", "b\x10", "c"]), not_found("\x10a\x11b\x10c"));
+        assert_eq!(passed(&["\x11\x10\x10a"]), not_found("\x11\x10\x10a"));
+        assert_eq!(passed(&["a\x10"]), not_found("a\x10"), "the end of the input behind the first key");
     }
 }

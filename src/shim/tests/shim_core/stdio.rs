@@ -32,6 +32,7 @@ pub const TESTS: &[Test] = tests![
     a_line_that_was_cut_is_taken_back_where_it_is,
     a_file_in_the_place_of_a_fifo_is_appended_to,
     what_is_typed_before_there_is_a_terminal_is_not_lost,
+    what_a_client_has_typed_before_it_left_is_not_lost,
     a_terminal_that_is_hung_up_and_full_does_not_keep_the_loop_turning,
     input_that_nobody_took_is_forgotten_with_its_process,
     input_that_was_closed_before_the_start_ends,
@@ -375,6 +376,41 @@ fn what_is_typed_before_there_is_a_terminal_is_not_lost() {
         text.extend_from_slice(&buffer[1..n]);
     }
     assert!(String::from_utf8_lossy(&text).contains("got hello"), "{text:?}");
+}
+
+/// A client that detaches may have typed before. The shim finds that it has left when it sends the output that came
+/// first. The kernel also says so of a client that leaves output unread.
+fn what_a_client_has_typed_before_it_left_is_not_lost() {
+    for (framing, reads) in [(Framing::Packet, true), (Framing::Packet, false), (Framing::Stream, false)] {
+        let (mut rig, word) = rig_with_fifo();
+        let stdin = Stdin::Attach { leave_open: true };
+        let script =
+            "read -r _ <fifo; echo one; read -r _ <fifo; echo two; : >written; read -r line; echo \"$line\" >got";
+        rig.run(script, Stdio { stdin, stdout: Output::Attach, ..Stdio::default() });
+        let (ours, theirs) = match framing {
+            Framing::Packet => windlass_sys::socket::pair().expect("a pair"),
+            _ => std::os::unix::net::UnixStream::pair().map(|(a, b)| (a.into(), b.into())).expect("a pair"),
+        };
+        rig.core.attach(&init(), ours, framing).expect("attached");
+        fs::write(&word, "go\n").expect("written");
+        rig.turns_until("output", |_| stream::waiting(theirs.as_fd()) > 0);
+        if reads {
+            let _ = windlass_sys::socket::receive_now(theirs.as_fd(), &mut [0; 64]);
+        }
+        fs::write(&word, "go\n").expect("written");
+        let written = rig.dir.join("written");
+        let deadline = Instant::now() + TIMEOUT;
+        // The loop stands still, so that it finds output and input at once.
+        while !written.exists() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let typed: &[u8] = if framing == Framing::Packet { b"bye\n" } else { b"\0\0\0\0\x04bye\n" };
+        windlass_sys::socket::send(theirs.as_fd(), typed, &[]).expect("sent");
+        drop(theirs);
+        assert_eq!(rig.exit(&init()), Some(Exit::Code(0)));
+        assert_eq!(fs::read_to_string(rig.dir.join("got")).expect("a line"), "bye\n");
+        assert_eq!(rig.core.attached("c"), 0);
+    }
 }
 
 /// A terminal whose input and output are those of clients.
