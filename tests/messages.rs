@@ -16,7 +16,9 @@ impl Scratch {
     fn new(name: &str) -> Scratch {
         let path = std::env::temp_dir().join(format!("windlass-messages-{}-{name}", std::process::id()));
         fs::create_dir_all(path.join("bundle/rootfs/bin")).expect("a scratch directory");
-        fs::write(path.join("bundle/rootfs/bin/sh"), "").expect("room for a file");
+        let shell = path.join("bundle/rootfs/bin/sh");
+        fs::write(&shell, "#!/bin/sh\n").expect("room for a file");
+        fs::set_permissions(&shell, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("a mode");
         Scratch(path)
     }
 

@@ -423,7 +423,11 @@ fn a_terminal_that_is_hung_up_and_full_does_not_keep_the_loop_turning() {
     let mut rig = Rig::new();
     rig.run("exec sleep 1000", Stdio::default());
     let stdio = attached_terminal();
-    rig.exec("e", "exec sleep 1000 <&- >&- 2>&-", stdio).expect("started");
+    let closed = rig.dir.join("closed");
+    let script = format!("exec <&- >&- 2>&-; : >{}; exec sleep 1000", closed.display());
+    rig.exec("e", &script, stdio).expect("started");
+    // Until then the terminal takes and echoes what is typed.
+    rig.turns_until("a terminal that is hung up", |_| closed.exists());
     let exec = ProcessId::of("c", "e");
     let (ours, theirs) = windlass_sys::socket::pair().expect("a pair");
     rig.core.attach(&exec, ours, Framing::Packet).expect("attached");
