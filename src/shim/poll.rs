@@ -3,7 +3,7 @@
 //! A descriptor is watched under a key, which identifies it. Keys below 2^56 belong to the front end.
 
 use std::cell::OnceCell;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Instant;
@@ -112,8 +112,14 @@ impl Poll {
         self.notifier.get().map(|notifier| notifier.fd())
     }
 
-    /// The descriptor itself, for a test.
-    pub fn fd(&self) -> BorrowedFd<'_> {
+    /// An instance over another descriptor, for a test: over one that is no epoll instance, nothing can be watched.
+    pub fn over(descriptor: OwnedFd) -> Poll {
+        Poll { epoll: Epoll(descriptor), notifier: OnceCell::new() }
+    }
+
+    /// The descriptor itself.
+    #[cfg(any(test, simulated))]
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.epoll.0.as_fd()
     }
 

@@ -1,12 +1,11 @@
 //! Requests, the ends of processes, and the reports of them.
 
 use std::fs;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use windlass_shim::{
-    Code, Event, ExitFile, Interest, NewProcess, Output, Phase, ProcessId, Reply, Request, Stdio, Timeouts,
+    Code, Event, ExitFile, Interest, NewProcess, Output, Phase, Poll, ProcessId, Reply, Request, Stdio, Timeouts,
 };
 use windlass_sys::process::Exit;
 
@@ -287,17 +286,9 @@ fn a_call_that_cannot_be_watched_leaves_no_child() {
     rig.script("on-pause", "exec sleep 1000");
     let before = children();
     let null = fs::File::options().write(true).open("/dev/null").expect("opened");
-    let epoll = rig.core.poll.fd().as_raw_fd();
-    let kept = rig.core.poll.fd().try_clone_to_owned().expect("a copy");
-    let replace = |by: BorrowedFd<'_>| {
-        // SAFETY: the number stays the epoll instance's; what stands there meanwhile is nobody's else.
-        let replaced = unsafe { nix::unistd::dup2_raw(by, epoll) };
-        // The owner of the number is the supervisor.
-        let _ = IntoRawFd::into_raw_fd(replaced.expect("replaced"));
-    };
-    replace(null.as_fd());
+    let watching = std::mem::replace(&mut rig.core.poll, Poll::over(null.into()));
     let pause = rig.core.request(Request::Call { container: "c".into(), arguments: vec!["pause".into()], then: None });
-    replace(kept.as_fd());
+    rig.core.poll = watching;
     let Ok(Reply::Pending(token)) = pause else { panic!("{pause:?}") };
     rig.answer(token).expect_err("it cannot be watched");
     assert_eq!(children(), before);
