@@ -19,6 +19,7 @@ use super::neutral::connection::{Connection, NextLine};
 use super::neutral::wire::{WireRequest, answer};
 use super::upgradable::{self, Mode, Upgradable};
 use crate::image::format::{Content, Encoder, Value, table};
+use crate::image::watching::all;
 use crate::{Code, Event, Front, Ready, Refusal, Reply, Supervisor, WaitToken};
 use windlass_sys::{fd, socket};
 
@@ -274,11 +275,11 @@ impl<F: Upgradable> Upgradable for Controlled<F> {
     const MODE: Mode = F::MODE;
 
     fn watch_again(&mut self, core: &mut Supervisor) -> windlass_sys::Result<()> {
-        if let Some(control) = &self.control {
-            control.listener.watch_again(&core.poll)?;
-            control.clients.iter().try_for_each(|client| client.connection.watch_again(&core.poll))?;
-        }
-        self.front.watch_again(core)
+        let control = self.control.iter().flat_map(|control| {
+            let clients = control.clients.iter().map(|client| client.connection.watch_again(&core.poll));
+            std::iter::once(control.listener.watch_again(&core.poll)).chain(clients)
+        });
+        all(control).and(self.front.watch_again(core))
     }
 
     fn log(&self, text: &str) {

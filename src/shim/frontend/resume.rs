@@ -47,6 +47,9 @@ pub(super) fn main(words: &[OsString]) -> Option<ExitCode> {
     }
 }
 
+/// The beginning of the answer to a request whose program could not continue the shim, or only a part of it.
+const NOT_CONTINUED: &str = "the program could not continue the shim";
+
 /// Why this program cannot serve on with an image.
 struct Unreadable {
     /// The format of the image, and the version of the program that wrote it. `None`: the header cannot be read.
@@ -124,10 +127,9 @@ impl<F: Upgradable> State<F> {
         Ok(state)
     }
 
-    /// Watches everything again. After this there is no way back.
+    /// Watches everything again. After a failure the rest is watched all the same.
     fn watch_again(&mut self) -> windlass_sys::Result<()> {
-        supervisor::watch(&mut self.core)?;
-        self.front.watch_again(&mut self.core)
+        supervisor::watch(&mut self.core).and(self.front.watch_again(&mut self.core))
     }
 }
 
@@ -178,27 +180,32 @@ struct Resumption<'a> {
 
 impl Resumption<'_> {
     /// The state, with everything watched again and the request answered. Does not return if the previous program
-    /// takes the process back.
+    /// takes the process back. If it cannot, this program continues with what it has read and can watch, because
+    /// without a shim nobody would learn of the end of a container.
     fn state<F: Upgradable>(mut self, context: &Context) -> Result<(Supervisor, F), Fault> {
         let fields = Fields::of(Content::of(self.body, context), "the image");
         let mut state = State::<F>::read(fields).map_err(Fault::from).inspect_err(|fault| self.give_back(fault))?;
-        let found = context.finish().and_then(|()| Ok(state.watch_again()?));
-        if let Err(why) = &found {
+        let read = context.finish().inspect_err(|fault| self.give_back(fault));
+        let watched = state.watch_again().map_err(Fault::from);
+        if let (Ok(()), Err(why)) = (&read, &watched) {
             self.give_back(why);
         }
+        let found = read.and(watched);
         context.close_rest();
         drop((self.image.take(), self.previous.take()));
         let State { mut core, front, token } = state;
-        self.log_outcome(&front, found);
-        let answer = match self.failed {
-            None => Ok(Reply::Done),
-            Some(why) => Err(Refusal::new(Code::Kernel, format!("the program could not continue the shim: {why}"))),
+        self.log_outcome(&front, &found);
+        let refused = |why: &dyn fmt::Display| Err(Refusal::new(Code::Kernel, format!("{NOT_CONTINUED}: {why}")));
+        let answer = match (&self.failed, &found) {
+            (Some(why), _) => refused(why),
+            (None, Err(why)) => refused(why),
+            (None, Ok(())) => Ok(Reply::Done),
         };
         core.resumed(token, answer, self.began.elapsed());
         Ok((core, front))
     }
 
-    fn log_outcome<F: Upgradable>(&self, front: &F, found: Result<(), Fault>) {
+    fn log_outcome<F: Upgradable>(&self, front: &F, found: &Result<(), Fault>) {
         let version = env!("CARGO_PKG_VERSION");
         front.log(&match &self.failed {
             None => format!("upgraded from version {} to version {version}", self.from),
@@ -208,7 +215,7 @@ impl Resumption<'_> {
             front.log(&format!("descriptors lost in the upgrade: {:?}", self.missing));
         }
         if let Err(why) = found {
-            front.log(&format!("some descriptors could not be watched again: {why}"));
+            front.log(&format!("a part of the state is lost in the upgrade, or is not watched: {why}"));
         }
     }
 
@@ -252,14 +259,44 @@ mod tests {
         written
     }
 
+    fn golden(name: &str) -> Vec<u8> {
+        let path = format!("{}/tests/images/1/{name}", env!("CARGO_MANIFEST_DIR"));
+        std::fs::read(path).expect("an image")
+    }
+
+    /// If the previous program cannot be executed either, the rest of the state is continued.
+    #[test]
+    fn a_fault_without_a_way_back_is_answered_and_the_rest_continues() {
+        let image = golden("conmon");
+        let context = Context::without_descriptors();
+        context.fault(Fault::MissingKind("a kind"));
+        let resumption = Resumption {
+            body: format::header(&image).expect("an image").body,
+            image: None,
+            previous: None,
+            place: String::new(),
+            listed: Vec::new(),
+            missing: Vec::new(),
+            began: windlass_sys::clock::now(),
+            failed: None,
+            from: String::new(),
+        };
+        let state = resumption.state::<Controlled<conmon::ConmonFront>>(&context);
+        let Ok((mut core, front)) = state else { panic!("it does not continue") };
+        let answer = std::iter::from_fn(|| core.next_event()).find_map(|event| match event {
+            crate::Event::Finished { result, .. } => Some(result),
+            _ => None,
+        });
+        let refusal = answer.expect("an answer").expect_err("a fault");
+        assert!(refusal.message.starts_with(NOT_CONTINUED) && refusal.message.contains("a kind"), "{refusal}");
+        // Their drop would have effects outside of this process.
+        std::mem::forget((core, front));
+    }
+
     #[test]
     fn an_image_of_each_mode_that_is_written_down_again_is_the_same() {
-        let read = |name: &str| {
-            let path = format!("{}/tests/images/1/{name}", env!("CARGO_MANIFEST_DIR"));
-            std::fs::read(path).expect("an image")
-        };
         let same = |name: &str, of: fn(&[u8]) -> Bodies| {
-            let image = read(name);
+            let image = golden(name);
             let [numbered, first] = of(format::header(&image).expect("an image").body);
             let [_, mut second] = of(&numbered);
             // The program counts the upgrades.

@@ -26,7 +26,7 @@ choice! { Mode { 1 Containerd {}, 2 Conmon {}, 3 Neutral {} } }
 pub(crate) trait Upgradable: Front + Value {
     /// The protocol.
     const MODE: Mode;
-    /// Watches again what the previous program watched.
+    /// Watches again what the previous program watched. After a failure the rest is watched all the same.
     fn watch_again(&mut self, core: &mut Supervisor) -> windlass_sys::Result<()>;
     /// Logs a message for people.
     fn log(&self, text: &str);

@@ -1,7 +1,7 @@
 //! The supervisor in an image.
 
 use super::format::{Content, Encoder, Fields, put_each};
-use super::watching;
+use super::watching::{self, all};
 use crate::Supervisor;
 use crate::containers::ManagedContainer;
 use crate::processes::ManagedProcess;
@@ -63,17 +63,15 @@ pub(crate) fn restore(core: &mut Supervisor, content: Content<'_>) {
     core.orphans = Orphans::Perhaps;
 }
 
-/// Watches everything again that the previous program watched.
+/// Watches everything again that the previous program watched. After a failure the rest is watched all the same.
 pub(crate) fn watch(core: &mut Supervisor) -> Result<()> {
     for container in core.containers.iter_mut() {
         watching::container(container, &core.poll);
     }
-    for process in core.processes.iter_mut() {
-        watching::process(process, &core.poll)?;
-    }
-    watching::calls(&core.calls, &core.poll)?;
+    let processes = all(core.processes.iter_mut().map(|process| watching::process(process, &core.poll)));
+    let calls = watching::calls(&core.calls, &core.poll);
     if core.directory.take().is_some() {
         core.watch_directory(".".as_ref());
     }
-    Ok(())
+    processes.and(calls)
 }

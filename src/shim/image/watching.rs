@@ -26,59 +26,58 @@ pub(super) fn container(container: &mut ManagedContainer, poll: &Poll) {
     }
 }
 
+/// The first failure of several attempts, all of which are made when this iterates over them: of what a shim watches, as
+/// much as possible is watched.
+pub(crate) fn all(attempts: impl IntoIterator<Item = Result<()>>) -> Result<()> {
+    attempts.into_iter().fold(Ok(()), Result::and)
+}
+
 /// The descriptors of a process.
 pub(super) fn process(managed: &mut ManagedProcess, poll: &Poll) -> Result<()> {
     let serial = managed.serial;
-    if let Some(pidfd) = &managed.pidfd {
+    let own = managed.pidfd.iter().map(|pidfd| {
         let hangup = matches!(managed.process.life, Life::Alive { parent: Parent::OtherUntil(_), .. });
         let interest = if hangup { Interest::Nothing } else { Interest::Read };
-        poll.watch(pidfd, key(Kind::Process, serial, 0), interest)?;
-    }
-    if let Some(recorder) = &managed.recorder {
-        poll.watch(&recorder.pidfd, key(Kind::Record, serial, 0), Interest::Read)?;
-    }
-    if let Some(console) = &managed.console {
+        poll.watch(pidfd, key(Kind::Process, serial, 0), interest)
+    });
+    let recorder = managed.recorder.iter();
+    let recorder = recorder.map(|recorder| poll.watch(&recorder.pidfd, key(Kind::Record, serial, 0), Interest::Read));
+    let console = managed.console.iter().flat_map(|console| {
         let interest = if console.again.is_some() { Interest::Nothing } else { Interest::Read };
-        poll.watch(&console.listener, key(Kind::Console, serial, 0), interest)?;
-        if let Some(peer) = &console.peer {
-            poll.watch(peer, key(Kind::Console, serial, 0), Interest::Read)?;
-        }
-    }
-    managed.streams.as_mut().map_or(Ok(()), |streams| stdio(streams, poll))
+        let listener = [poll.watch(&console.listener, key(Kind::Console, serial, 0), interest)];
+        let peer = console.peer.iter().map(|peer| poll.watch(peer, key(Kind::Console, serial, 0), Interest::Read));
+        listener.into_iter().chain(peer)
+    });
+    let streams = managed.streams.iter_mut().map(|streams| stdio(streams, poll));
+    all(own.chain(recorder).chain(console).chain(streams))
 }
 
 /// The calls of the runtime.
 pub(super) fn calls(calls: &Calls, poll: &Poll) -> Result<()> {
-    for (serial, call) in calls.running.entries() {
-        poll.watch(&call.child.pidfd, key(Kind::Call, *serial, 0), Interest::Read)?;
-        for (pipe, kind) in [(&call.output, Kind::CallOutput), (&call.errors, Kind::CallErrors)] {
-            if let Some(pipe) = pipe {
-                poll.watch(pipe, key(kind, *serial, 0), Interest::Read)?;
-            }
-        }
-    }
-    Ok(())
+    all(calls.running.entries().iter().flat_map(|(serial, call)| {
+        let child = (Some(&call.child.pidfd), Kind::Call);
+        let pipes = [(call.output.as_ref(), Kind::CallOutput), (call.errors.as_ref(), Kind::CallErrors)];
+        let descriptors = std::iter::once(child).chain(pipes);
+        descriptors.filter_map(|(fd, kind)| Some(poll.watch(fd?, key(kind, *serial, 0), Interest::Read)))
+    }))
 }
 
 fn stdio(streams: &mut Streams, poll: &Poll) -> Result<()> {
-    streams.outlets.iter_mut().try_for_each(|outlet| output(outlet, poll))?;
-    if let Some(of) = &streams.input {
-        input(of, streams.serial, poll)?;
-    }
-    streams.clients.iter().try_for_each(|client| attached(client, poll))
+    let serial = streams.serial;
+    let outlets = streams.outlets.iter_mut().map(|outlet| output(outlet, poll));
+    let input = streams.input.iter().map(|of| input(of, serial, poll));
+    all(outlets.chain(input).chain(streams.clients.iter().map(|client| attached(client, poll))))
 }
 
 fn output(outlet: &mut Outlet, poll: &Poll) -> Result<()> {
-    if let Some(source) = outlet.source.as_ref().filter(|source| source.reading == Reading::Watched) {
-        poll.watch(&source.fd, outlet.source_key, Interest::Read)?;
-    }
-    if let (Some(sink), true) = (outlet.sink.pipe(), outlet.sink_watched) {
-        poll.watch(sink, outlet.sink_key, Interest::Write)?;
-    }
+    let source = outlet.source.iter().filter(|source| source.reading == Reading::Watched);
+    let source = all(source.map(|source| poll.watch(&source.fd, outlet.source_key, Interest::Read)));
+    let sink = outlet.sink.pipe().filter(|_| outlet.sink_watched);
+    let sink = all(sink.map(|sink| poll.watch(sink, outlet.sink_key, Interest::Write)));
     if let Some(fifo) = outlet.sink.fifo() {
         fifo.watch_again(poll);
     }
-    outlet.spool.as_mut().map_or(Ok(()), |spool| spool.watch_again(poll))
+    all([source, sink].into_iter().chain(outlet.spool.as_mut().map(|spool| spool.watch_again(poll))))
 }
 
 fn input(input: &Input, serial: u32, poll: &Poll) -> Result<()> {

@@ -8,6 +8,7 @@ use super::pipes::{NumberKey, Pipes};
 use super::settings::{ExitCommand, Settings};
 use crate::frontend::upgradable::{Mode, Upgradable};
 use crate::image::format::{Content, Encoder, Fields, Value, choice, table};
+use crate::image::watching::all;
 use crate::{Interest, Supervisor};
 
 table! {
@@ -70,21 +71,16 @@ impl Upgradable for ConmonFront {
     fn watch_again(&mut self, core: &mut Supervisor) -> windlass_sys::Result<()> {
         let poll = &core.poll;
         let launched = self.process.is_none();
-        if let (Some(start), false) = (&self.pipes.start, launched) {
-            poll.watch(start, START, Interest::Read)?;
-        }
-        if let Some(endpoints) = &self.endpoints {
-            poll.watch(&endpoints.control.fd, CONTROL, Interest::Read)?;
-            poll.watch(&endpoints.size.fd, SIZE, Interest::Read)?;
+        let start = self.pipes.start.iter().filter(|_| !launched);
+        let endpoints = self.endpoints.iter().flat_map(|endpoints| {
+            let fifos = [(&endpoints.control, CONTROL), (&endpoints.size, SIZE)];
+            let fifos = fifos.map(|(fifo, key)| poll.watch(&fifo.fd, key, Interest::Read));
             // Clients that connect before the launch are accepted after it.
-            if launched {
-                endpoints.attach.watch_again(poll)?;
-            }
-        }
-        match &self.relay {
-            Some(relay) => poll.watch(&relay.inside, NOTIFY, Interest::Read),
-            None => Ok(()),
-        }
+            fifos.into_iter().chain(launched.then(|| endpoints.attach.watch_again(poll)))
+        });
+        let start = start.map(|start| poll.watch(start, START, Interest::Read));
+        let relay = self.relay.iter().map(|relay| poll.watch(&relay.inside, NOTIFY, Interest::Read));
+        all(start.chain(endpoints).chain(relay))
     }
 
     fn log(&self, text: &str) {

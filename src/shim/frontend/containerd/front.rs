@@ -216,8 +216,7 @@ impl Upgradable for ContainerdFront {
     const MODE: Mode = Mode::Containerd;
 
     fn watch_again(&mut self, core: &mut Supervisor) -> windlass_sys::Result<()> {
-        self.listener.watch_again(&core.poll)?;
-        image::watch_again(&self.server, &core.poll)
+        self.listener.watch_again(&core.poll).and(image::watch_again(&self.server, &core.poll))
     }
 
     fn log(&self, text: &str) {

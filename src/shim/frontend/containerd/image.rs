@@ -18,6 +18,7 @@ use super::server::Server;
 use super::tasks::{Task, TaskStage, Tasks};
 use crate::image::fault::Fault;
 use crate::image::format::{Content, Encoder, Field, Fields, Value, choice, table};
+use crate::image::watching::all;
 use crate::{Interest, Poll};
 use windlass_base::protobuf::Message;
 
@@ -130,15 +131,13 @@ impl<T> Value for Job<T> {
 
 /// Watches again what the previous program watched.
 pub(super) fn watch_again(server: &Server, poll: &Poll) -> windlass_sys::Result<()> {
-    for (serial, job) in server.jobs.0.entries() {
-        poll.watch(&job.1.child().pidfd, key(FrontKind::Job, *serial), Interest::Read)?;
-    }
-    for (serial, logger) in server.loggers.0.entries() {
-        poll.watch(&logger.child.pidfd, key(FrontKind::Logger, *serial), Interest::Read)?;
-    }
-    let connections = server.connections.0.values().map(Box::as_ref);
-    for connection in connections.chain(&server.outbox.link) {
-        poll.watch(connection.socket.as_fd(), connection.key, interest(connection.watched))?;
-    }
-    Ok(())
+    let jobs = server.jobs.0.entries().iter();
+    let jobs = jobs.map(|(serial, job)| (&job.1.child().pidfd, key(FrontKind::Job, *serial)));
+    let loggers = server.loggers.0.entries().iter();
+    let loggers = loggers.map(|(serial, logger)| (&logger.child.pidfd, key(FrontKind::Logger, *serial)));
+    let children = jobs.chain(loggers).map(|(pidfd, key)| poll.watch(pidfd, key, Interest::Read));
+    let connections = server.connections.0.values().map(Box::as_ref).chain(&server.outbox.link);
+    let connections = connections
+        .map(|connection| poll.watch(connection.socket.as_fd(), connection.key, interest(connection.watched)));
+    all(children.chain(connections))
 }

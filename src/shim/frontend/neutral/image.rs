@@ -8,6 +8,7 @@ use crate::frontend::stderr::{NAME, print_error};
 use crate::frontend::upgradable::{Mode, Upgradable};
 use crate::image::fault::Fault;
 use crate::image::format::{Content, Encoder, Value, choice, table};
+use crate::image::watching::all;
 use crate::{Poll, Supervisor};
 
 table! {
@@ -62,8 +63,8 @@ impl Upgradable for NeutralFront {
     const MODE: Mode = Mode::Neutral;
 
     fn watch_again(&mut self, core: &mut Supervisor) -> windlass_sys::Result<()> {
-        self.listener.watch_again(&core.poll)?;
-        self.connections.iter().try_for_each(|connection| connection.watch_again(&core.poll))
+        let connections = self.connections.iter().map(|connection| connection.watch_again(&core.poll));
+        all(std::iter::once(self.listener.watch_again(&core.poll)).chain(connections))
     }
 
     fn log(&self, text: &str) {

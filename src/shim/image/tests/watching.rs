@@ -90,6 +90,25 @@ fn what_was_watched_is_watched_again() {
     assert!(most > 10, "{most}");
 }
 
+/// For example if the kernel has no memory for one more.
+#[test]
+fn what_cannot_be_watched_does_not_keep_the_rest_from_it() {
+    let mut random = Random(0x1234_5678_9abc_def1);
+    let many = |core: &Supervisor| to_be_watched(core).len() > 10;
+    let mut core = std::iter::repeat_with(|| random.supervisor()).find(many).expect("one");
+    let new = watched(&core);
+    let mut expected = to_be_watched(&core);
+    let first = core.processes.iter_mut().find(|process| process.pidfd.is_some()).expect("a process");
+    // epoll(7) takes no null device.
+    first.pidfd = Some(crate::pipe::null().expect("a descriptor"));
+    let own = key(Kind::Process, first.serial, 0);
+    expected.retain(|of| of.0 != own);
+    supervisor::watch(&mut core).expect_err("one cannot be watched");
+    let mut found = watched(&core);
+    found.retain(|of| !new.contains(of) && of.0 != key(Kind::Inotify, 0, 0));
+    assert_eq!(found, expected);
+}
+
 #[test]
 fn the_counter_of_kills_is_watched_again_if_it_was() {
     let file = std::env::temp_dir().join(format!("windlass-kills-{}", std::process::id()));
