@@ -66,5 +66,12 @@ for architecture; do
     contrib/deb.sh "$targets/$target/release" "$dist" "$architecture" "$dist/windlass-$version.cdx.json" > /dev/null
 done
 
+# Debian's rules for packages: their errors are errors here.
+if command -v lintian > /dev/null; then
+    lintian --fail-on error "$dist"/*.deb >&2
+else
+    echo "release: lintian is missing, so nothing has checked the packages" >&2
+fi
+
 (cd "$dist" && sha256sum -- * > SHA256SUMS.new && mv SHA256SUMS.new SHA256SUMS)
 cat "$dist/SHA256SUMS"

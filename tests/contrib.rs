@@ -55,6 +55,43 @@ fn no_release_is_made_with_placeholders_or_of_what_is_not_committed() {
     assert!(!dir.0.join("target").exists(), "nothing was begun");
 }
 
+/// Makes a release where nothing is built: the programs that it calls do nothing, but lintian ends with this code.
+fn released(name: &str, lintian: u8) -> (bool, String, bool) {
+    let dir = Dir::new(name);
+    dir.copy("contrib/release.sh").copy("Cargo.toml");
+    for document in ["README.md", "CHANGELOG.md", "LICENSE"] {
+        dir.copy(document);
+    }
+    let programs = [
+        ("contrib/bom.sh", ": > \"$1\"".to_owned()),
+        ("contrib/install.sh", "mkdir -p \"$2$3/share/doc/windlass\"".to_owned()),
+        ("contrib/deb.sh", ": > \"$2/windlass_$3.deb\"".to_owned()),
+        ("cargo", "exit 0".to_owned()),
+        ("rustc", "echo \"$PWD\"".to_owned()),
+        ("git", "echo 1".to_owned()),
+        ("lintian", format!("echo \"lintian $*\"; exit {lintian}")),
+    ];
+    for (name, text) in programs {
+        fs::write(dir.0.join(name), format!("#!/bin/sh\n{text}\n")).expect("written");
+        assert!(dir.run("chmod", &["755", name]).status.success());
+    }
+    let architecture = std::env::consts::ARCH;
+    let library = format!("lib/rustlib/{architecture}-unknown-linux-musl/lib");
+    fs::create_dir_all(dir.0.join(library)).expect("a directory");
+    let path = format!("PATH={}:{}", dir.0.display(), std::env::var("PATH").unwrap_or_default());
+    let output = dir.run("env", &[&path, "contrib/release.sh", "--trial", architecture]);
+    (output.status.success(), said(&output), dir.0.join("target/dist/SHA256SUMS").exists())
+}
+
+#[test]
+fn an_error_that_lintian_finds_in_a_package_is_one_of_the_release() {
+    let (made, said, sums) = released("release-sound", 0);
+    assert!(made && sums, "{said}");
+    assert!(said.contains("lintian --fail-on error target/dist/windlass_"), "{said}");
+    let (made, said, sums) = released("release-unsound", 2);
+    assert!(!made && !sums, "{said}");
+}
+
 /// Runs `just test` with a `just` whose recipes are this script; `$1` is the recipe.
 fn tested(name: &str, recipes: &str) -> (bool, String) {
     let dir = Dir::new(name);
