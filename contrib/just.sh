@@ -14,12 +14,15 @@ export PATH
 say() { echo "just.sh: $*" >&2; }
 have() { command -v "$1" > /dev/null 2>&1; }
 
-apt_install() { # PACKAGE...: fails where apt, root or a package is missing
+apt_install() { # PACKAGE...: fails where apt, root or a package is missing, and says why apt refuses
     have apt-get && [ "$(id -u)" = 0 ] || return 1
     # A fresh tree has no lists; afterwards apt knows whether the package exists.
-    [ -n "$(apt-cache madison "$1" 2> /dev/null)" ] || apt-get update -q > /dev/null 2>&1 || return 1
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "$@" > /dev/null 2>&1 || return 1
-    say "installed $* with apt"
+    if [ -n "$(apt-cache madison "$1" 2> /dev/null)" ] || refusal=$(apt-get update -q 2>&1 > /dev/null); then
+        refusal=$(DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "$@" 2>&1 > /dev/null) &&
+            say "installed $* with apt" && return
+    fi
+    say "apt cannot install $*: $(echo "$refusal" | grep -m 1 '^E:' || echo "$refusal" | tail -n 1)"
+    return 1
 }
 
 from_wheel() {

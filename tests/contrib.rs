@@ -55,6 +55,43 @@ fn no_release_is_made_with_placeholders_or_of_what_is_not_committed() {
     assert!(!dir.0.join("target").exists(), "nothing was begun");
 }
 
+/// Runs a recipe by `just.sh` where only these scripts and the shell's own programs are in PATH.
+fn brought(name: &str, apt: &str) -> String {
+    let dir = Dir::new(name);
+    dir.copy("contrib/just.sh");
+    let programs = [
+        ("id", "echo 0"),
+        ("apt-cache", ":"),
+        ("apt-get", apt),
+        ("cargo", "exit 1"),
+        ("cc", ":"),
+        ("rustc", "echo host: none"),
+        ("python3", "exit 1"),
+    ];
+    let bin = dir.0.join("bin");
+    fs::create_dir(&bin).expect("a directory");
+    for (program, text) in programs {
+        fs::write(bin.join(program), format!("#!/bin/sh\n{text}\n")).expect("written");
+        assert!(dir.run("chmod", &["755", &format!("bin/{program}")]).status.success());
+    }
+    let path = std::env::var_os("PATH").expect("PATH");
+    for program in ["sh", "dirname", "sed", "grep", "tail"] {
+        let found = std::env::split_paths(&path).map(|dir| dir.join(program)).find(|path| path.exists());
+        std::os::unix::fs::symlink(found.expect(program), bin.join(program)).expect("a link");
+    }
+    let path = format!("PATH={}", bin.display());
+    said(&dir.run("env", &["-i", &path, &format!("CARGO_HOME={}", dir.0.display()), "contrib/just.sh", "demo"]))
+}
+
+#[test]
+fn what_apt_says_is_passed_on_where_it_cannot_install() {
+    let refused = brought("just-refused", "echo 'W: slow' >&2; echo \"E: no $1 today\" >&2; exit 100");
+    assert!(refused.contains("just.sh: apt cannot install just: E: no update today"), "{refused}");
+    let unknown = brought("just-unknown", "[ $1 = update ] || { echo 'E: Unable to locate package' >&2; exit 100; }");
+    assert!(unknown.contains("just.sh: apt cannot install just: E: Unable to locate package"), "{unknown}");
+    assert!(unknown.contains("building just from crates.io"), "the next way is tried: {unknown}");
+}
+
 /// Makes a release where nothing is built: the programs that it calls do nothing, but lintian ends with this code.
 fn released(name: &str, lintian: u8) -> (bool, String, bool) {
     let dir = Dir::new(name);
