@@ -130,9 +130,11 @@ fn input_and_output_are_complete(t: &T) -> Verdict {
 fn a_terminal_has_its_size(t: &T) -> Verdict {
     let script = r#"
         in_terminal() { script -qec "stty rows 33 cols 77; $*" /dev/null </dev/null | tr -d '\r\000' | sed 's/^^@//'; }
-        in_terminal pm run --rm -it --network none bb sh -c "'sleep 0.3; stty size; exit 5'"
+        # podman sends the size when the process runs.
+        sized='i=0; until stty size 2>/dev/null | grep -q 77 || [ $i = 200 ]; do i=$((i+1)); sleep 0.05; done'
+        in_terminal pm run --rm -it --network none bb sh -c "'$sized; stty size; exit 5'"
         pm run -d --name c --network none bb sleep 100 >/dev/null
-        in_terminal pm exec -it c sh -c "'stty size; tty'""#;
+        in_terminal pm exec -it c sh -c "'$sized; stty size; tty'""#;
     podman(t, script, "33 77\n33 77\n/dev/pts/0\n")
 }
 
