@@ -169,7 +169,9 @@ impl Bench {
 impl Drop for Bench {
     fn drop(&mut self) {
         for file in ["pidfile", "conmon.pid"] {
-            if let Ok(pid) = self.text(file).parse::<i32>() {
+            // The number of a process that was reaped may be another's.
+            let is_ours = |pid: &i32| fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd == self.dir);
+            if let Some(pid) = self.text(file).parse::<i32>().ok().filter(is_ours) {
                 let _ = Command::new("kill").args(["-9", &pid.to_string()]).stderr(Stdio::null()).status();
             }
         }

@@ -35,6 +35,10 @@ fi
 
 script() { sed -n 's/.*"script": *"\([^"]*\)".*/\1/p' "$1"; }
 alive() { kill -0 "$1" 2>/dev/null && ! grep -q '^State:.Z' "/proc/$1/status" 2>/dev/null; }
+# Whether this is a process of the container, and not another with the number of one that was reaped.
+is_ours() {
+    grep -qsz "^FAKE_CONTAINER=$dir\$" "/proc/$1/environ" || grep -qsF "$0" "/proc/$1/cmdline"
+}
 
 # A shell gives what it puts into the background no input of its own accord.
 exec 3<&0
@@ -42,7 +46,7 @@ case $verb in
     create)
         mkdir "$dir"
         mkfifo "$dir/start"
-        ( read -r _ < "$dir/start"; exec sh "$(script "$bundle/config.json")" 3<&- ) <&3 &
+        ( read -r _ < "$dir/start"; FAKE_CONTAINER=$dir exec sh "$(script "$bundle/config.json")" 3<&- ) <&3 &
         echo $! > "$dir/pid"
         printf %s $! > "$pid_file"
         ;;
@@ -55,7 +59,7 @@ case $verb in
         mkfifo "$pid_file.gate"
         exec 4<>"$pid_file.gate" 5<"$pid_file.gate"
         rm "$pid_file.gate"
-        ( exec 4>&-; read -r _ <&5 || :; exec sh "$text" 3<&- 5<&- ) <&3 &
+        ( exec 4>&-; read -r _ <&5 || :; FAKE_CONTAINER=$dir exec sh "$text" 3<&- 5<&- ) <&3 &
         echo $! >> "$dir/execs"
         printf %s $! > "$pid_file"
         ;;
@@ -69,7 +73,7 @@ case $verb in
     delete)
         [ -d "$dir" ] || { echo "container does not exist" >&2; exit 1; }
         for pid in $(cat "$dir/pid" "$dir/execs" 2>/dev/null); do
-            if [ -n "$force" ]; then kill -9 "$pid" 2>/dev/null || true; fi
+            if [ -n "$force" ] && is_ours "$pid"; then kill -9 "$pid" 2>/dev/null || true; fi
         done
         rm -r "$dir"
         ;;

@@ -13,8 +13,8 @@ pub const ALONE: &str = "--alone";
 /// Status of a program of libtest whose tests failed. cargo(1) takes any other for a program that died.
 pub const FAILED: u8 = 101;
 
-/// How long a test may run. It reports itself what it has waited for in vain for two minutes.
-const LONGEST: Duration = Duration::from_secs(600);
+/// How long a test may run on a busy machine. It reports itself what it has waited for in vain for two minutes.
+const LONGEST: Duration = Duration::from_secs(1800);
 
 /// What the caller of the program wishes.
 pub struct Wishes {

@@ -36,6 +36,12 @@ pub const TESTS: &[Test] = tests![
     a_status_that_the_engine_has_taken_is_not_written_again,
 ];
 
+/// A process that ends when the test has made the file `end`, on a machine of any speed.
+const WHEN_TOLD: &str = "until [ -e end ]; do sleep 0.05; done";
+
+/// A call of the runtime that ends when the shim has reaped init.
+const AFTER_THE_END: &str = "while kill -0 \"$(cat init.is)\" 2>/dev/null; do sleep 0.05; done";
+
 /// podman removes the second directory when it has learnt of the end, and may have started the container again by the
 /// time of another try: the status would be that of its new life.
 fn a_status_that_the_engine_has_taken_is_not_written_again() {
@@ -110,6 +116,7 @@ fn an_orphan_behind_a_child_of_the_front_end_is_reaped_after_it() {
     let mut rig = Rig::new();
     let mut ours = Command::new("true").spawn().expect("started");
     rig.core.keep_child(ours.id() as i32);
+    rig.turns_until("the end of ours", |_| zombies().len() == 1);
     rig.run("(sleep 0.1 & sleep 0.1 &); exec sleep 1000", Stdio::default());
     rig.turns_until("two orphans behind ours", |_| zombies().len() == 3);
     ours.wait().expect("reaped");
@@ -161,10 +168,11 @@ fn every_delete_is_answered() {
 
 fn a_pause_that_ends_late_does_not_bring_back_the_dead() {
     let mut rig = Rig::new();
-    rig.script("on-pause", "sleep 0.5");
-    rig.run("sleep 0.2", Stdio::default());
+    rig.script("on-pause", AFTER_THE_END);
+    rig.run(WHEN_TOLD, Stdio::default());
     let arguments = vec!["pause".into()];
     let pause = rig.ask(Request::Call { container: "c".into(), arguments, then: Some(Phase::Paused) });
+    rig.script("end", "");
     rig.exit(&init());
     rig.answer(pause).expect("paused");
     assert_eq!(rig.core.state(&init()).expect("known").phase, Phase::Stopped);
@@ -242,10 +250,11 @@ fn a_hanging_exec_does_not_hold_back_the_end_of_init() {
     let timeouts = Timeouts { long: NEVER, short: Duration::from_secs(1) };
     let mut rig = Rig::with(|container| container.timeouts = timeouts);
     rig.script("on-exec", "exec sleep 1000");
-    rig.run("sleep 0.3; exit 4", Stdio::default());
+    rig.run(&format!("{WHEN_TOLD}; exit 4"), Stdio::default());
     let new = rig.new_process("e", "", Stdio::default());
     rig.done(Request::AddExec(new)).expect("added");
     let hanging = rig.ask(Request::Start(ProcessId::of("c", "e")));
+    rig.script("end", "");
     assert_eq!(rig.exit(&init()), Some(Exit::Code(4)));
     assert_eq!(rig.answer(hanging).expect_err("killed").code, Code::TimedOut);
 }
@@ -253,11 +262,12 @@ fn a_hanging_exec_does_not_hold_back_the_end_of_init() {
 /// Without a PID namespace of the container's own, nobody else would kill the exec.
 fn an_exec_that_joins_after_the_end_of_init_is_killed() {
     let mut rig = Rig::with(|container| container.kill_on_exit = true);
-    rig.script("on-exec", "sleep 0.5");
-    rig.run("sleep 0.2", Stdio::default());
+    rig.script("on-exec", AFTER_THE_END);
+    rig.run(WHEN_TOLD, Stdio::default());
     let new = rig.new_process("e", "exec sleep 1000", Stdio::default());
     rig.done(Request::AddExec(new)).expect("added");
     let _ = rig.ask(Request::Start(ProcessId::of("c", "e")));
+    rig.script("end", "");
     assert_eq!(rig.exit(&ProcessId::of("c", "e")), Some(Exit::Signal(9)));
     rig.exit(&init());
 }

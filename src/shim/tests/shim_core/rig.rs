@@ -31,6 +31,8 @@ while [ $# -gt 0 ]; do
   shift
 done
 cd "${0%/*}" || exit 1
+# The shim has reaped what is not its child any more, and another process may have the number.
+is_ours() { read -r _ _ _ parent _ <"/proc/$1/stat" && [ "$parent" = "$PPID" ]; } 2>/dev/null
 exec 3<&0
 if [ -e "on-$verb" ]; then . "./on-$verb"; fi
 case $verb in
@@ -40,8 +42,8 @@ case $verb in
     if [ -n "$console" ]; then "$SHIM_CORE" --terminal "$console" sh "$program" >"$pid_file"
     else "$SHIM_CORE" --detached "$pid_file" sh "$program" <&3 3<&-
     fi ;;
-  kill) [ "$all" ] || pids=$(cat init.is); kill -9 $pids ${all:+$(cat ./*.pid)} ;;
-  delete) kill -9 "$(cat init.is)" 2>/dev/null; : ;;
+  kill) for pid in $(cat ${all:+./*.pid} ${all:-init.is}); do is_ours "$pid" && kill -9 "$pid"; done ;;
+  delete) is_ours "$(cat init.is)" && kill -9 "$(cat init.is)"; : ;;
 esac
 "#;
 
@@ -71,6 +73,8 @@ impl Rig {
 
     pub fn with(change: impl FnOnce(&mut Container)) -> Rig {
         let dir = std::env::temp_dir().join(format!("windlass-core-{}", std::process::id()));
+        // A test that failed has left its directory, and numbers of processes come again.
+        let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(&dir).expect("a directory");
         let binary = dir.join("runtime");
         fs::write(&binary, RUNTIME).expect("a runtime");
@@ -220,12 +224,15 @@ impl Drop for Rig {
             let last = &self.reported[self.reported.len().saturating_sub(20)..];
             eprintln!("what the loop reported last: {last:#?}");
         } else {
-            let _ = Command::new("sh")
-                .arg("-c")
-                .arg("kill -9 $(cat init.is 2>/dev/null) 2>/dev/null")
-                .current_dir(&self.dir)
-                .status();
-            let _ = fs::remove_dir_all(&self.dir);
+            // Through its pidfd, because the number of a process that was reaped may be another's.
+            let _ = self.core.signal(&init(), libc::SIGKILL, false);
+            // A process that is being killed may still make a file.
+            for _ in 0..100 {
+                if fs::remove_dir_all(&self.dir).is_ok() {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(10));
+            }
         }
     }
 }
