@@ -15,10 +15,12 @@ tree=$PWD/target/bare/$suite
 mirror=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
 if [ ! -e "$tree/etc/debian_version" ]; then
     mkdir -p target/bare
-    rm -rf --one-file-system "$tree"
+    # It has another name until it is whole: one whose making was interrupted is made anew.
+    rm -rf --one-file-system "$tree" "$tree.new"
     # rustup's instructions need a program to download with, and certificates.
     mmdebstrap --quiet --variant=minbase --include=ca-certificates,curl,git --aptopt='Acquire::Check-Valid-Until "false"' \
-        "$suite" "$tree" "$mirror"
+        "$suite" "$tree.new" "$mirror"
+    mv "$tree.new" "$tree"
 fi
 
 work=$(mktemp -d "${TMPDIR:-/var/tmp}/windlass-bare.XXXXXX")

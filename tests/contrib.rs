@@ -22,6 +22,21 @@ impl Dir {
         self
     }
 
+    /// A shell script under this name.
+    fn script(&self, name: &str, text: &str) -> &Dir {
+        let to = self.0.join(name);
+        fs::create_dir_all(to.parent().expect("a parent")).expect("a directory");
+        fs::write(to, format!("#!/bin/sh\n{text}\n")).expect("written");
+        assert!(self.run("chmod", &["755", name]).status.success());
+        self
+    }
+
+    /// Runs a program where the scripts in this directory stand for others.
+    fn run_with_scripts(&self, program: &str, words: &[&str]) -> Output {
+        let path = format!("PATH={}:{}", self.0.display(), std::env::var("PATH").unwrap_or_default());
+        self.run("env", &[&[&path, program], words].concat())
+    }
+
     fn run(&self, program: &str, words: &[&str]) -> Output {
         let mut command = Command::new(program);
         command.args(words).current_dir(&self.0).env("GIT_CONFIG_GLOBAL", "/dev/null").env_remove("CARGO_TARGET_DIR");
@@ -68,12 +83,10 @@ fn brought(name: &str, apt: &str) -> String {
         ("rustc", "echo host: none"),
         ("python3", "exit 1"),
     ];
-    let bin = dir.0.join("bin");
-    fs::create_dir(&bin).expect("a directory");
     for (program, text) in programs {
-        fs::write(bin.join(program), format!("#!/bin/sh\n{text}\n")).expect("written");
-        assert!(dir.run("chmod", &["755", &format!("bin/{program}")]).status.success());
+        dir.script(&format!("bin/{program}"), text);
     }
+    let bin = dir.0.join("bin");
     let path = std::env::var_os("PATH").expect("PATH");
     for program in ["sh", "dirname", "sed", "grep", "tail"] {
         let found = std::env::split_paths(&path).map(|dir| dir.join(program)).find(|path| path.exists());
@@ -109,14 +122,12 @@ fn released(name: &str, lintian: u8) -> (bool, String, bool) {
         ("lintian", format!("echo \"lintian $*\"; exit {lintian}")),
     ];
     for (name, text) in programs {
-        fs::write(dir.0.join(name), format!("#!/bin/sh\n{text}\n")).expect("written");
-        assert!(dir.run("chmod", &["755", name]).status.success());
+        dir.script(name, &text);
     }
     let architecture = std::env::consts::ARCH;
     let library = format!("lib/rustlib/{architecture}-unknown-linux-musl/lib");
     fs::create_dir_all(dir.0.join(library)).expect("a directory");
-    let path = format!("PATH={}:{}", dir.0.display(), std::env::var("PATH").unwrap_or_default());
-    let output = dir.run("env", &[&path, "contrib/release.sh", "--trial", architecture]);
+    let output = dir.run_with_scripts("contrib/release.sh", &["--trial", architecture]);
     (output.status.success(), said(&output), dir.0.join("target/dist/SHA256SUMS").exists())
 }
 
@@ -133,8 +144,7 @@ fn an_error_that_lintian_finds_in_a_package_is_one_of_the_release() {
 fn tested(name: &str, recipes: &str) -> (bool, String) {
     let dir = Dir::new(name);
     dir.copy("contrib/test.sh");
-    fs::write(dir.0.join("just"), format!("#!/bin/sh\ncase $1 in\n{recipes}\nesac\n")).expect("written");
-    assert!(dir.run("chmod", &["755", "just"]).status.success());
+    dir.script("just", &format!("case $1 in\n{recipes}\nesac"));
     let output = dir.run("contrib/test.sh", &["./just"]);
     (output.status.success(), said(&output))
 }
@@ -201,16 +211,9 @@ fn the_picture_of_the_readme_shows_the_recorded_figures() {
 fn set_up(name: &str, user: u32) -> (Output, String) {
     let dir = Dir::new(name);
     dir.copy("integration/apt.sh").copy("integration/guests/setup.sh");
-    let programs = [
-        ("id", format!("#!/bin/sh\necho {user}\n")),
-        ("apt-get", "#!/bin/sh\necho \"$1\" >> called\n[ \"$1\" = update ] || grep -q update called\n".to_owned()),
-    ];
-    for (name, text) in programs {
-        fs::write(dir.0.join(name), text).expect("written");
-        assert!(dir.run("chmod", &["755", name]).status.success());
-    }
-    let path = format!("PATH={}:{}", dir.0.display(), std::env::var("PATH").unwrap_or_default());
-    let output = dir.run("env", &[&path, "integration/guests/setup.sh", "none"]);
+    dir.script("id", &format!("echo {user}"));
+    dir.script("apt-get", "echo \"$1\" >> called\n[ \"$1\" = update ] || grep -q update called");
+    let output = dir.run_with_scripts("integration/guests/setup.sh", &["none"]);
     (output, fs::read_to_string(dir.0.join("called")).unwrap_or_default())
 }
 
@@ -223,4 +226,17 @@ fn a_script_that_installs_names_the_packages_or_looks_for_them_anew() {
     let (installed, called) = set_up("setup-root", 0);
     assert!(installed.status.success(), "{}", said(&installed));
     assert_eq!(called.split_whitespace().collect::<Vec<_>>(), ["install", "update", "install"]);
+}
+
+#[test]
+fn a_tree_whose_making_was_interrupted_is_made_anew() {
+    let dir = Dir::new("bare");
+    dir.copy("contrib/bare.sh").script("git", "exit 1");
+    let unpack =
+        "for word; do tree=$before before=$word; done; mkdir -p \"$tree/etc\"; : > \"$tree/etc/debian_version\"";
+    dir.script("mmdebstrap", &format!("echo made >> calls; {unpack}; exit 1"));
+    for calls in 1..=2 {
+        assert!(!dir.run_with_scripts("contrib/bare.sh", &["none"]).status.success());
+        assert_eq!(fs::read_to_string(dir.0.join("calls")).expect("calls").lines().count(), calls);
+    }
 }
