@@ -1,7 +1,7 @@
 //! config-linux.md, "Devices" and "Allowed Device list".
 
 use crate::kit::stop::Context;
-use crate::kit::{Bundle, Ran, T, Verdict};
+use crate::kit::{Bundle, Need, Ran, T, Verdict};
 use crate::{chapter, ensure, ensure_eq};
 use serde_json::{Value, json};
 
@@ -13,6 +13,8 @@ chapter! { "devices":
     fifos_may_be_made,
     an_existing_file_of_another_type_is_refused,
     an_existing_node_of_the_same_kind_is_accepted,
+    an_existing_node_of_another_device_is_refused,
+    a_link_is_no_place_for_a_device_of_the_host [Need::Windlass],
     a_node_without_a_directory_makes_it,
     the_allow_list_denies_what_it_does_not_name,
     the_allow_list_permits_what_it_names,
@@ -134,6 +136,27 @@ fn an_existing_node_of_the_same_kind_is_accepted(t: &T) -> Verdict {
     let mut node = device("/dev/null", "c", 1, 3);
     node["fileMode"] = json!(0o666);
     t.run(&t.bundle()?.set("/linux/devices", json!([node])))?.ok()?;
+    Ok(())
+}
+
+fn an_existing_node_of_another_device_is_refused(t: &T) -> Verdict {
+    use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+    let bundle = t.bundle()?.set("/linux/devices", json!([device("/opt-zero", "c", 1, 5)]));
+    mknod(&bundle.rootfs().join("opt-zero"), SFlag::S_IFCHR, Mode::from_bits_truncate(0o666), makedev(1, 7))?;
+    t.run(&bundle)?.code_is(1)?.stderr_has("/opt-zero")?;
+    Ok(())
+}
+
+/// In a user namespace, devices of the host are bound.
+fn a_link_is_no_place_for_a_device_of_the_host(t: &T) -> Verdict {
+    let bundle = super::namespaces::user_namespace(t)?.edit(|spec| {
+        let mounts = spec["mounts"].as_array_mut().into_iter();
+        mounts.for_each(|mounts| mounts.retain(|m| !m["destination"].as_str().unwrap_or_default().starts_with("/dev")));
+    });
+    let dev = bundle.rootfs().join("dev");
+    std::fs::set_permissions(&dev, std::os::unix::fs::PermissionsExt::from_mode(0o777))?;
+    std::os::unix::fs::symlink("../etc/passwd", dev.join("null"))?;
+    t.run(&bundle)?.code_is(1)?.stderr_has("/dev/null")?;
     Ok(())
 }
 

@@ -16,6 +16,7 @@ chapter! { "filesystems":
     a_bind_on_the_root_is_the_root,
     a_later_bind_leaves_rbind_recursive,
     words_for_access_times_add_up,
+    words_that_only_mount_2_knows_leave_the_others_as_they_are [Need::Windlass],
     paths_named_twice_are_restricted_once,
     tmpcopyup_keeps_extended_attributes,
     tmpcopyup_keeps_the_capabilities_of_a_file_that_is_not_roots,
@@ -109,6 +110,21 @@ fn words_for_access_times_add_up(t: &T) -> Verdict {
     t.host("umount", &["-l", &data.display().to_string()])?;
     let kept = options(&ran?.ok()?.stdout, "/mnt");
     ensure!(kept.iter().filter(|flag| ["noatime", "nodiratime"].contains(&flag.as_str())).count() == 2, "{kept:?}");
+    Ok(())
+}
+
+/// `silent` is a flag of mount(2) alone, so the whole filesystem is mounted by that call.
+fn words_that_only_mount_2_knows_leave_the_others_as_they_are(t: &T) -> Verdict {
+    let of_the_mount = ["nosuid", "nodev", "noexec", "noatime", "nodiratime", "nosymfollow"];
+    let of_the_filesystem = ["sync", "dirsync", "lazytime"];
+    for (word, field) in of_the_mount.map(|word| (word, 0)).into_iter().chain(of_the_filesystem.map(|word| (word, 1))) {
+        let bundle = t.bundle()?.mount(tmpfs("/mnt", &["silent", word])).args(&["/bin/cat", "/proc/self/mountinfo"]);
+        let ran = t.run(&bundle)?.ok().context(word)?;
+        let line = ran.stdout.lines().rfind(|line| line.split(' ').nth(4) == Some("/mnt")).unwrap_or_default();
+        let fields = [line.split(' ').nth(5), line.split(' ').next_back()];
+        let shown = fields[field].is_some_and(|words| words.split(',').any(|shown| shown == word));
+        ensure!(shown, "{word} is not in {line:?}");
+    }
     Ok(())
 }
 

@@ -1,12 +1,15 @@
 //! config.md, "POSIX-platform Hooks"; runtime.md, "Lifecycle", steps 4 to 13.
 
+use crate::kit::machine::{field, text};
 use crate::kit::stop::Context;
 use crate::kit::wait::eventually;
 use crate::kit::{Bundle, Container, Need, T, Verdict};
 use crate::{chapter, ensure, ensure_eq};
 use serde_json::{Value, json};
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 chapter! { "hooks":
@@ -37,6 +40,7 @@ chapter! { "hooks":
     hooks_have_the_umask_of_the_caller,
     a_hook_need_not_read_its_state,
     a_delete_that_dies_in_a_poststop_hook_can_be_repeated [Need::Windlass],
+    a_run_that_is_killed_during_a_hook_leaves_nothing_running [Need::Windlass],
 }
 
 const KINDS: [&str; 6] = ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
@@ -361,5 +365,33 @@ fn a_delete_that_dies_in_a_poststop_hook_can_be_repeated(t: &T) -> Verdict {
     fs::write(t.path("again"), "")?;
     container.delete()?;
     ensure_eq!(recorded(t), "ran\nran\n", "the hook");
+    Ok(())
+}
+
+/// The kernel takes the parent-death signal away when the ids change, and hooks of startContainer run after that.
+fn a_run_that_is_killed_during_a_hook_leaves_nothing_running(t: &T) -> Verdict {
+    for uid in [0, 1000] {
+        let dir = t.path(&format!("of-{uid}"));
+        fs::create_dir(&dir)?;
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o777))?;
+        let bundle = t.bundle()?.bind(&dir, "/mnt", &["bind"]).set("/process/user/uid", json!(uid));
+        let bundle = with(bundle, "startContainer", json!([hook("echo >/mnt/runs; sleep 1000")]));
+        bundle.write()?;
+        let id = t.id();
+        let mut command = t.command();
+        command.args(["run", "--bundle"]).arg(&bundle.dir).arg(&id).stdin(Stdio::null());
+        let mut run = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+        eventually("the hook", || dir.join("runs").exists().then_some(()))?;
+        let children = text(format!("/proc/{0}/task/{0}/children", run.id()));
+        let init: i32 = children.trim().parse().context(format!("the children of run: {children:?}"))?;
+        run.kill()?;
+        run.wait()?;
+        let ended = eventually("the end of init", || {
+            let state = field(&text(format!("/proc/{init}/status")), "State");
+            (state.is_empty() || state.starts_with('Z')).then_some(())
+        });
+        t.runtime(&["delete", "--force", &id])?.ok()?;
+        ended.context(format!("user {uid}"))?;
+    }
     Ok(())
 }

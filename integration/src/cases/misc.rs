@@ -4,6 +4,7 @@ use crate::kit::stop::skip;
 use crate::kit::{T, Verdict};
 use crate::{chapter, ensure, ensure_eq};
 use serde_json::json;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
@@ -95,6 +96,9 @@ fn notify_socket_passes_readiness_on(t: &T) -> Verdict {
     let root = format!("/proc/{}/root", container.pid()?);
     let inside = crate::kit::machine::text(format!("/proc/{}/environ", container.pid()?));
     let name = inside.split('\0').find_map(|entry| entry.strip_prefix("NOTIFY_SOCKET=")).unwrap_or_default();
+    // The payload may be of any user.
+    let mode = std::fs::metadata(format!("{root}{name}"))?.permissions().mode();
+    ensure_eq!(mode & 0o222, 0o222, "who may write to the socket: {mode:o}");
     UnixDatagram::unbound()?.send_to(b"READY=1", format!("{root}{name}"))?;
     let mut buffer = [0; 256];
     let length = socket.recv(&mut buffer)?;

@@ -293,9 +293,12 @@ fn a_stopped_shim_is_named_and_can_be_deleted(t: &T) -> Verdict {
 /// After a power failure a name has its old content or its whole new one, and a reported end is still there (fsync(2),
 /// "NOTES").
 fn a_record_is_on_the_disk_before_it_has_its_name(t: &T) -> Verdict {
-    let c = shim::run(t, &t.bundle()?.args(&["/bin/sleep", "1000"]), &[])?;
+    let log = t.path("log");
+    let bundle = t.bundle()?.args(&["/bin/sleep", "1000"]);
+    let c = shim::run(t, &bundle, &["--log", &format!("k8s:{}", log.display())])?;
     let trace = t.path("trace");
-    let traced = Traced::start(c.pid(), &trace, &["-f", "-y", "-e", "trace=fsync,rename,renameat,renameat2"])?;
+    let words = ["-f", "-y", "-e", "trace=fsync,fdatasync,rename,renameat,renameat2"];
+    let traced = Traced::start(c.pid(), &trace, &words)?;
     t.runtime(&["kill", &c.id, "KILL"])?.ok()?;
     eventually("the record", || c.file("exit.json").exists().then_some(()))?;
     drop(c.line("delete", &["--force"])?);
@@ -308,6 +311,10 @@ fn a_record_is_on_the_disk_before_it_has_its_name(t: &T) -> Verdict {
         return fail(format!("no rename in {told}"));
     };
     ensure!(at > 0 && calls[at - 1] == "fsync", "before the rename: {told}");
+    // Who has learnt of the end reads the log.
+    let of_log = |line: &str| line.contains("fdatasync(") && line.contains(&format!("<{}>", log.display()));
+    let (synced, renamed) = (told.lines().position(of_log), told.lines().position(|line| line.contains("rename")));
+    ensure!(synced.is_some_and(|synced| Some(synced) < renamed), "the log before the record: {told}");
     ensure!(calls.get(at + 1).is_some_and(|call| call == "fsync"), "after the rename: {told}");
     Ok(())
 }

@@ -134,8 +134,10 @@ fn what_the_caller_gave_stays_the_callers(t: &T) -> Verdict {
 
 const AGAIN: &str = "echo out >/dev/stdout && echo err >/dev/stderr";
 
+/// In a user namespace every user of the host that is not mapped there seems to be 65534, which may also be a user of the
+/// container.
 fn the_program_can_open_its_output_again(t: &T) -> Verdict {
-    for (user_namespace, uid) in [(false, USER), (true, 0), (true, USER)] {
+    for (user_namespace, uid) in [(false, USER), (true, 0), (true, USER), (true, 65534)] {
         let what = format!("user {uid}, user namespace: {user_namespace}");
         let output = verb(t, &bundle(t, AGAIN, user_namespace, uid)?, &["run"], &t.id())?.output()?;
         ensure_eq!((&output.stdout[..], &output.stderr[..]), (&b"out\n"[..], &b"err\n"[..]), "run, {what}");
