@@ -384,20 +384,22 @@ fn what_a_client_has_typed_before_it_left_is_not_lost() {
     for (framing, reads) in [(Framing::Packet, true), (Framing::Packet, false), (Framing::Stream, false)] {
         let (mut rig, word) = rig_with_fifo();
         let stdin = Stdin::Attach { leave_open: true };
-        let script =
-            "read -r _ <fifo; echo one; read -r _ <fifo; echo two; : >written; read -r line; echo \"$line\" >got";
+        let script = "exec 3<fifo; read -r _ <&3; echo one; read -r _ <&3; echo two; : >written
+            read -r line; echo \"$line\" >got";
         rig.run(script, Stdio { stdin, stdout: Output::Attach, ..Stdio::default() });
         let (ours, theirs) = match framing {
             Framing::Packet => windlass_sys::socket::pair().expect("a pair"),
             _ => std::os::unix::net::UnixStream::pair().map(|(a, b)| (a.into(), b.into())).expect("a pair"),
         };
         rig.core.attach(&init(), ours, framing).expect("attached");
-        fs::write(&word, "go\n").expect("written");
+        // Both sides keep the FIFO open: a second opening could meet the end of the first.
+        let mut word = fs::File::options().write(true).open(&word).expect("opened");
+        std::io::Write::write_all(&mut word, b"go\n").expect("written");
         rig.turns_until("output", |_| stream::waiting(theirs.as_fd()) > 0);
         if reads {
             let _ = windlass_sys::socket::receive_now(theirs.as_fd(), &mut [0; 64]);
         }
-        fs::write(&word, "go\n").expect("written");
+        std::io::Write::write_all(&mut word, b"go\n").expect("written");
         let written = rig.dir.join("written");
         let deadline = Instant::now() + TIMEOUT;
         // The loop stands still, so that it finds output and input at once.
