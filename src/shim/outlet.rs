@@ -122,6 +122,10 @@ impl Outlet {
             self.hold = Hold::Released { message: held };
         } else {
             self.deliver(&held, context);
+            // Only a pump watches for what the rest waits for.
+            if self.backlog != Backlog::None {
+                self.pump(context);
+            }
         }
     }
 

@@ -18,6 +18,7 @@ pub const TESTS: &[Test] = tests![
     an_end_of_input_behind_a_full_pipe_is_waited_for_without_turning,
     a_reader_that_comes_after_the_end_gets_all_and_then_its_end,
     many_small_writes_fill_the_fifo,
+    what_was_held_back_waits_for_room_in_the_fifo,
     a_reader_that_is_away_holds_the_process_back_and_loses_nothing,
     the_end_is_told_without_waiting_for_a_reader,
     the_end_of_a_process_that_was_held_back_is_told_and_all_it_wrote_is_there,
@@ -89,6 +90,32 @@ fn many_small_writes_fill_the_fifo() {
     rig.run("for i in $(seq 40); do echo $i; sleep 0.01; done; exec sleep 1000", to_fifo(&out));
     let wanted: String = (1..=40).map(|n| format!("{n}\n")).collect();
     rig.turns_until("forty lines", |_| stream::waiting(file.as_fd()) == wanted.len());
+}
+
+/// Both streams of an exec go to one fifo, which its output fills while the runtime is still at work. What is on
+/// standard error may until then be the runtime's own.
+fn what_was_held_back_waits_for_room_in_the_fifo() {
+    let (mut rig, out) = rig_with_fifo();
+    rig.run("exec sleep 1000", Stdio::default());
+    let make = "\"$SHIM_CORE\" --detached \"$pid_file\" sh \"$program\" <&3 3<&-";
+    rig.script("on-exec", &format!("{make}; until [ -e full ]; do sleep 0.05; done; exit 0"));
+    let fifo = || Output::Fifo(out.clone());
+    let script = "echo hello >&2; head -c 200000 /dev/zero; exec sleep 1000";
+    let new = rig.new_process("e", script, Stdio { stdout: fifo(), stderr: fifo(), ..Stdio::default() });
+    rig.done(Request::AddExec(new)).expect("added");
+    let file = reader(&out);
+    let started = rig.ask(Request::Start(ProcessId::of("c", "e")));
+    rig.turns_until("a full fifo", |_| stream::waiting(file.as_fd()) == 65_536);
+    rig.script("full", "");
+    rig.answer(started).expect("started");
+    let (mut text, mut buffer) = (Vec::new(), [0; 4096]);
+    rig.turns_until("all of it", |_| {
+        while let Ok(Moved::Bytes(n)) = stream::read(file.as_fd(), &mut buffer) {
+            text.extend_from_slice(&buffer[..n]);
+        }
+        text.len() == 200_006
+    });
+    rig.done(Request::Kill { process: ProcessId::of("c", "e"), signal: 9, all: false }).expect("killed");
 }
 
 /// The room must be at least that of the pipe and the fifo together.
