@@ -202,7 +202,7 @@ bench-checkpoint *args: build
 bench peer="runc" *args: build suite
     {{integration}} --bench --runtime {{windlass}} --compare {{peer}} {{args}}
     # The figures of the shim beside containerd's own; without containerd these cases are skipped.
-    {{integration}} --runtime {{windlass}} --shim {{shim}} shim_measures::
+    {{integration}} --runtime {{windlass}} --shim {{shim}} shim_measures:: shim_spool::no_write_waits
 
 # A hundred probes a second below the shim, for ten minutes: their cost, and whether anything is left or lost; needs root
 probes seconds="600": build suite

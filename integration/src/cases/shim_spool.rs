@@ -197,22 +197,24 @@ fn what_nobody_has_read_goes_with_the_task(t: &T) -> Verdict {
     engine.is_clean()
 }
 
-/// Takes the longest write of the best of three rounds, because other work on the machine makes each write longer.
+/// Takes the longest write of the best of three rounds, because other work on the machine makes each write longer. With
+/// `--long` the machine is quiet, and the longest write of all rounds counts.
 fn no_write_waits_while_there_is_room(t: &T) -> Verdict {
     let engine = Engine::start(t)?;
-    let mut best = u64::MAX;
+    let (mut best, mut worst) = (u64::MAX, 0);
     for round in 0..3 {
         let id = format!("a{round}");
         let fifo = unread(t, &engine, &[], &id, &writer(15, 5))?;
         let (_, longest) = eventually("all is written", || result(t, &id))?;
         println!("the longest write: {longest} us");
-        best = best.min(longest);
+        (best, worst) = (best.min(longest), worst.max(longest));
         engine.wait_for(&id, "STOPPED")?;
         let mut bytes = Vec::new();
         File::open(fifo)?.read_to_end(&mut bytes).context("read")?;
         ensure_eq!(count(&bytes, 0)?, 15 * MIB / LINE, "lines");
         engine.remove(&id, 0)?;
     }
-    ensure!(best <= 10_000, "a write took {best} us");
+    let counts = if t.long { worst } else { best };
+    ensure!(counts <= 10_000, "a write took {counts} us");
     engine.is_clean()
 }
