@@ -27,6 +27,8 @@ mod logs;
 mod mariadb;
 mod network;
 mod outage;
+#[cfg(feature = "cri")]
+mod outage_cri;
 mod package;
 mod podman;
 mod restore;
@@ -69,6 +71,8 @@ pub fn of(engine: Engine) -> impl Iterator<Item = &'static Case> {
         cri_today::CASES,
         #[cfg(feature = "cri")]
         checkpoint_cri::CASES,
+        #[cfg(feature = "cri")]
+        outage_cri::CASES,
         #[cfg(feature = "cri")]
         kubernetes::CASES,
     ]

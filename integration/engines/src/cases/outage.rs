@@ -20,16 +20,21 @@ chapter! { [Docker, Containerd] "outage":
 const LINE: u64 = 4096;
 
 /// How long it may take to write and to read some hundred MiB on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(600);
+pub(super) const PATIENCE: Duration = Duration::from_secs(600);
 
 /// What a container writes.
-struct Lines {
-    count: u64,
+pub(super) struct Lines {
+    pub(super) count: u64,
     /// MiB a second.
     rate: u64,
 }
 
 impl Lines {
+    /// `rate` MiB a second during an absence of the daemon, and for some seconds after it.
+    pub(super) fn during(absence: Duration, rate: u64) -> Lines {
+        Lines { count: (absence.as_secs() + 4) * rate * (1 << 20) / LINE, rate }
+    }
+
     /// A script that prints the lines from `$i` to before `$to`.
     fn print() -> String {
         format!(
@@ -40,7 +45,7 @@ impl Lines {
     }
 
     /// The container's script.
-    fn script(&self) -> String {
+    pub(super) fn script(&self) -> String {
         let Lines { count, rate } = self;
         let tenth = rate * (1 << 20) / LINE / 10;
         format!(
@@ -51,7 +56,7 @@ impl Lines {
     }
 
     /// The sum of all of them.
-    fn sum(&self, s: &Session) -> Verdict<String> {
+    pub(super) fn sum(&self, s: &Session) -> Verdict<String> {
         s.host_sh_within(PATIENCE, &format!("{}; i=0 to={}; lines | sha256sum", Lines::print(), self.count))
     }
 }
@@ -70,7 +75,7 @@ fn is_whole(s: &Session, absence: Duration, rate: u64) -> Verdict {
     if s.below.shim.is_none() {
         return skip("it is the engine's own shim");
     }
-    let lines = Lines { count: (absence.as_secs() + 4) * rate * (1 << 20) / LINE, rate };
+    let lines = Lines::during(absence, rate);
     let found = match s.engine {
         Engine::Containerd => below_containerd(s, &lines, absence)?,
         _ => below_docker(s, &lines, absence)?,
