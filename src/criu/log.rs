@@ -41,6 +41,11 @@ const KNOWN: &[Explanation] = &[
         "pass --tcp-established or --tcp-close",
     ),
     known(
+        "In-flight connection (l)",
+        "a process listens, and has TCP connections that it has not accepted",
+        "pass --tcp-skip-in-flight, which loses them",
+    ),
+    known(
         "External socket is used",
         "a process has a unix socket whose other end is outside the container",
         "pass --ext-unix-sk for datagram sockets; a stream must be closed first",

@@ -172,6 +172,8 @@ fn files() -> Vec<Row> {
         ("a lock of the open file", lock(libc::F_OFD_SETLK), "pass --file-locks"),
         ("a lease", calls(&[&open("/l"), &call(libc::SYS_fcntl, "=0,1024,1")]), "pass --file-locks"),
         ("a traced child", calls(&["with-child", &call(libc::SYS_ptrace, "16902,=0,0,0")]), "is traced"),
+        // The real user id alone is another.
+        ("a process of another user", Calls(call(libc::SYS_setreuid, "1000,0")), "cannot be read"),
         (
             "guard pages",
             calls(&[

@@ -69,11 +69,22 @@ impl Descriptor {
     }
 }
 
+/// A reason why a TCP socket needs a flag, or cannot be dumped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tcp {
+    /// It is a connection.
+    Open,
+    /// It is a connection that the other end has begun to open.
+    Early,
+    /// It listens, and no process has accepted the connections in its queue.
+    Queue,
+}
+
 /// The sockets of the container's network namespace.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Sockets {
-    /// TCP connections by inode, and whether they are still being opened.
-    pub connections: BTreeMap<u64, bool>,
+    /// TCP sockets that cannot be dumped as they are, by inode.
+    pub connections: BTreeMap<u64, Tcp>,
     /// Unix sockets with the inode that each is connected to.
     pub peers: BTreeMap<u32, u32>,
     /// Netlink sockets with unread messages.
@@ -208,13 +219,17 @@ fn socket(owner: &str, inode: u64, protocol: &str, sockets: &Sockets, flags: &Fl
     if sockets.unread.contains(&inode) {
         return fails(format!("{owner} is a netlink socket with messages that nobody has read"), "read them first");
     }
-    if let Some(early) = sockets.connections.get(&inode) {
-        return match (early, flags.tcp_established, flags.tcp_skip_in_flight) {
-            (false, true, _) | (true, _, true) => None,
-            (true, ..) => {
-                fails(format!("{owner} is a TCP connection that is not open yet"), "pass --tcp-skip-in-flight")
-            }
-            (false, ..) => fails(format!("{owner} is an open TCP connection"), "pass --tcp-established"),
+    if let Some(connection) = sockets.connections.get(&inode) {
+        return match connection {
+            Tcp::Open if flags.tcp_established => None,
+            Tcp::Open => fails(format!("{owner} is an open TCP connection"), "pass --tcp-established"),
+            Tcp::Early => fails(format!("{owner} is a TCP connection that is not open yet"), "wait until it is open"),
+            // The flag leaves these connections out.
+            Tcp::Queue if flags.tcp_skip_in_flight => None,
+            Tcp::Queue => fails(
+                format!("{owner} listens, and has TCP connections that no process has accepted"),
+                "pass --tcp-skip-in-flight, which loses them",
+            ),
         };
     }
     let peer = u32::try_from(inode).ok().and_then(|inode| sockets.peers.get(&inode));
@@ -230,19 +245,23 @@ fn socket(owner: &str, inode: u64, protocol: &str, sockets: &Sockets, flags: &Fl
     }
 }
 
-/// The TCP connections in a table of `/proc/PID/net`.
-pub(crate) fn connections(table: &str) -> BTreeMap<u64, bool> {
-    let mut out = BTreeMap::new();
-    for line in table.lines().skip(1) {
+/// The TCP sockets in a table of `/proc/PID/net` that are more than bound, or waiting for connections.
+pub(crate) fn connections(table: &str) -> BTreeMap<u64, Tcp> {
+    let connection = |line: &str| {
         let columns: Vec<&str> = line.split_whitespace().collect();
-        let inode = columns.get(9).and_then(|word| word.parse::<u64>().ok()).filter(|inode| *inode != 0);
-        // 0A listens, 07 is closed; 02, 03 and 0C are not open yet (linux/tcp_states.h).
-        let state = columns.get(3).copied().unwrap_or_default();
-        if let Some(inode) = inode.filter(|_| !matches!(state, "0A" | "07")) {
-            out.insert(inode, matches!(state, "02" | "03" | "0C"));
+        let inode = columns.get(9)?.parse::<u64>().ok().filter(|inode| *inode != 0)?;
+        // 0A listens, and its receive queue is the number of these connections; 07 is closed; 02 has sent its SYN, which
+        // CRIU takes for an open one; 03 and 0C have got one (linux/tcp_states.h).
+        let (_, received) = columns.get(4)?.split_once(':')?;
+        match *columns.get(3)? {
+            "0A" if received.bytes().all(|digit| digit == b'0') => None,
+            "0A" => Some((inode, Tcp::Queue)),
+            "07" => None,
+            "03" | "0C" => Some((inode, Tcp::Early)),
+            _ => Some((inode, Tcp::Open)),
         }
-    }
-    out
+    };
+    table.lines().skip(1).filter_map(connection).collect()
 }
 
 /// The netlink sockets that hold messages, by a text of `/proc/net/netlink`.
@@ -314,10 +333,12 @@ mod tests {
             0: 0100007F:0016 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 11 1\n\
             1: 0100007F:0016 0100007F:8000 01 00000000:00000000 00:00000000 00000000     0        0 12 1\n\
             2: 0100007F:0016 0100007F:8001 02 00000000:00000000 00:00000000 00000000     0        0 13 1\n\
-            3: 0100007F:0016 0100007F:8002 06 00000000:00000000 00:00000000 00000000     0        0 0 3\n";
+            3: 0100007F:0016 0100007F:8002 06 00000000:00000000 00:00000000 00000000     0        0 0 3\n\
+            4: 0100007F:0016 0100007F:8003 03 00000000:00000000 00:00000000 00000000     0        0 14 1\n\
+            5: 0100007F:0050 00000000:0000 0A 00000000:00000002 00:00000000 00000000     0        0 15 1\n";
         let mut known = Sockets { connections: connections(tcp), ..Sockets::default() };
         known.peers = BTreeMap::from([(20, 21), (21, 20), (22, 99), (23, 0)]);
-        known.own = BTreeSet::from([11, 12, 13, 20, 21, 22, 23]);
+        known.own = BTreeSet::from([11, 12, 13, 14, 15, 20, 21, 22, 23]);
         let of =
             |inode: u32, protocol: &str| Descriptor { protocol: protocol.into(), ..file(&format!("socket:[{inode}]")) };
         let found = |inode: u32, flags: &Flags| descriptor("it", &of(inode, "TCP"), &known, flags);
@@ -325,9 +346,15 @@ mod tests {
         for inode in [11, 20, 21, 23] {
             assert_eq!(found(inode, &none), None, "{inode}");
         }
-        assert_eq!(found(12, &none).expect("open").help, "pass --tcp-established");
-        assert_eq!(found(12, &Flags { tcp_established: true, ..Flags::default() }), None);
-        assert_eq!(found(13, &none).expect("early").help, "pass --tcp-skip-in-flight");
+        let established = Flags { tcp_established: true, ..Flags::default() };
+        let skips = Flags { tcp_skip_in_flight: true, ..Flags::default() };
+        for inode in [12, 13] {
+            assert_eq!(found(inode, &skips).expect("open").help, "pass --tcp-established");
+            assert_eq!(found(inode, &established), None);
+        }
+        assert!(found(14, &skips).is_some() && found(14, &established).is_some(), "no flag helps");
+        assert!(found(15, &established).expect("waiting").help.contains("--tcp-skip-in-flight"));
+        assert_eq!(found(15, &skips), None);
         assert!(found(22, &none).expect("outside").what.contains("a process outside"));
         for (protocol, takes) in [("UNIX", true), ("NETLINK", true), ("UDPv6", true), ("ALG", false), ("", false)] {
             assert_eq!(descriptor("it", &of(50, protocol), &known, &none).is_none(), takes, "{protocol}");

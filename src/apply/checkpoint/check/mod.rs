@@ -9,6 +9,7 @@ mod settings;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 
+use nix::errno::Errno;
 use windlass_base::error::{Diagnostic, Error, Kind, Result, WithContext};
 use windlass_base::mount::MountAttributes;
 use windlass_base::mountinfo::Mounted;
@@ -19,7 +20,7 @@ use windlass_plan::mount_audit::{Shows, View, flags_of, views};
 use windlass_plan::restore::{ClaimedMount, Claims, mount_contradictions};
 use windlass_plan::{Action, Plan};
 use windlass_store::{Container, process_stat};
-use windlass_sys::{diag, process, socket, status};
+use windlass_sys::{diag, process, sched, socket, status};
 
 use super::elements::{self, Elements};
 use super::{THAW_INNER, group_of, lost};
@@ -212,6 +213,11 @@ fn session(init: i32, flags: &Flags, findings: &mut Vec<CheckpointObstacle>) {
 fn of_process(pid: i32, init: i32, paused: bool, findings: &mut Vec<CheckpointObstacle>) {
     if status::of(pid).is_some_and(|status| status.tracerpid != 0) {
         findings.push(finding(format!("{} is traced", named(pid)), "detach the debugger first"));
+    }
+    // CRIU reads all of them. The kernel allows either all or none.
+    if sched::hard_limit_of(pid, 0).is_err_and(|error| error.errno == Errno::EPERM) {
+        let what = format!("the resource limits of {}, a process of another user, cannot be read", named(pid));
+        findings.push(finding(what, "dump with CAP_SYS_RESOURCE"));
     }
     let waits = || !paused && process_stat(pid).is_ok_and(|stat| stat.is_some_and(|stat| stat.state == 'D'));
     if waits() {
