@@ -114,6 +114,12 @@ pub const KNOWN: &[Known] = &[
         reason: "docker 28 looks at the process before the start, and runc cannot make it before",
     },
     Known {
+        case: "podman::podman_checkpoint::a_connection_is_dumped_if_that_is_asked_for",
+        on: "runc",
+        releases: &["sid"],
+        reason: "runc leaves the loopback interface of a restored container down",
+    },
+    Known {
         case: "docker::limits::io_is_limited",
         on: "all",
         releases: &["trixie"],
