@@ -179,8 +179,10 @@ mod tests {
                 .arg(std::env::current_exe().expect("a program"))
                 .args(["--exact", name, "--test-threads=1"])
                 .env(INNER, "1")
-                .status();
-            assert!(inner.expect("started").success());
+                .output()
+                .expect("started");
+            let told = String::from_utf8_lossy(&inner.stdout);
+            assert!(inner.status.success() && told.contains("1 passed"), "{told}");
             return;
         }
         let sleep = || std::process::Command::new("sleep").arg("1000").spawn().expect("a process");
