@@ -123,3 +123,41 @@ fn still_running(pids: &[i32]) -> Error {
     let what = waiting::describe_all(pids);
     Error::new(Kind::Kernel, format!("container init still running after SIGKILL: {what}")).with_hint(waiting::HINT)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::Command;
+    use windlass_base::spec::Hooks;
+    use windlass_store::{InitProcess, State, Store, VERSION, process_stat};
+
+    /// Another container may have taken its id by then, and have a cgroup at its path.
+    #[test]
+    fn a_container_that_was_deleted_meanwhile_is_not_killed() {
+        let root = std::env::temp_dir().join(format!("windlass-kill-{}", std::process::id()));
+        let store = Store::make(&root).expect("a state root");
+        let mut process = Command::new("sleep").arg("1000").spawn().expect("a process");
+        let pid = process.id().cast_signed();
+        let start_time = process_stat(pid).expect("readable").expect("it runs").started().expect("known");
+        let state = serde_json::json!({
+            "version": VERSION, "id": "web", "ociVersion": "1.2.0", "bundle": "/", "rootfs": "/", "owner": "root",
+            "created": "2026-01-01T00:00:00Z",
+        });
+        let state: State = serde_json::from_value(state).expect("a state");
+        let init = InitProcess { pid, start_time };
+        let reservation = store.reserve("web").expect("free");
+        reservation.record(&state, b"{}", false).expect("recorded");
+        reservation.record_init(&init).expect("recorded");
+        let container = reservation.commit(state, init, Hooks::default()).expect("kept");
+        std::fs::remove_file(root.join("web")).expect("deleted");
+        kill_everything(&container, true).expect("left alone");
+        let refused = kill(&container, libc::SIGKILL, true).expect_err("refused");
+        assert_eq!(refused.kind(), Kind::NotFound);
+        assert!(process.try_wait().expect("waited").is_none(), "it was killed");
+        // Who holds the lock knows that it is the one.
+        kill_everything(&container, false).expect("killed");
+        assert_eq!(process.wait().expect("its end").signal(), Some(libc::SIGKILL));
+        std::fs::remove_dir_all(root).expect("removed");
+    }
+}

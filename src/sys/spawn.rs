@@ -345,8 +345,36 @@ mod tests {
     use nix::fcntl::OFlag;
     use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 
+    use super::super::process::Exit;
     use super::super::{fd, pipe};
     use super::*;
+
+    /// To the kernel the parent is the thread that has made the process.
+    #[test]
+    fn a_program_dies_with_its_parent_if_that_was_asked_for() {
+        let null = fd::open("/dev/null", OFlag::O_RDWR).expect("/dev/null");
+        let begun = |die_with_parent| {
+            let program = Spawn {
+                path: c"/bin/sleep",
+                arguments: &[c"sleep", c"1000"].map(CStr::to_owned),
+                environment: Environment::Given(&[]),
+                stdio: [null.as_fd(); 3],
+                preserve: &[],
+                extra: &[],
+                directory: None,
+                oom_score_adj: None,
+                die_with_parent,
+                session: true,
+                listen_pid: false,
+            };
+            std::thread::scope(|scope| scope.spawn(|| start(&program).expect("started")).join()).expect("no panic")
+        };
+        let (dies, stays) = (begun(true), begun(false));
+        assert_eq!(dies.wait(), Ok(Exit::Signal(libc::SIGKILL)));
+        assert_eq!(stays.try_wait(), Ok(None));
+        stays.kill();
+        stays.wait().expect("its end");
+    }
 
     #[test]
     fn a_program_begins_with_every_signal_unblocked_and_none_ignored() {

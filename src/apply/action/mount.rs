@@ -313,6 +313,38 @@ fn mount_old(
 mod tests {
     use super::*;
 
+    fn planned(kind: &str, source: &str, option: &str) -> Mount {
+        let document = serde_json::json!({
+            "ociVersion": "1.2.0",
+            "root": {"path": "rootfs"},
+            "process": {"args": ["sh"], "cwd": "/", "user": {"uid": 0, "gid": 0}},
+            "mounts": [{"destination": "/mnt", "type": kind, "source": source, "options": [option]}],
+            "linux": {"namespaces": [{"type": "mount"}]},
+        });
+        let spec = windlass_base::spec::parse(document.to_string().as_bytes(), "config.json").expect("valid");
+        let capabilities = windlass_base::capability::CapabilitySet::all();
+        let host = windlass_plan::Host { capabilities, ..windlass_plan::Host::default() };
+        let options = windlass_plan::Options { host, ..windlass_plan::Options::default() };
+        let plan = windlass_plan::create("box", &spec, &options).expect("planned");
+        let mounts = plan.init.into_iter().filter_map(|step| match step.action {
+            windlass_plan::Action::Mount(mount) if mount.destination.is("/mnt") => Some(mount),
+            _ => None,
+        });
+        mounts.last().expect("planned")
+    }
+
+    /// Otherwise the kernel would write to it, to replay its journal, before the mount is read-only.
+    #[test]
+    fn a_disk_that_is_mounted_read_only_is_so_for_its_filesystem_too() {
+        let given = |kind: &str, source, option| {
+            before(&planned(kind, source, option), source).any(|given| given == ("ro", None))
+        };
+        assert!(given("ext4", "/dev/sdb1", "ro"));
+        assert!(!given("ext4", "/dev/sdb1", "rw"));
+        // Files are made in it first.
+        assert!(!given("tmpfs", "tmpfs", "ro"));
+    }
+
     #[test]
     fn an_overlay_is_told_from_other_filesystems() {
         let failed = |errno| sys::SyscallError { call: "fsconfig(x, FSCONFIG_CMD_CREATE)".into(), errno }.context("it");

@@ -144,6 +144,30 @@ fn what_others_may_write_is_not_believed() {
     root.store().load("web").expect("nobody else writes there");
 }
 
+/// Others may not read it. The cleanup of a user's runtime directory leaves out what has the sticky bit.
+#[test]
+fn a_state_root_is_made_with_its_mode() {
+    let root = Root::new("made");
+    for path in [root.0.join("one"), root.0.join("two/three")] {
+        Store::make(&path).expect("made");
+        assert_eq!(std::fs::metadata(&path).expect("there").permissions().mode() & 0o7777, 0o1700);
+        Store::make(&path).expect("it is there");
+    }
+}
+
+/// With init recorded, create has written the whole configuration, and poststop hooks may have to run.
+#[test]
+fn hooks_that_cannot_be_read_do_not_count_as_none() {
+    let root = Root::new("hooks");
+    let state = State::of_cgroup("web", String::new());
+    let reservation = root.store().reserve("web").expect("free");
+    reservation.record(&state, br#"{"hooks": {"poststop": ["#, true).expect("recorded");
+    let init = InitProcess { pid: 4_000_000, start_time: 1 };
+    reservation.record_init(&init).expect("recorded");
+    drop(reservation.commit(state, init, Hooks::default()).expect("kept"));
+    assert!(root.store().load("web").expect("readable").hooks().is_err());
+}
+
 #[test]
 fn an_end_that_is_found_out_twice_is_the_one_written_down_first() {
     let root = Root::new("end");
