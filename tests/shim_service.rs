@@ -272,6 +272,11 @@ fn the_files_of_an_idmapped_image_are_the_users_of_the_pod() {
     if !nix::unistd::geteuid().is_root() {
         return eprintln!("skipped: only root may mount");
     }
+    let files = nix::sys::statfs::statfs(&std::env::temp_dir()).expect("a filesystem");
+    if files.filesystem_type() == nix::sys::statfs::OVERLAYFS_SUPER_MAGIC {
+        // The root of a container in which the tests run is one.
+        return eprintln!("skipped: files of an overlay cannot be idmapped");
+    }
     const RUNTIME: &str = "#!/bin/sh\n        dir=${0%/*}\n        case \" $* \" in *\" create \"*) stat -c %u:%g $dir/rootfs/* >$dir/owners; echo no container >&2; exit 1;; esac\n";
     for kind in ["overlay", "bind"] {
         let bundle = Bundle::new(kind, "{}");
