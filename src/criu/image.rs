@@ -29,6 +29,14 @@ pub enum Kind {
     PageMap = 0x5608_4025,
     /// `cgroup.img`.
     Cgroups = 0x5938_3330,
+    /// `files.img`.
+    Files = 0x5630_3138,
+    /// `remap-fpath.img`.
+    Remaps = 0x5913_3954,
+    /// `ghost-file-N.img`, whose content follows its only entry.
+    Ghost = 0x5258_3605,
+    /// `mm-PID.img`.
+    Memory = 0x5749_2820,
 }
 
 /// A message that is not decoded yet. Directories contain directories: a hostile image nests them deeper than the
@@ -115,6 +123,114 @@ message! {
         4 flags: u32,
         /// How many pages, since version 4.1.
         5 long_count: u64,
+    }
+    /// `file_entry`, of which only one part counts.
+    File {
+        /// A file with a path.
+        3 regular: Option<Regular>,
+        /// An inotify instance.
+        13 inotify: Option<Inotify>,
+        /// A fanotify group.
+        14 fanotify: Option<Fanotify>,
+        /// A unix socket.
+        16 socket: Option<Socket>,
+        /// A terminal. Its path is that of a file.
+        19 terminal: Option<Terminal>,
+    }
+    /// `reg_file_entry`.
+    Regular {
+        /// Its number, by which other images name it.
+        1 id: u32,
+        /// The flags by which CRIU opens it.
+        2 flags: u32,
+        /// Its path, or the key of a descriptor.
+        6 name: Vec<u8>,
+        /// The id of its mount, encoded with its sign in the last bit.
+        7 mount: u32,
+    }
+    /// `tty_file_entry`.
+    Terminal {
+        /// The flags by which CRIU opens it.
+        3 flags: u32,
+    }
+    /// `unix_sk_entry`.
+    Socket {
+        /// The path that it is bound to; abstract with a NUL first.
+        11 name: Vec<u8>,
+        /// The directory of a relative path.
+        14 directory: Vec<u8>,
+    }
+    /// `inotify_file_entry`.
+    Inotify {
+        /// Its watches.
+        5 watches: Vec<Watch>,
+    }
+    /// `inotify_wd_entry`.
+    Watch {
+        /// The inode.
+        2 inode: u64,
+        /// The device of its filesystem.
+        5 device: u32,
+        /// The file.
+        7 handle: Option<Handle>,
+    }
+    /// `fh_entry`. Without a path, CRIU opens the file by its handle.
+    Handle {
+        /// The path.
+        4 path: Vec<u8>,
+    }
+    /// `fanotify_file_entry`.
+    Fanotify {
+        /// The flags of fanotify_init(2).
+        4 flags: u32,
+        /// Its marks.
+        6 marks: Vec<Mark>,
+    }
+    /// `fanotify_mark_entry`.
+    Mark {
+        /// 1 for an inode, 2 for a mount.
+        2 kind: i32,
+        /// The flags of fanotify_mark(2).
+        3 flags: u32,
+        /// The device of the filesystem.
+        6 device: u32,
+        /// The inode.
+        7 inode: Option<MarkedInode>,
+    }
+    /// `fanotify_inode_mark_entry`.
+    MarkedInode {
+        /// The inode.
+        1 inode: u64,
+        /// The file.
+        2 handle: Option<Handle>,
+    }
+    /// `remap_file_path_entry`: a file that has no name any more.
+    Remap {
+        /// The file.
+        1 from: u32,
+        /// The file that has its content, or the number of its ghost.
+        2 to: u32,
+        /// 0 for a link, 1 for a ghost, 2 for a process.
+        3 kind: Option<i32>,
+    }
+    /// `ghost_file_entry`.
+    Ghost {
+        /// Its mode, with the type of the file.
+        3 mode: u32,
+        /// The device that it was on.
+        4 device: u32,
+        /// The inode that it had.
+        5 inode: u64,
+    }
+    /// `mm_entry`.
+    Memory {
+        /// The mappings.
+        14 areas: Vec<Area>,
+    }
+    /// `vma_entry`.
+    Area {
+        /// The flags by which CRIU opens the mapped file.
+        10 flags: u32,
     }
     /// `inventory_entry`.
     Inventory {
@@ -317,6 +433,12 @@ pub fn capabilities(words: &[u64]) -> u64 {
 
 /// Most entries of an image: each takes more memory than bytes of it.
 const ENTRIES: usize = 1 << 17;
+
+/// The first entry of an image that begins so.
+pub fn first<M: Message>(kind: Kind, image: &[u8]) -> Option<M> {
+    let length = u32::from_le_bytes(*image.get(8..)?.first_chunk()?) as usize;
+    entries(kind, image.get(..length.checked_add(12)?)?)?.pop()
+}
 
 /// The entries of an image. Returns `None` if it is no image of this kind, if an entry is cut off, or if there are too
 /// many.

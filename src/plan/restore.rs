@@ -55,6 +55,8 @@ pub struct Thread {
 /// The claims of a mount.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClaimedMount {
+    /// Its id.
+    pub id: u32,
     /// Its mount point in the container.
     pub point: String,
     /// The type of its filesystem.

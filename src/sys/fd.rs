@@ -117,6 +117,15 @@ pub fn why_untrusted(stat: &FileStat) -> Option<String> {
     }
 }
 
+/// Who gets the signals of a file: a process or thread, a group with its sign reversed, or 0 (fcntl(2), `F_GETOWN`).
+pub fn owner(fd: BorrowedFd<'_>) -> i32 {
+    nix::errno::Errno::clear();
+    // SAFETY: the call takes no argument.
+    let owner = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETOWN) };
+    // The call fails only for a descriptor that is a mere path. Otherwise the owner is the group of process 1.
+    if owner == -1 && nix::errno::Errno::last() == nix::errno::Errno::EBADF { 0 } else { owner }
+}
+
 /// The path of the file that `fd` refers to, as this process sees it (proc_pid_fd(5)).
 pub fn path_of(fd: BorrowedFd<'_>) -> Result<std::path::PathBuf> {
     nix::fcntl::readlink(format!("/proc/self/fd/{}", fd.as_raw_fd()).as_str())

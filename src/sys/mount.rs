@@ -42,6 +42,42 @@ pub fn id_in(fdinfo: &[u8]) -> Option<u32> {
     text.lines().find_map(|line| line.strip_prefix("mnt_id:"))?.trim().parse().ok()
 }
 
+/// Where a file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Location {
+    /// The id of its mount in mountinfo.
+    pub mount: u32,
+    /// The device of its filesystem.
+    pub device: u64,
+    /// Its inode.
+    pub inode: u64,
+}
+
+/// The location of a file, which is not opened. A link is followed, also one of procfs (statx(2), Linux 5.8).
+pub fn locate(dir: BorrowedFd<'_>, name: impl AsRef<Path>) -> Result<Location> {
+    fn inner(dir: BorrowedFd<'_>, name: &Path) -> Result<Location> {
+        let path = path_cstring(name, "statx")?;
+        let call = || format!("statx({}, {name:?})", fd_name(dir));
+        let mut found = std::mem::MaybeUninit::<libc::statx>::zeroed();
+        let flags = libc::AT_NO_AUTOMOUNT | libc::AT_STATX_DONT_SYNC;
+        let mask = libc::STATX_INO | libc::STATX_MNT_ID;
+        // SAFETY: the path ends with NUL, and the kernel writes the whole structure.
+        let returned = unsafe { libc::statx(dir.as_raw_fd(), path.as_ptr(), flags, mask, found.as_mut_ptr()) };
+        check(returned.into(), call)?;
+        // SAFETY: all zeros are a valid value, and the kernel has written another.
+        let found = unsafe { found.assume_init() };
+        if found.stx_mask & libc::STATX_MNT_ID == 0 {
+            return Err(SyscallError { call: call().into(), errno: nix::errno::Errno::ENODATA });
+        }
+        Ok(Location {
+            mount: found.stx_mnt_id as u32,
+            device: libc::makedev(found.stx_dev_major, found.stx_dev_minor),
+            inode: found.stx_ino,
+        })
+    }
+    inner(dir, name.as_ref())
+}
+
 /// The flags of the mount that `fd` is on (statfs(2), `f_flags`), but only the restrictions among [`MountAttributes`].
 pub fn flags_of(fd: BorrowedFd<'_>) -> Result<MountAttributes> {
     nix::sys::statfs::fstatfs(fd)
@@ -346,7 +382,19 @@ pub fn change_directory(fd: BorrowedFd<'_>) -> Result<()> {
 mod tests {
     use std::os::unix::ffi::OsStrExt;
 
-    use super::points;
+    use std::os::fd::AsFd;
+
+    use super::{id_of, locate, points};
+    use crate::fd::{CWD, open, proc_path, stat};
+
+    #[test]
+    fn a_file_is_located_through_a_link_without_opening_it() {
+        let file = open("/proc/self/mountinfo", nix::fcntl::OFlag::O_PATH).expect("procfs");
+        let found = locate(CWD, proc_path(file.as_fd())).expect("open");
+        let stat = stat(file.as_fd()).expect("open");
+        assert_eq!(found.mount, id_of(file.as_fd()).expect("procfs"));
+        assert_eq!((found.device, found.inode), (stat.st_dev, stat.st_ino));
+    }
 
     #[test]
     fn mount_points_have_their_types() {

@@ -2,7 +2,7 @@
 //! directory, which has been checked, and is read up to a bound.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
 use nix::errno::Errno;
@@ -20,6 +20,8 @@ use windlass_sys::fd;
 
 /// Most bytes of an image that is read. The pages of memory are not.
 const LARGEST: usize = 16 << 20;
+/// Bytes of an image whose first entry alone is read. A path is shorter.
+const HEAD: usize = 8 << 10;
 /// Most mount namespaces.
 const MOUNT_NAMESPACES: usize = 256;
 /// Most tasks.
@@ -95,6 +97,17 @@ pub(crate) fn content(dir: BorrowedFd<'_>, name: &str) -> Result<Option<Vec<u8>>
 /// The content of an image of at most `limit` bytes. Even of images that are trusted, only a file is opened: to open a
 /// device may be enough to start it.
 pub(crate) fn bounded(dir: BorrowedFd<'_>, name: &str, limit: usize) -> Result<Option<Vec<u8>>> {
+    let Some(file) = open(dir, name)? else { return Ok(None) };
+    fd::read_all(file, limit).map(Some).with_context(|| format!("cannot read {name} in the images"))
+}
+
+/// The beginning of an image; empty if it does not exist.
+pub(crate) fn head(dir: BorrowedFd<'_>, name: &str) -> Result<Vec<u8>> {
+    let Some(file) = open(dir, name)? else { return Ok(Vec::new()) };
+    fd::read_part(file.as_fd(), 0, HEAD).with_context(|| format!("cannot read {name} in the images"))
+}
+
+fn open(dir: BorrowedFd<'_>, name: &str) -> Result<Option<OwnedFd>> {
     match fd::stat_at(dir, name) {
         Err(failed) if failed.errno == Errno::ENOENT => return Ok(None),
         Ok(stat) if stat.st_mode & libc::S_IFMT != libc::S_IFREG => {
@@ -103,11 +116,10 @@ pub(crate) fn bounded(dir: BorrowedFd<'_>, name: &str, limit: usize) -> Result<O
         other => other.with_context(|| format!("cannot look at {name} in the images"))?,
     };
     let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
-    let file = match fd::openat(dir, name, flags, 0) {
-        Err(failed) if failed.errno == Errno::ENOENT => return Ok(None),
-        other => other.with_context(|| format!("cannot open {name} in the images"))?,
-    };
-    fd::read_all(file, limit).map(Some).with_context(|| format!("cannot read {name} in the images"))
+    match fd::openat(dir, name, flags, 0) {
+        Err(failed) if failed.errno == Errno::ENOENT => Ok(None),
+        other => other.with_context(|| format!("cannot open {name} in the images")).map(Some),
+    }
 }
 
 pub(crate) fn optional<M: Message>(dir: BorrowedFd<'_>, kind: image::Kind, name: &str) -> Result<Option<Vec<M>>> {
@@ -200,6 +212,7 @@ fn thread(tid: u64, core: Core, filters: &mut Filters, name: &str) -> Result<Thr
 
 fn mount(mount: image::Mount) -> ClaimedMount {
     ClaimedMount {
+        id: mount.id,
         point: mount.place().to_owned(),
         kind: mount.kind().to_owned(),
         device: mount.device,

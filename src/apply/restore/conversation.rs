@@ -1,5 +1,6 @@
 //! The conversation with the CRIU that restores a container, and what the runtime does at each step of it.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -22,9 +23,10 @@ use windlass_sys::{fd, socket};
 
 use super::audit;
 use super::child::{self, CriuLaunch, LogDirectory};
+use super::files::Nameless;
 use super::lazy_pages::LazyPages;
 use super::stage::Stage;
-use super::{cgroups, chain, claims, mounts, pages};
+use super::{cgroups, chain, claims, files, mounts, pages};
 use crate::action::sysctl_path;
 use crate::checkpoint::{Directories, EXTERNAL_NET, EXTERNAL_PID, Log, failure};
 use crate::context::Barrier;
@@ -73,7 +75,11 @@ pub(crate) struct Restoring<'r, 'i> {
     pub seen: Option<OwnedFd>,
     pub plan: &'r Plan,
     pub streams: [String; 3],
+    /// The files that CRIU gets as its standard streams, by device and inode.
+    pub passed: BTreeSet<(u64, u64)>,
     pub joins: Vec<Option<OwnedFd>>,
+    /// Files of the images without a name, once the images are judged.
+    pub nameless: Vec<Nameless>,
     /// The stage, once the process that becomes CRIU has sent it.
     pub stage: Option<Stage>,
     /// The log's directory in CRIU's mount namespace, if CRIU manages cgroups.
@@ -173,7 +179,7 @@ impl Restoring<'_, '_> {
             return Err(error.with_hint("it may be too old for this kernel: `criu check` says so"));
         }
         self.timer.done("start CRIU");
-        self.judge(&stage, launch.handler())?;
+        self.nameless = self.judge(&stage, launch.handler())?;
         self.timer.done("compare the images with the configuration");
         if self.images.flags.lazy_pages {
             let RestoreRequest { program, path, directories, page_server, .. } = *self.images;
@@ -222,15 +228,17 @@ impl Restoring<'_, '_> {
         Log { work: work.as_fd(), work_path, name: LOG }
     }
 
-    /// Refuses images that contradict the configuration, before anything is restored.
-    fn judge(&self, stage: &Stage, handler: &NewContainer<'_>) -> Result<()> {
+    /// Refuses images that contradict the configuration, before anything is restored. Returns their files without a
+    /// name.
+    fn judge(&self, stage: &Stage, handler: &NewContainer<'_>) -> Result<Vec<Nameless>> {
         if self.images.trusted {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let (images, flags) = (self.images.directories.images.as_fd(), self.images.flags);
         let topology = &self.plan.topology;
         let chain = chain::open(images)?;
         let claims = claims::read(images)?;
+        let nameless = files::check(images, self.plan, &claims, &self.streams)?;
         chain.iter().try_for_each(|dir| pages::check(dir.as_fd(), flags.lazy_pages))?;
         if flags.manages_cgroups() {
             cgroups::check(images, &handler.cgroup_below_root().unwrap_or_default(), topology)?;
@@ -251,7 +259,7 @@ impl Restoring<'_, '_> {
             faults.push(Diagnostic { pointer: "/mounts".into(), msg });
         }
         match faults.is_empty() {
-            true => Ok(()),
+            true => Ok(nameless),
             false => Err(Error::faults(faults)
                 .prefixed("the images contradict config.json")
                 .with_hint("restore with the configuration of the dump; --trust-images restores them as they are")),
@@ -327,6 +335,9 @@ impl Restoring<'_, '_> {
                     return Ok(Next::Hold);
                 }
             }
+            "post-setup-namespaces" if self.progress == Progress::InitCreated => {
+                files::stay_below(&self.nameless, launch.child().pidfd.as_fd())?;
+            }
             "orphan-pts-master" => {
                 let fd = fd.ok_or_else(|| Error::new(Kind::Protocol, "CRIU has sent no terminal"))?;
                 let Some(socket) = launch.handler_mut().request.caller.console_socket.take() else {
@@ -362,9 +373,12 @@ impl Restoring<'_, '_> {
 
     fn check_mounts_and_hold(&self, launch: &Launch<NewContainer<'_>>) -> Result<()> {
         let Some(stage) = self.stage.as_ref().filter(|_| !self.images.trusted) else { return Ok(()) };
-        mounts::check(launch.child(), self.plan, stage, launch.handler().cgroup_below_root())?;
-        let init = launch.child().pid;
-        launch.handler().cgroup.unified().map_or(Ok(()), |cgroup| audit::hold(cgroup, launch.predecessor_pid(), init))
+        let init = launch.child();
+        // CRIU goes on whatever we answer, so the processes must not run before the mounts are known.
+        if let Some(cgroup) = launch.handler().cgroup.unified() {
+            audit::hold(cgroup, launch.predecessor_pid(), init.pid)?;
+        }
+        mounts::check(init, self.plan, stage, &self.passed, launch.handler().cgroup_below_root())
     }
 
     /// Compares the processes with the configuration, and lets them run.

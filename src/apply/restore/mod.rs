@@ -11,6 +11,8 @@ mod child;
 pub(super) mod claims;
 mod conversation;
 mod descendants;
+mod files;
+mod held;
 mod hold;
 mod lazy_pages;
 mod mounts;
@@ -20,6 +22,7 @@ mod stage;
 
 pub use conversation::RestoreRequest;
 
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
@@ -72,7 +75,9 @@ pub fn restore<'a>(
         seen: None,
         plan,
         streams,
+        passed: passed(),
         joins,
+        nameless: Vec::new(),
         stage: None,
         log: None,
         progress: Progress::Begun,
@@ -92,6 +97,13 @@ pub fn restore<'a>(
             other.map(|_| launch)
         }
     }
+}
+
+/// The files that CRIU gets as its standard streams, by device and inode.
+fn passed() -> BTreeSet<(u64, u64)> {
+    let (input, output, error) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+    let stats = [input.as_fd(), output.as_fd(), error.as_fd()].map(fd::stat);
+    stats.into_iter().flatten().map(|stat| (stat.st_dev, stat.st_ino)).collect()
 }
 
 /// Reads what the images in a directory claim.

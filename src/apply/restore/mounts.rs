@@ -19,6 +19,7 @@ use windlass_sys::process::{self, Child};
 use windlass_sys::{fd, stdio};
 
 use super::descendants::{has_ended, with_descendants};
+use super::held::Allowed;
 use super::stage::Stage;
 use crate::namespaces::JoinedNamespaces;
 use crate::resolve;
@@ -53,19 +54,29 @@ pub(crate) fn restrict(init: &Child, plan: &Plan) -> Result<()> {
 }
 
 /// Compares the mounts of init and of its descendants with the configuration and with what CRIU was given. `cgroup` is
-/// the container's, below the root of the hierarchy.
-pub(crate) fn check(init: &Child, plan: &Plan, stage: &Stage, cgroup: Option<String>) -> Result<()> {
+/// the container's, below the root of the hierarchy. Their files must be on these mounts, or among those in `passed`.
+pub(crate) fn check(
+    init: &Child,
+    plan: &Plan,
+    stage: &Stage,
+    passed: &BTreeSet<(u64, u64)>,
+    cgroup: Option<String>,
+) -> Result<()> {
     let own = fd::open("/proc/self/mountinfo", OFlag::O_RDONLY).with_context(|| CONTEXT)?;
+    let own = read(own)?;
+    let mut files =
+        Allowed::new(own.iter().map(|mount| mount.id).collect(), passed, plan.topology.new.contains(Namespaces::PID));
     let external = stage.sources.iter().map(|it| (it.is.clone(), it.flags));
     let sources = Sources {
         rootfs: stage.rootfs.clone(),
         external: external.collect(),
-        hosts: read(own)?.into_iter().map(|mount| mount.device).collect(),
+        hosts: own.into_iter().map(|mount| mount.device).collect(),
         cgroup,
     };
     let mut faults = Vec::new();
     let mut known = BTreeSet::new();
-    for pid in with_descendants(init.pid)? {
+    let pids = with_descendants(init.pid)?;
+    for &pid in &pids {
         let link = match std::fs::read_link(format!("/proc/{pid}/ns/mnt")) {
             Err(failed) if failed.kind() == ErrorKind::NotFound && has_ended(pid) => continue,
             other => other.with_context(|| CONTEXT)?,
@@ -85,12 +96,14 @@ pub(crate) fn check(init: &Child, plan: &Plan, stage: &Stage, cgroup: Option<Str
         }
         if is_new {
             let (root, mounts) = look(process.as_fd())?;
+            files.mounts.extend(mounts.iter().map(|mount| mount.id));
             faults.extend(foreign_mounts(plan, &sources, &mounts));
             for view in views(plan).iter().filter(|_| pid == init.pid && !may_mount(plan)) {
                 faults.extend(judge(root.as_fd(), view)?);
             }
         }
     }
+    faults.extend(files.foreign(&pids)?);
     match faults.is_empty() {
         true => Ok(()),
         false => Err(super::audit::refused(faults)),
@@ -98,7 +111,7 @@ pub(crate) fn check(init: &Child, plan: &Plan, stage: &Stage, cgroup: Option<Str
 }
 
 /// The root of a process's mount namespace, and its mounts. A process with another root may see fewer of them.
-fn look(process: BorrowedFd<'_>) -> Result<(OwnedFd, Vec<Mounted>)> {
+pub(super) fn look(process: BorrowedFd<'_>) -> Result<(OwnedFd, Vec<Mounted>)> {
     let proc = fd::open("/proc", OFlag::O_PATH | OFlag::O_DIRECTORY).with_context(|| CONTEXT)?;
     let _visit = JoinedNamespaces::visit(process, Namespaces::MOUNT)?;
     let root = fd::open("/", OFlag::O_PATH | OFlag::O_DIRECTORY).with_context(|| CONTEXT)?;
