@@ -326,6 +326,7 @@ impl Restoring<'_, '_> {
                         format!("CRIU names process {pid}, which is not our child"),
                     ));
                 }
+                self.check_joins(pid, Namespaces::NET | Namespaces::PID)?;
                 self.prepare(&child, launch)?;
                 self.progress = Progress::InitCreated;
                 launch.adopt(child)?;
@@ -371,9 +372,26 @@ impl Restoring<'_, '_> {
         Ok(Next::GoOn)
     }
 
+    /// Refuses an init outside of namespaces of these kinds that the configuration names: CRIU makes new ones if the
+    /// images do not say that theirs are from outside.
+    fn check_joins(&self, init: i32, kinds: Namespaces) -> Result<()> {
+        let context = || "cannot look at the namespaces of the restored init";
+        let joins = self.plan.topology.joined.iter().zip(&self.joins).filter(|(join, _)| kinds.contains(join.kind));
+        for (join, file) in joins.filter(|_| !self.images.trusted) {
+            let Some(wanted) = file else { continue };
+            let found = fd::open(format!("/proc/{init}/ns/{}", join.kind.proc_name()), OFlag::O_PATH);
+            let found = found.and_then(|found| child::identity(found.as_fd())).with_context(context)?;
+            if found != child::identity(wanted.as_fd()).with_context(context)? {
+                return Err(Error::config(join.pointer.clone(), "the images have another namespace"));
+            }
+        }
+        Ok(())
+    }
+
     fn check_mounts_and_hold(&self, launch: &Launch<NewContainer<'_>>) -> Result<()> {
         let Some(stage) = self.stage.as_ref().filter(|_| !self.images.trusted) else { return Ok(()) };
         let init = launch.child();
+        self.check_joins(init.pid, Namespaces::NET | Namespaces::PID | Namespaces::IPC | Namespaces::UTS)?;
         // CRIU goes on whatever we answer, so the processes must not run before the mounts are known.
         if let Some(cgroup) = launch.handler().cgroup.unified() {
             audit::hold(cgroup, launch.predecessor_pid(), init.pid)?;
