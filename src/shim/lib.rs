@@ -79,7 +79,7 @@ pub use exit::{ExitFile, ExitStatus};
 pub use front::{Front, serve};
 pub use id::ProcessId;
 pub use poll::{Interest, Poll, Ready};
-pub use process::{HOLD, NewProcess, Phase, ProcessState};
+pub use process::{HOLD, Making, NewProcess, Phase, ProcessState};
 pub use refusal::{Code, Refusal};
 pub use request::{Event, Reply, Request, WaitToken};
 pub use runtime::{Runtime, Timeouts};

@@ -14,14 +14,35 @@ pub struct NewProcess {
     pub pid_file: PathBuf,
     /// For an exec: the file with the OCI process.
     pub process_file: Option<PathBuf>,
-    /// The runtime's verb for init: `create`, or `restore` for a container from a checkpoint.
-    pub verb: &'static str,
+    pub making: Making,
     /// More arguments after the verb: `--no-pivot`, `--image-path D`.
     pub arguments: Vec<OsString>,
     /// Numbers of inherited descriptors that the runtime passes on to the process.
     pub preserve_fds: Vec<i32>,
     /// Files that are written, synced and renamed before the end is reported.
     pub exit_files: Vec<ExitFile>,
+}
+
+/// How the runtime makes a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Making {
+    /// `create`: init of a new container.
+    Create,
+    /// `restore`: init of a container from a checkpoint.
+    Restore,
+    /// `exec`: another process in a container.
+    Exec,
+}
+
+impl Making {
+    /// The runtime's verb.
+    pub(super) fn verb(self) -> &'static str {
+        match self {
+            Making::Create => "create",
+            Making::Restore => "restore",
+            Making::Exec => "exec",
+        }
+    }
 }
 
 /// The flag with which `restore` makes init and leaves the rest to `start`. Only windlass has it.
@@ -31,12 +52,12 @@ impl NewProcess {
     /// Whether the process runs as soon as the runtime has made it: an exec, and a container from a checkpoint whose
     /// runtime cannot hold it until `start`.
     pub(super) fn runs_when_made(&self) -> bool {
-        !self.id.is_init() || (self.verb != "create" && !self.is_held())
+        !self.id.is_init() || (self.making != Making::Create && !self.is_held())
     }
 
     /// Whether the process comes from a checkpoint and waits for `start`.
     pub(super) fn is_held(&self) -> bool {
-        self.verb == "restore" && self.arguments.iter().any(|word| word == HOLD)
+        self.making == Making::Restore && self.arguments.iter().any(|word| word == HOLD)
     }
 }
 
@@ -77,18 +98,19 @@ mod tests {
 
     #[test]
     fn only_a_runtime_that_holds_leaves_a_restored_container_to_start() {
-        let process = |verb, arguments: &[&str]| NewProcess {
+        let process = |making, arguments: &[&str]| NewProcess {
             id: ProcessId::init("c"),
             stdio: Stdio::default(),
             pid_file: PathBuf::new(),
             process_file: None,
-            verb,
+            making,
             arguments: arguments.iter().map(OsString::from).collect(),
             preserve_fds: Vec::new(),
             exit_files: Vec::new(),
         };
-        let runs = |verb, arguments| process(verb, arguments).runs_when_made();
-        assert_eq!([runs("create", &[]), runs("exec", &[HOLD])], [false, true]);
-        assert_eq!([runs("restore", &["--detach"]), runs("restore", &["--detach", HOLD])], [true, false]);
+        let runs = |making, arguments| process(making, arguments).runs_when_made();
+        assert_eq!([runs(Making::Create, &[]), runs(Making::Exec, &[HOLD])], [false, true]);
+        let restored = |arguments| runs(Making::Restore, arguments);
+        assert_eq!([restored(&["--detach"]), restored(&["--detach", HOLD])], [true, false]);
     }
 }

@@ -61,7 +61,7 @@ impl Runtime {
     /// `create` or `restore`, without the console socket and the id.
     pub(super) fn create(&self, bundle: &Path, process: &NewProcess) -> Vec<OsString> {
         let mut arguments = self.global.clone();
-        arguments.extend([process.verb.into(), "--bundle".into(), bundle.into()]);
+        arguments.extend([process.making.verb().into(), "--bundle".into(), bundle.into()]);
         arguments.extend(["--pid-file".into(), process.pid_file.clone().into_os_string()]);
         arguments.extend(process.arguments.iter().cloned());
         arguments

@@ -11,7 +11,7 @@ use crate::notifier::Watch;
 use crate::oom::OomWatch;
 use crate::processes::ManagedProcess;
 use crate::{
-    Code, Container, ExitFile, ExitStatus, NewProcess, Phase, ProcessId, Refusal, Runtime, Timeouts, WaitToken,
+    Code, Container, ExitFile, ExitStatus, Making, NewProcess, Phase, ProcessId, Refusal, Runtime, Timeouts, WaitToken,
 };
 use windlass_sys::process::{Child, Exit};
 
@@ -81,14 +81,14 @@ impl Value for Watch {
     }
 }
 
-/// By hand, because the verb is one of three static words of this program.
+/// By hand, because how a process is made is written as the runtime's verb.
 impl Value for NewProcess {
     fn write(&self, to: &mut Encoder) {
         to.put(1, true, &self.id);
         to.put(2, true, &self.stdio);
         to.put(3, true, &self.pid_file);
         to.put(4, true, &self.process_file);
-        to.put(5, true, &String::from(self.verb));
+        to.put(5, true, &String::from(self.making.verb()));
         to.put(6, true, &self.arguments);
         to.put(7, true, &self.preserve_fds);
         to.put(8, true, &self.exit_files);
@@ -101,13 +101,13 @@ impl Value for NewProcess {
             stdio: fields.get(2),
             pid_file: fields.get(3),
             process_file: fields.get(4),
-            verb: match fields.get::<String>(5).as_str() {
-                "restore" => "restore",
-                "exec" => "exec",
-                "create" => "create",
+            making: match fields.get::<String>(5).as_str() {
+                "restore" => Making::Restore,
+                "exec" => Making::Exec,
+                "create" => Making::Create,
                 other => {
                     content.fault(Fault::Unexpected { content: format!("{other:?}"), expected: "a verb" });
-                    "create"
+                    Making::Create
                 }
             },
             arguments: fields.get(6),

@@ -22,8 +22,8 @@ use crate::stdio::{JournalFields, LogFile};
 use crate::streams::Streams;
 use crate::table::Table;
 use crate::{
-    Container, ExitFile, ExitStatus, Framing, Interest, Log, NewProcess, Output, Phase, ProcessId, Runtime, Spooling,
-    Stdin, Stdio, Supervisor, Timeouts, WaitToken, WhenFull,
+    Container, ExitFile, ExitStatus, Framing, Interest, Log, Making, NewProcess, Output, Phase, ProcessId, Runtime,
+    Spooling, Stdin, Stdio, Supervisor, Timeouts, WaitToken, WhenFull,
 };
 use windlass_sys::process::{Child, Exit};
 
@@ -206,7 +206,7 @@ impl Random {
             stdio,
             pid_file: self.text().into(),
             process_file: self.maybe(|r| r.text().into()),
-            verb: ["create", "restore", "exec"][self.below(3) as usize],
+            making: [Making::Create, Making::Restore, Making::Exec][self.below(3) as usize],
             arguments: self.some(|r| r.text().into()),
             preserve_fds: self.some(|r| r.next() as i32),
             exit_files: self.some(|r| match r.below(3) {

@@ -18,8 +18,8 @@ use crate::exit::Record;
 use crate::frontend::containerd;
 use crate::pump::Hold;
 use crate::{
-    Container, Event, ExitFile, ExitStatus, Framing, NewProcess, Output, ProcessId, Reply, Request, Runtime, Spooling,
-    Stdio, Supervisor, Timeouts, WaitToken, WhenFull,
+    Container, Event, ExitFile, ExitStatus, Framing, Making, NewProcess, Output, ProcessId, Reply, Request, Runtime,
+    Spooling, Stdio, Supervisor, Timeouts, WaitToken, WhenFull,
 };
 use windlass_sys::{kernel, socket, stream};
 
@@ -186,7 +186,7 @@ impl Engine {
             stdio: Stdio { terminal, stdout: output(0), stderr: output(1), spooling, ..Stdio::default() },
             pid_file: self.directory.join(format!("{name}.pid")),
             process_file: None,
-            verb: if exec.is_none() { "create" } else { "exec" },
+            making: if exec.is_none() { Making::Create } else { Making::Exec },
             arguments: Vec::new(),
             preserve_fds: Vec::new(),
             exit_files: vec![ExitFile::Record(self.record(&name))],

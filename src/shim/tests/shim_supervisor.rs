@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use windlass_shim::{
-    Code, Container, Event, ExitFile, NewProcess, Phase, ProcessId, Reply, Request, Runtime, Stdio, Supervisor,
+    Code, Container, Event, ExitFile, Making, NewProcess, Phase, ProcessId, Reply, Request, Runtime, Stdio, Supervisor,
     Timeouts, WaitToken,
 };
 use windlass_sys::process::Exit;
@@ -83,7 +83,7 @@ impl World {
             stdio: Stdio::default(),
             pid_file: self.dir.join(format!("{name}.pid")),
             process_file: exec.map(|_| self.dir.join(format!("{name}.json"))),
-            verb: "create",
+            making: exec.map_or(Making::Create, |_| Making::Exec),
             arguments: Vec::new(),
             preserve_fds: Vec::new(),
             exit_files: vec![ExitFile::Record(self.dir.join(record))],

@@ -12,7 +12,7 @@ use super::error::Error;
 use super::logs::Logs;
 use super::messages::Level;
 use super::pipes::NumberKey;
-use crate::{Container, ExitFile, NewProcess, Output, ProcessId, Runtime, Stdin, Stdio, Timeouts};
+use crate::{Container, ExitFile, Making, NewProcess, Output, ProcessId, Runtime, Stdin, Stdio, Timeouts};
 
 /// The timeout of a call of the runtime. It is long, because the caller has its own timeout and kills the shim.
 const CALL: Duration = Duration::from_secs(24 * 60 * 60);
@@ -83,7 +83,11 @@ impl Settings {
                 None => here.join(joined("pidfile-", &cid)),
             },
             process_file: arguments.exec_process_spec.as_ref().map(PathBuf::from),
-            verb: if arguments.restore.is_some() { "restore" } else { "create" },
+            making: match (arguments.exec, arguments.restore.is_some()) {
+                (true, _) => Making::Exec,
+                (false, true) => Making::Restore,
+                (false, false) => Making::Create,
+            },
             arguments: runtime_arguments(&arguments, &bundle),
             preserve_fds: (3..).take(preserved(&arguments.runtime_opts) as usize).collect(),
             exit_files: exit_files(&arguments, &here, persist.as_deref()),

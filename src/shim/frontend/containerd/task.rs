@@ -26,8 +26,8 @@ use super::{bundle, mounts, spooling, stdio};
 use crate::command;
 use crate::table::Table;
 use crate::{
-    Container, ExitFile, ExitStatus, HOLD, Interest, NewProcess, Phase, Poll, ProcessId, Reply, Request, Runtime,
-    Spooling, Stdio, Supervisor, Timeouts,
+    Container, ExitFile, ExitStatus, HOLD, Interest, Making, NewProcess, Phase, Poll, ProcessId, Reply, Request,
+    Runtime, Spooling, Stdio, Supervisor, Timeouts,
 };
 use windlass_sys::fd;
 use windlass_sys::poll::Deadline;
@@ -60,12 +60,12 @@ impl Server {
             stdio,
             pid_file: bundle::pid_file(&directory),
             process_file: None,
-            verb: if request.checkpoint.is_empty() { "create" } else { "restore" },
+            making: if request.checkpoint.is_empty() { Making::Create } else { Making::Restore },
             arguments: arguments(&options, &request.checkpoint, &directory),
             preserve_fds: Vec::new(),
             exit_files: exit_files(&directory, &bundle::root(&options, &self.namespace), &id.container),
         };
-        let restores = process.verb == "restore";
+        let restores = process.making == Making::Restore;
         let task = Task {
             id: id.container.clone(),
             bundle: directory.clone(),
@@ -161,7 +161,7 @@ impl Server {
                 return Err(unknown(error));
             }
         };
-        let later = process.verb == "restore" && process.arguments.last().is_none_or(|word| word != HOLD);
+        let later = process.making == Making::Restore && process.arguments.last().is_none_or(|word| word != HOLD);
         let asked = core.open(container).and_then(|()| {
             // A runtime other than windlass restores a checkpoint at `Start`; until then there is no process.
             core.request(if later { Request::AddExec(process) } else { Request::Create(process) })
@@ -224,7 +224,7 @@ impl Server {
             stdio,
             pid_file: directory.join(format!("exec-{}.pid", request.exec_id)),
             process_file: Some(file),
-            verb: "exec",
+            making: Making::Exec,
             arguments: Vec::new(),
             preserve_fds: Vec::new(),
             // Nobody reads the record of an exec: `delete` of a dead shim's container asks for that of init alone.

@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use crate::exit::{self, Record};
 use crate::refusal::{Refusal, Result};
 use crate::stdio::{self, JournalFields, LogFile};
-use crate::{Code, HOLD, Log};
+use crate::{Code, HOLD, Log, Making};
 use windlass_sys::fd::Durability;
 use windlass_sys::lock;
 use windlass_sys::poll::Deadline;
@@ -76,14 +76,14 @@ impl ContainerConfig {
         words.map(OsString::from).collect()
     }
 
-    /// The runtime's verb that makes the container, and its arguments.
-    pub(super) fn create(&self) -> (&'static str, Vec<OsString>) {
+    /// How the runtime makes the container, and its arguments for that.
+    pub(super) fn create(&self) -> (Making, Vec<OsString>) {
         let more = self.create_args.iter().map(OsString::from);
         match &self.restore {
-            None => ("create", more.collect()),
+            None => (Making::Create, more.collect()),
             Some(images) => {
                 let words = [HOLD.into(), "--image-path".into(), images.into()];
-                ("restore", words.into_iter().chain(more).collect())
+                (Making::Restore, words.into_iter().chain(more).collect())
             }
         }
     }

@@ -205,13 +205,13 @@ impl NeutralFront {
         })?;
         let mut exit_files = vec![ExitFile::Record(self.dir.file("exit.json"))];
         exit_files.extend(self.config.runtime_exit.clone().map(ExitFile::RuntimeState));
-        let (verb, arguments) = self.config.create();
+        let (making, arguments) = self.config.create();
         let process = NewProcess {
             id: self.init(),
             stdio: self.stdio(self.config.tty, self.config.stdin, self.config.logs()?, "init"),
             pid_file: self.dir.path("pid"),
             process_file: None,
-            verb,
+            making,
             arguments,
             preserve_fds: Vec::new(),
             exit_files,

@@ -10,7 +10,7 @@ use super::front::{ClientRequest, NeutralFront, PendingRequest};
 use super::wire::{self, PROTOCOL, WireRequest, answer, exit_members};
 use crate::frontend::upgradable::{self, Mode};
 use crate::refusal::{Refusal, Result};
-use crate::{Code, ExitFile, Framing, NewProcess, Phase, ProcessId, Ready, Reply, Request, Supervisor};
+use crate::{Code, ExitFile, Framing, Making, NewProcess, Phase, ProcessId, Ready, Reply, Request, Supervisor};
 use windlass_sys::fd;
 
 /// When and how a request is answered.
@@ -223,7 +223,7 @@ impl NeutralFront {
             stdio: self.stdio(line.tty, line.stdin, logs, &exec),
             pid_file: self.dir.exec_path(&exec, "pid"),
             process_file: Some(process_file.clone()),
-            verb: "exec",
+            making: Making::Exec,
             arguments: if line.tty { vec!["--tty".into()] } else { Vec::new() },
             preserve_fds: Vec::new(),
             exit_files: vec![ExitFile::Record(exit_file)],

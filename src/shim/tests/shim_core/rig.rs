@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nix::fcntl::OFlag;
 use windlass_shim::stdio::LogFile;
 use windlass_shim::{
-    Container, Event, ExitFile, Log, NewProcess, Output, ProcessId, Refusal, Reply, Request, Runtime, Stdio,
+    Container, Event, ExitFile, Log, Making, NewProcess, Output, ProcessId, Refusal, Reply, Request, Runtime, Stdio,
     Supervisor, Timeouts, WaitToken,
 };
 use windlass_sys::process::Exit;
@@ -109,7 +109,7 @@ impl Rig {
             stdio,
             pid_file: self.dir.join(format!("{name}.pid")),
             process_file: (!exec.is_empty()).then(|| self.dir.join(name)),
-            verb: "create",
+            making: if exec.is_empty() { Making::Create } else { Making::Exec },
             arguments: Vec::new(),
             preserve_fds: Vec::new(),
             exit_files: vec![ExitFile::Decimal(self.dir.join(format!("{name}.exit")))],

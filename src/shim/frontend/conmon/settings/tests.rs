@@ -272,7 +272,7 @@ fn crio_execsync() {
 #[test]
 fn crio_restore() {
     let (_, process) = of(CRIO_RESTORE).expect("settings");
-    assert_eq!(process.verb, "restore");
+    assert_eq!(process.making, Making::Restore);
     let restore = ["--detach", "--image-path", "/checkpoint", "--work-path", "/b"];
     assert_eq!(words(&process.arguments), [&["--no-pivot"], &restore[..], &["--manage-cgroups=soft"]].concat());
 }
