@@ -350,6 +350,22 @@ mod tests {
         std::fs::remove_dir_all(&dir).expect("removed");
     }
 
+    /// A child writes on after the end of its shim only what no other container can have.
+    #[test]
+    fn what_names_no_other_container_is_told_from_what_may() {
+        let record = Record::of(&ProcessId::init("web"), 7, &status(), (0, 0));
+        let is_own = |files: &[ExitFile], oom_files: &[PathBuf]| {
+            let (durability, logs) = (Durability::Synced, &[][..]);
+            Writing { files, oom_files, record: &record, code: 137, durability, logs }.is_of_this_container()
+        };
+        let own = [ExitFile::Record("exit.json".into()), ExitFile::RuntimeState("/run/windlass/web".into())];
+        assert!(is_own(&own, &[]));
+        for other in [ExitFile::Decimal("/exits/web".into()), ExitFile::Record("/run/web/exit.json".into())] {
+            assert!(!is_own(&[&own[..], &[other]].concat(), &[]));
+        }
+        assert!(!is_own(&own, &["/run/web/oom".into()]));
+    }
+
     #[test]
     fn windlass_reads_the_record_too() {
         let record = Record::of(&ProcessId::init("web"), 7, &status(), (0, 0));

@@ -175,6 +175,10 @@ mod tests {
         let made = logs(&["-l", "/x", "--log-size-max", "-1", "--log-max-files=3", "--log-global-size-max", "9"]);
         let file = LogFile { path: "/x".into(), max_total: Some(9), sync: true, ..LogFile::default() };
         assert_eq!(made, Ok(Logs { logs: vec![Log::K8s(file)], passthrough: false }));
+        let made = logs(&["-l", "/x/y", "--log-allowlist-dir", "/x", "--log-allowlist-dir=/z"]);
+        let below = vec!["/x".into(), "/z".into()];
+        let file = LogFile { path: "/x/y".into(), below, sync: true, ..LogFile::default() };
+        assert_eq!(made, Ok(Logs { logs: vec![Log::K8s(file)], passthrough: false }));
         for (number, rotate, text) in [
             ("-1", false, "log-max-files must be non-negative"),
             ("1001", true, "log-max-files cannot exceed 1000"),

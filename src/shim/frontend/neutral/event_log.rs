@@ -310,6 +310,11 @@ mod tests {
         }
         log.compact().expect("compacted");
         assert_eq!(read(&log, &mut log.cursor(None)), [4, 5]);
+        // A number never comes again, not even that of an event which was left out.
+        log.append("\"type\":\"deleted\",\"exec\":\"probe\"");
+        log.compact().expect("compacted");
+        drop(log);
+        assert_eq!(EventLog::open(path.clone()).expect("opened").last(), 6);
         std::fs::remove_file(path).expect("removed");
     }
 
