@@ -171,7 +171,7 @@ fn a_read_only_root_is_read_only_again(t: &T) -> Verdict {
     Ok(())
 }
 
-fn in_a_user_namespace(bundle: Bundle) -> Bundle {
+pub(super) fn in_a_user_namespace(bundle: Bundle) -> Bundle {
     let map = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
     chown(&bundle.rootfs());
     bundle

@@ -24,9 +24,12 @@ chapter! { "checkpoint_memory":
     memory_that_nobody_serves_fails_the_restore [Windlass, Criu, Slow],
 }
 
-/// A container that counts and has 8 MB of memory to which it does not write.
+/// A container that counts and has 8 MB of memory to which it does not write. They are in a process that does not fork:
+/// a dump between a fork and its execve(2) would have them twice.
 fn large(t: &T) -> Verdict<Bundle> {
-    Ok(t.bundle()?.sh(&format!("x=$(yes | head -c 8000000); {COUNTING}")))
+    let hold = "x=$(yes | head -c 8000000); exec 9<>/fifo; : >/full; read y <&9";
+    let full = "until [ -e /full ]; do sleep 0.1; done";
+    Ok(t.bundle()?.sh(&format!("mkfifo /fifo; sh -c '{hold}' & {full}; {COUNTING}")))
 }
 
 /// Bytes of pages in a directory of images.

@@ -13,6 +13,7 @@ mod checkpoint_flags;
 mod checkpoint_hold;
 mod checkpoint_hostile;
 mod checkpoint_memory;
+mod checkpoint_sockets;
 mod checkpoint_steps;
 mod cli;
 mod concurrency;
@@ -85,6 +86,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         checkpoint_flags::CASES,
         checkpoint_hold::CASES,
         checkpoint_memory::CASES,
+        checkpoint_sockets::CASES,
         checkpoint_steps::CASES,
         checkpoint_hostile::CASES,
         security::CASES,
