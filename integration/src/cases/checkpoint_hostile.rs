@@ -5,7 +5,7 @@
 use crate::chapter;
 use crate::kit::Need::{Criu, Slow, Windlass};
 use crate::kit::criu::{COUNTING, Images, counts_on, start};
-use crate::kit::images;
+use crate::kit::images::{self, File};
 use crate::kit::machine::{has_version_1, text};
 use crate::kit::stop::{Context, skip};
 use crate::kit::wait::eventually;
@@ -20,6 +20,10 @@ chapter! { "checkpoint_hostile":
     what_contradicts_the_configuration_is_refused_with_its_element [Windlass, Criu, Slow],
     mounts_of_the_images_never_reach_the_host [Windlass, Criu, Slow],
     what_is_not_an_image_is_refused [Windlass, Criu, Slow],
+    files_of_the_images_are_those_of_the_container [Windlass, Criu, Slow],
+    a_link_in_the_root_filesystem_leads_to_no_file_of_the_host [Windlass, Criu, Slow],
+    no_file_without_a_name_is_made_or_removed_elsewhere [Windlass, Criu, Slow],
+    signals_of_files_stay_in_the_container [Windlass, Criu, Slow],
     a_dump_before_is_no_way_out [Windlass, Criu, Slow],
     images_are_checked_before_a_user_namespace_sees_them [Windlass, Criu, Slow],
     memory_is_in_the_images_of_the_dump_before [Windlass, Criu, Slow],
@@ -79,6 +83,9 @@ fn what_contradicts_the_configuration_is_refused_with_its_element(t: &T) -> Verd
         }),
         ("/linux/namespaces", |b| b.namespace("time", Some(json!({"type": "time"}))).namespace("ipc", None)),
         ("/linux/namespaces", |b| b.namespace("uts", None).unset("/hostname")),
+        ("the images have another namespace", |b| {
+            b.namespace("network", Some(json!({"type": "network", "path": "/proc/1/ns/net"})))
+        }),
         ("/linux/namespaces", |b| {
             let map = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
             b.namespace("user", Some(json!({"type": "user"})))
@@ -235,6 +242,105 @@ fn what_is_not_an_image_is_refused(t: &T) -> Verdict {
         }),
     ];
     all_refused(&whole, &bundle, damages)
+}
+
+/// CRIU opens files as root, and its processes have descriptors of the host.
+fn files_of_the_images_are_those_of_the_container(t: &T) -> Verdict {
+    let bundle = dumped(t)?;
+    let whole = dump(t, &bundle)?;
+    let truncate = u64::from(libc::O_TRUNC.unsigned_abs() | libc::O_WRONLY.unsigned_abs());
+    let cases = [
+        ("/proc/self/exe", File::Regular("/proc/self/exe", 0)),
+        ("names the file", File::Regular("/proc/1/root/etc/passwd", 0)),
+        ("names the file", File::Regular("/proc/1/task/1/fd/70", 0)),
+        ("names the file", File::Regular("/proc/self/fd/70/etc/passwd", 0)),
+        ("names the file", File::Regular("/../etc/passwd", 0)),
+        ("names the file", File::Regular("//etc/passwd", 0)),
+        ("names the file", File::Regular("xetc/passwd", 0)),
+        ("makes or empties a file", File::Regular("/etc/passwd", truncate)),
+        ("names the file", File::Socket("/proc/self/cwd/socket", "")),
+        ("names the file", File::Socket("socket", "/proc/1/root/run")),
+        ("names the file", File::Socket("../proc/1/./cwd/socket", "/tmp")),
+        ("watches a file without a path", File::Watch),
+        ("a fanotify group that takes CAP_SYS_ADMIN", File::Group(0)),
+        ("a fanotify group that takes CAP_SYS_ADMIN", File::Group(0x200)),
+    ];
+    for (number, (words, file)) in cases.iter().enumerate() {
+        let images = whole.copy(&format!("files{number}"))?;
+        images::add_file(&images.dir, file, images::mount_on(&images.dir, "/")?).context(words)?;
+        refused(&images, &bundle, words).context(format!("case {number}"))?;
+    }
+    let ordinary = whole.copy("ordinary")?;
+    let root = images::mount_on(&ordinary.dir, "/")?;
+    for (at, path) in (50..).zip(["/etc/passwd", "/proc/1/fd", "/proc/self/status", "/"]) {
+        let number = images::add_file(&ordinary.dir, &File::Regular(path, 0), root).context(path)?;
+        images::hold(&ordinary.dir, number, at).context(path)?;
+    }
+    ordinary.restore(&bundle, &[]).context("files of the container")?;
+    let missing = whole.copy("missing")?;
+    fs::remove_file(missing.dir.join("files.img")).context("files.img")?;
+    refused(&missing, &bundle, "files.img is missing")
+}
+
+/// The path is ordinary, but the root filesystem has changed since the dump.
+fn a_link_in_the_root_filesystem_leads_to_no_file_of_the_host(t: &T) -> Verdict {
+    let bundle = dumped(t)?;
+    let whole = dump(t, &bundle)?;
+    symlink("/proc/self", bundle.rootfs().join("link")).context("link")?;
+    let images = whole.copy("link")?;
+    let root = images::mount_on(&images.dir, "/")?;
+    let file = images::add_file(&images.dir, &File::Regular("/link/exe", 0), root).context("CRIU's program")?;
+    images::hold(&images.dir, file, 9).context("CRIU's program")?;
+    refused(&images, &bundle, "which is not the container's")
+}
+
+/// CRIU sets the owner as root, and only a PID namespace of its own keeps a container from naming others.
+fn signals_of_files_stay_in_the_container(t: &T) -> Verdict {
+    let bundle = dumped(t)?.namespace("pid", None);
+    let images = dump(t, &bundle)?;
+    let root = images::mount_on(&images.dir, "/")?;
+    let file = images::add_file(&images.dir, &File::Owned("/etc/passwd", 1), root).context("a file")?;
+    images::hold(&images.dir, file, 9).context("a file")?;
+    refused(&images, &bundle, "a file whose signals another process gets")
+}
+
+fn no_file_without_a_name_is_made_or_removed_elsewhere(t: &T) -> Verdict {
+    let readonly = t.path("readonly");
+    fs::create_dir_all(&readonly).context("readonly")?;
+    let bundle = dumped(t)?.bind(&readonly, "/readonly", &["bind", "ro", "rprivate"]);
+    let whole = dump(t, &bundle)?;
+    let kept = readonly.join("link_remap.1");
+    fs::write(&kept, "content").context("kept")?;
+    let up = format!("/../../../../../../../..{}", kept.display());
+    // The file, its content, the mount and how it is made.
+    let cases = [
+        ("names the file", "/file", up.as_str(), "/", 0),
+        ("names the file", "/file", "/etc/passwd", "/", 0),
+        ("read-only", "/readonly/file", "/readonly/link_remap.1", "/readonly", 0),
+        ("names the file", up.as_str(), "", "/", 1),
+        ("read-only", "/readonly/file", "", "/readonly", 1),
+        ("a file without a name at", "/link/file", "", "/", 1),
+        ("a file without a name at", "/file", "/link/link_remap.1", "/", 0),
+    ];
+    // CRIU resolves it in the host's root.
+    symlink(&readonly, bundle.rootfs().join("link")).context("link")?;
+    for (number, (words, path, content, mount, kind)) in cases.into_iter().enumerate() {
+        let images = whole.copy(&format!("unlinked{number}"))?;
+        let mount = images::mount_on(&images.dir, mount)?;
+        let add = |path| images::add_file(&images.dir, &File::Regular(path, 0), mount);
+        let file = add(path).context(path)?;
+        let content = if kind == 0 { add(content).context(content)? } else { 5 };
+        images::unlinked(&images.dir, file, content, kind).context(path)?;
+        refused(&images, &bundle, words).context(format!("case {number}"))?;
+        ensure_eq!(text(&kept), "content".to_owned(), "the file of the host");
+    }
+    let images = whole.copy("ghost")?;
+    let file = File::Regular("/tmp/ghost", 0);
+    let file = images::add_file(&images.dir, &file, images::mount_on(&images.dir, "/")?).context("ghost")?;
+    images::unlinked(&images.dir, file, 5, 1).context("ghost")?;
+    images::hold(&images.dir, file, 9).context("ghost")?;
+    images.restore(&bundle, &[]).context("a file without a name")?;
+    Ok(())
 }
 
 /// A restore reads memory from the images of earlier dumps, too.

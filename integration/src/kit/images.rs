@@ -50,6 +50,86 @@ pub fn without_pages(images: &Path) -> io::Result<()> {
     })
 }
 
+/// A file in the images (CRIU, `images/fdinfo.proto`).
+pub enum File<'a> {
+    /// A file with this path, which CRIU opens with these flags.
+    Regular(&'a str, u64),
+    /// A file with this path, whose signals this process gets.
+    Owned(&'a str, u64),
+    /// A unix socket with this name, relative to this directory.
+    Socket(&'a str, &'a str),
+    /// An inotify instance that watches a file by its handle.
+    Watch,
+    /// A fanotify group with these flags, which marks a whole filesystem.
+    Group(u64),
+}
+
+/// Adds a file, and returns its number.
+pub fn add_file(images: &Path, file: &File, mount: u64) -> io::Result<u64> {
+    let (kind, pid) = if let File::Owned(_, pid) = file { (1, *pid) } else { (0, 0) };
+    let owner = [(1, 0), (2, 0), (3, 0), (4, kind), (5, pid)].map(|(field, value)| number_field(field, value)).concat();
+    let mut number = 0;
+    change(&images.join("files.img"), |entries| {
+        number = 0x1000 + entries.len() as u64;
+        let (kind, part, fields) = match file {
+            File::Regular(path, _) | File::Owned(path, _) => {
+                let flags = if let File::Regular(_, flags) = file { *flags } else { 0 };
+                let opened = [number_field(2, flags), number_field(3, 0), bytes_field(5, &owner)].concat();
+                let named = [bytes_field(6, path.as_bytes()), number_field(7, mount << 1)].concat();
+                (1, 3, [opened, named].concat())
+            }
+            File::Socket(name, dir) => {
+                (5, 16, [bytes_field(11, name.as_bytes()), bytes_field(14, dir.as_bytes())].concat())
+            }
+            File::Watch => (8, 13, bytes_field(5, &[number_field(2, 2), bytes_field(7, &[])].concat())),
+            File::Group(flags) => {
+                let mark = [number_field(2, 2), number_field(3, 0x100)].concat();
+                (12, 14, [number_field(4, *flags), bytes_field(6, &mark)].concat())
+            }
+        };
+        let part = (part, Value::Bytes([number_field(1, number), fields].concat()));
+        entries.push(vec![(1, Value::Number(kind)), (2, Value::Number(number)), part]);
+        Some(())
+    })?;
+    Ok(number)
+}
+
+/// Has the first table of descriptors have an ordinary file of this number at `at`.
+pub fn hold(images: &Path, number: u64, at: u64) -> io::Result<()> {
+    let tables = named(images, "fdinfo-")?;
+    let table = tables.iter().min().ok_or(io::ErrorKind::NotFound)?;
+    let fields = [(1, number), (2, 0), (3, 1), (4, at)];
+    change(table, |entries| {
+        entries.push(fields.map(|(field, value)| (field, Value::Number(value))).to_vec());
+        Some(())
+    })
+}
+
+/// Has the images have files without a name: one of these, and its content, by `kind`. 0 is another file, which CRIU
+/// removes at the end; 1 is a ghost, which it makes and removes.
+pub fn unlinked(images: &Path, file: u64, content: u64, kind: u64) -> io::Result<()> {
+    let image = |magic: u32, entry: &[u8]| {
+        let words = [0x5456_4319, magic, entry.len() as u32].map(u32::to_le_bytes).concat();
+        [&words, entry].concat()
+    };
+    let remap = [(1, file), (2, content), (3, kind)].map(|(field, value)| number_field(field, value)).concat();
+    fs::write(images.join("remap-fpath.img"), image(0x5913_3954, &remap))?;
+    let ghost = [(1, 0), (2, 0), (3, 0o100_644)].map(|(field, value)| number_field(field, value)).concat();
+    fs::write(images.join(format!("ghost-file-{content:x}.img")), image(0x5258_3605, &ghost))
+}
+
+/// The id of the mount on this point.
+pub fn mount_on(images: &Path, point: &str) -> io::Result<u64> {
+    let lists = named(images, "mountpoints-")?;
+    let list = fs::read(lists.first().ok_or(io::ErrorKind::NotFound)?)?;
+    let found = || {
+        let (_, rest) = list.split_at_checked(8)?;
+        let entries = entries(rest)?;
+        number(entries.iter().find(|entry| is_on(entry, point))?, MOUNT_ID)
+    };
+    found().ok_or_else(|| io::ErrorKind::NotFound.into())
+}
+
 /// The images whose names begin so.
 fn named(images: &Path, name: &str) -> io::Result<Vec<PathBuf>> {
     let is_it = |path: &PathBuf| path.file_name().is_some_and(|it| it.to_string_lossy().starts_with(name));
