@@ -64,6 +64,9 @@ pub(crate) fn read(dir: BorrowedFd<'_>) -> Result<Claims> {
         if claims.threads.len() + process.threads.len() > TASKS {
             return Err(refuse("pstree.img", "has too many tasks"));
         }
+        if !process.threads.contains(&u64::from(process.pid)) {
+            return Err(refuse("pstree.img", "has a process without its first task"));
+        }
         for tid in &process.threads {
             if !tids.insert(*tid) {
                 return Err(refuse("pstree.img", "names a task twice"));

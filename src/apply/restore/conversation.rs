@@ -239,7 +239,8 @@ impl Restoring<'_, '_> {
         let chain = chain::open(images)?;
         let claims = claims::read(images)?;
         let nameless = files::check(images, self.plan, &claims, &self.streams)?;
-        chain.iter().try_for_each(|dir| pages::check(dir.as_fd(), flags.lazy_pages))?;
+        let tasks = claims.threads.iter().map(|thread| thread.tid).collect();
+        chain.iter().try_for_each(|dir| pages::check(dir.as_fd(), &tasks, flags.lazy_pages))?;
         if flags.manages_cgroups() {
             cgroups::check(images, &handler.cgroup_below_root().unwrap_or_default(), topology)?;
         }

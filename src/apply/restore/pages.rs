@@ -1,6 +1,7 @@
 //! Checks that the images contain the memory that they claim. CRIU would read missing pages again and again, with a
 //! line in its log each time.
 
+use std::collections::BTreeSet;
 use std::os::fd::BorrowedFd;
 
 use nix::errno::Errno;
@@ -18,12 +19,12 @@ const LAZY: u32 = 2;
 /// The pages are in the file.
 const PRESENT: u32 = 4;
 
-/// Refuses a file of pages that is shorter than its page map says. With `lazily`, pages that can be fetched later do
-/// not count.
-pub(crate) fn check(dir: BorrowedFd<'_>, lazily: bool) -> Result<()> {
+/// Refuses a file of pages that is shorter than the page map of one of these tasks says. With `lazily`, pages that can
+/// be fetched later do not count.
+pub(crate) fn check(dir: BorrowedFd<'_>, tasks: &BTreeSet<u32>, lazily: bool) -> Result<()> {
     for name in directory::names(dir).with_context(|| "cannot list the images")? {
         let name = name.to_string_lossy();
-        if !(name.starts_with("pagemap-") && name.ends_with(".img")) {
+        if !is_read(&name, tasks) {
             continue;
         }
         let entries: Vec<PageMap> = all(dir, Kind::PageMap, &name)?;
@@ -41,6 +42,13 @@ pub(crate) fn check(dir: BorrowedFd<'_>, lazily: bool) -> Result<()> {
     Ok(())
 }
 
+/// Whether CRIU reads this file as a page map. A dump that failed leaves those of processes that have ended since, and
+/// the next dump to the same directory writes other pages under the same names.
+fn is_read(name: &str, tasks: &BTreeSet<u32>) -> bool {
+    let Some(of) = name.strip_prefix("pagemap-").and_then(|rest| rest.strip_suffix(".img")) else { return false };
+    of.parse().map_or(true, |task| tasks.contains(&task))
+}
+
 /// How many pages CRIU reads or skips in the file. Returns `None` on overflow.
 fn needed(entries: &[PageMap], lazily: bool) -> Option<u64> {
     let elsewhere = |it: &&PageMap| {
@@ -55,6 +63,17 @@ fn needed(entries: &[PageMap], lazily: bool) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn page_maps_of_earlier_processes_are_not_looked_at() {
+        let tasks = BTreeSet::from([1, 12]);
+        for name in ["pagemap-1.img", "pagemap-12.img", "pagemap-shmem-7.img"] {
+            assert!(is_read(name, &tasks), "{name}");
+        }
+        for name in ["pagemap-2.img", "pages-1.img", "pagemap-1", "core-1.img"] {
+            assert!(!is_read(name, &tasks), "{name}");
+        }
+    }
 
     #[test]
     fn pages_are_in_the_file_unless_the_map_says_that_they_are_elsewhere() {
