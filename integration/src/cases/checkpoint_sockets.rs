@@ -21,8 +21,9 @@ fn connections_that_no_process_has_accepted_need_their_flag(t: &T) -> Verdict {
     ));
     let container = start(t, &bundle)?;
     counts_on(&bundle, 1)?;
+    let images = Images::new(t);
     let check = |flags: &[&str]| {
-        let mut command = t.command();
+        let mut command = images.command();
         command.args(["checkpoint", "--check"]).args(flags).arg(&container.id);
         t.finish(command)
     };
@@ -32,7 +33,6 @@ fn connections_that_no_process_has_accepted_need_their_flag(t: &T) -> Verdict {
     }
     established.stdout_has("has TCP connections that no process has accepted; pass --tcp-skip-in-flight")?;
     let flags = ["--tcp-established", "--network-lock", "skip"];
-    let images = Images::new(t);
     images.try_dump(&container, &flags)?.code_is(1)?.stderr_has("pass --tcp-skip-in-flight")?;
     let flags = [&flags[..], &["--tcp-skip-in-flight"]].concat();
     check(&flags)?.code_is(0)?;
