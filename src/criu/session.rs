@@ -51,11 +51,15 @@ pub enum Outcome {
 /// The answer to a notification. After an error CRIU undoes everything.
 pub type Answer = Result<Next>;
 
+/// Work of the runtime that CRIU does not wait for.
+pub type Work = Box<dyn FnOnce() -> Result<()>>;
+
 /// The next step after a notification.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
     /// CRIU goes on.
     GoOn,
+    /// CRIU goes on, and this is done meanwhile. After an error CRIU undoes everything at its next notification.
+    GoOnWith(Work),
     /// CRIU waits until the conversation is resumed.
     Hold,
 }
@@ -173,6 +177,8 @@ impl Session {
 
     fn follow(&mut self, kind: Option<i32>, each: &mut dyn FnMut(&Step, Option<OwnedFd>) -> Answer) -> Result<Outcome> {
         let mut refused = None;
+        // Whether CRIU has still to be told of the failure.
+        let mut untold = false;
         for _ in 0..STEPS {
             if !self.await_message()? {
                 return refused.map_or(Ok(Outcome::HelperDied), Err);
@@ -188,8 +194,12 @@ impl Session {
                     self.helper = None;
                     return Ok(Outcome::Held);
                 }
-                self.answer(answer.is_ok())?;
-                refused = refused.or(answer.err());
+                self.answer(answer.is_ok() && !std::mem::take(&mut untold))?;
+                let failed = match answer {
+                    Ok(Next::GoOnWith(work)) => work().inspect_err(|_| untold = true).err(),
+                    other => other.err(),
+                };
+                refused = refused.or(failed);
                 continue;
             }
             return match refused {
@@ -311,6 +321,35 @@ mod tests {
         say(&response(Type::Restore, true, ""));
         assert!(matches!(session.resume(Type::Restore, &mut hold), Ok(Outcome::Done)));
         assert_eq!([hear(), hear()], [Some(true); 2]);
+    }
+
+    #[test]
+    fn work_is_done_after_the_answer_and_its_failure_refuses_the_next_step() {
+        let (ours, theirs) = socket::pair().expect("a pair");
+        let theirs = std::rc::Rc::new(theirs);
+        let say = |message: &[u8]| socket::send(theirs.as_fd(), message, &[]).expect("sent");
+        say(&response(Type::Notify, true, "first"));
+        let each = &mut |_: &Step, _| {
+            let theirs = theirs.clone();
+            Ok(Next::GoOnWith(Box::new(move || {
+                let mut buffer = [0; 1024];
+                let mut hear = || {
+                    let (n, _) = socket::receive(theirs.as_fd(), &mut buffer).expect("a message");
+                    Request::decode(&buffer[..n]).expect("a message").go_on
+                };
+                assert_eq!([hear(), hear()], [None, Some(true)], "the answer was first");
+                let say = |message: &[u8]| socket::send(theirs.as_fd(), message, &[]).expect("sent");
+                say(&response(Type::Notify, true, "second"));
+                say(&response(Type::Restore, false, ""));
+                Err(Error::new(Kind::Kernel, "no"))
+            })))
+        };
+        let request = Request { kind: Some(Type::Restore as i32), ..Request::default() };
+        let outcome = Session::new(ours).perform(&request, each);
+        assert_eq!(outcome.expect_err("refused").message(), "no");
+        let mut buffer = [0; 1024];
+        let (n, _) = socket::receive(theirs.as_fd(), &mut buffer).expect("a message");
+        assert_eq!(Request::decode(&buffer[..n]).expect("a message").go_on, Some(false));
     }
 
     #[test]

@@ -85,6 +85,8 @@ pub(crate) struct Restoring<'r, 'i> {
     /// The log's directory in CRIU's mount namespace, if CRIU manages cgroups.
     pub log: Option<OwnedFd>,
     pub progress: Progress,
+    /// Whether CRIU has left the container's cgroup, or is about to.
+    pub criu_is_outside: bool,
     /// Fetches the memory that is left for later.
     pub pages: Option<LazyPages>,
     pub timer: StepTimer,
@@ -336,9 +338,11 @@ impl Restoring<'_, '_> {
                     launch.adopted_is_ready()?;
                     return Ok(Next::Hold);
                 }
+                return Ok(self.move_criu(launch));
             }
             "post-setup-namespaces" if self.progress == Progress::InitCreated => {
                 files::stay_below(&self.nameless, launch.child().pidfd.as_fd())?;
+                return Ok(self.move_criu(launch));
             }
             "orphan-pts-master" => {
                 let fd = fd.ok_or_else(|| Error::new(Kind::Protocol, "CRIU has sent no terminal"))?;
@@ -373,6 +377,15 @@ impl Restoring<'_, '_> {
         Ok(Next::GoOn)
     }
 
+    /// Moves CRIU out of the container's cgroup while it goes on, unless that is done.
+    fn move_criu(&mut self, launch: &Launch<NewContainer<'_>>) -> Next {
+        if self.images.trusted || self.criu_is_outside || launch.handler().cgroup.unified().is_none() {
+            return Next::GoOn;
+        }
+        self.criu_is_outside = true;
+        Next::GoOnWith(audit::move_criu(launch.predecessor_pid()))
+    }
+
     /// Refuses an init outside of namespaces of these kinds that the configuration names: CRIU makes new ones if the
     /// images do not say that theirs are from outside.
     fn check_joins(&self, init: i32, kinds: Namespaces) -> Result<()> {
@@ -395,7 +408,7 @@ impl Restoring<'_, '_> {
         self.check_joins(init.pid, Namespaces::NET | Namespaces::PID | Namespaces::IPC | Namespaces::UTS)?;
         // CRIU goes on whatever we answer, so the processes must not run before the mounts are known.
         if let Some(cgroup) = launch.handler().cgroup.unified() {
-            audit::hold(cgroup, launch.predecessor_pid(), init.pid)?;
+            audit::hold(cgroup, init.pid)?;
         }
         mounts::check(init, self.plan, stage, &self.passed, launch.handler().cgroup_below_root())
     }

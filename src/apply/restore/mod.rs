@@ -81,6 +81,7 @@ pub fn restore<'a>(
         stage: None,
         log: None,
         progress: Progress::Begun,
+        criu_is_outside: false,
         pages: None,
         timer,
     };
