@@ -7,7 +7,8 @@ use crate::kit::{Bundle, Need, T, Verdict};
 use crate::{chapter, ensure, ensure_eq};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::unistd::{AccessFlags, access};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{AccessFlags, Pid, access};
 use serde_json::json;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -234,16 +235,17 @@ fn a_detached_exec_outlives_the_runtime(t: &T) -> Verdict {
 fn an_exec_that_the_container_stops_ends_with_the_runtime(t: &T) -> Verdict {
     let script = NEWCOMERS.replace("WATCH", "kill -STOP ${p#/proc/} && echo stopped ${p#/proc/}");
     let container = t.start(&t.bundle()?.privileged().sh(&script))?;
-    let of = |pid: &str, file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
-    let cgroup = of(&container.pid()?.to_string(), "cgroup");
+    let of = |pid: i32, file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+    let cgroup = of(container.pid()?, "cgroup");
     ensure!(cgroup.contains(&container.id), "the container is in no cgroup of its own: {cgroup:?}");
     // The intermediate process, which the container cannot stop, has the same cgroup.
-    let newcomers = || {
+    let processes = || {
         let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-        let pids = processes.filter_map(|entry| entry.file_name().into_string().ok());
-        pids.filter(|pid| of(pid, "comm").starts_with("windlass") && of(pid, "cgroup") == cgroup).collect::<Vec<_>>()
+        let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+        pids.filter(|pid| of(*pid, "cgroup") == cgroup).collect::<Vec<_>>()
     };
-    let is_stopped = |pid: &String| of(pid, "stat").contains(") T ");
+    let is_ours = |pid: &i32| of(*pid, "comm").starts_with("windlass");
+    let is_stopped = |pid: &i32| of(*pid, "stat").contains(") T ");
     let mut stopped = 0;
     rounds(duration(t) / 2, || -> Verdict {
         let mut command = t.command();
@@ -252,15 +254,23 @@ fn an_exec_that_the_container_stops_ends_with_the_runtime(t: &T) -> Verdict {
             .stdout(std::process::Stdio::null())
             .stderr(std::process::Stdio::null());
         let mut child = command.spawn()?;
-        let mut ended = || child.try_wait().map_or(Some(true), |status| status.map(|_| true));
-        let found = || newcomers().iter().any(is_stopped).then_some(false);
-        if crate::kit::wait::eventually("the exec ends or is stopped", || ended().or_else(found))? {
+        let mut ended = || child.try_wait().map_or(Some(None), |status| status.map(|_| None));
+        let found = || processes().into_iter().find(is_stopped).map(Some);
+        let what = "the exec ends or is stopped";
+        let Some(pid) = crate::kit::wait::eventually(what, || ended().or_else(found))? else {
+            return Ok(());
+        };
+        if !is_ours(&pid) {
+            // The signal came after execve(2). The program of the container does not end with the runtime.
+            kill(Pid::from_raw(pid), Signal::SIGKILL).context("kill")?;
+            child.wait()?;
             return Ok(());
         }
         stopped += 1;
         child.kill()?;
         child.wait()?;
-        crate::kit::wait::eventually("the stopped process is gone", || newcomers().is_empty().then_some(()))
+        let is_gone = || (!processes().iter().any(is_ours)).then_some(());
+        crate::kit::wait::eventually("the stopped process is gone", is_gone)
     })?;
     // Otherwise nothing was tried.
     ensure!(stopped > 0, "no exec was stopped");
