@@ -83,6 +83,16 @@ mod tests {
     }
 
     #[test]
+    fn a_call_that_another_run_does_not_make_is_no_point() {
+        let call = |text: &str| Call { point: text.parse().expect("a point"), error: None };
+        let run = |texts: &[&str]| Trace { calls: texts.iter().map(|text| call(text)).collect(), ..Trace::default() };
+        let mut trace = run(&["main/read#1", "main/read#2", "main.1/read#1", "main/poll#1"]);
+        trace.keep_common(&[run(&["main/poll#1", "main/read#2", "main/read#1"]), run(&["main/read#1", "main/poll#1"])]);
+        let left: Vec<String> = trace.calls.iter().map(|call| call.point.to_string()).collect();
+        assert_eq!(left, ["main/read#1", "main/poll#1"]);
+    }
+
+    #[test]
     fn a_call_without_a_row_is_named() {
         let table = Table::load().expect("the table");
         let extent = Extent { calls: true, kills: true, short: true };

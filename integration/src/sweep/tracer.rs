@@ -43,6 +43,15 @@ pub struct Trace {
     pub executed: BTreeMap<String, String>,
 }
 
+impl Trace {
+    /// Leaves out the calls that one of the others does not have: whether they are made is chance.
+    pub fn keep_common(&mut self, others: &[Trace]) {
+        let points = |trace: &Trace| trace.calls.iter().map(|call| call.point.clone()).collect::<BTreeSet<_>>();
+        let others: Vec<_> = others.iter().map(points).collect();
+        self.calls.retain(|call| others.iter().all(|points| points.contains(&call.point)));
+    }
+}
+
 /// The command to trace, and the point.
 pub struct Request {
     /// The command, with its stdio.
