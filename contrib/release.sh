@@ -19,6 +19,23 @@ if [ -z "$trial" ]; then
     [ -z "$(git status --porcelain)" ] || die "the work tree has changes: commit them, or try it out with --trial"
 fi
 
+# What is missing is said before anything is built.
+missing=
+need() { # PROGRAM PACKAGE
+    command -v "$1" > /dev/null || missing="$missing $2"
+}
+need dpkg-deb dpkg
+# Debian's rules for packages: their errors are errors here.
+[ "$trial" ] || need lintian lintian
+for architecture; do
+    target=$architecture-unknown-linux-musl
+    [ -d "$(rustc --print sysroot)/lib/rustlib/$target/lib" ] || rustup target add "$target" ||
+        die "Rust's target $target cannot be had"
+    [ "$architecture" = "$(uname -m)" ] ||
+        need "$architecture-linux-gnu-gcc" "gcc-$(echo "$architecture" | tr _ -)-linux-gnu"
+done
+[ -z "$missing" ] || die "programs are missing: install Debian's packages$missing"
+
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 WINDLASS_COMMIT=$(git describe --always --dirty --abbrev=12)
 SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)
@@ -49,12 +66,8 @@ contrib/bom.sh "$dist/windlass-$version.cdx.json"
 
 for architecture; do
     target=$architecture-unknown-linux-musl
-    [ -d "$(rustc --print sysroot)/lib/rustlib/$target/lib" ] || rustup target add "$target" ||
-        die "Rust's target $target cannot be had"
     if [ "$architecture" != "$(uname -m)" ]; then
-        linker=$architecture-linux-gnu-gcc
-        command -v "$linker" > /dev/null || die "$linker is missing: install gcc-$(echo "$architecture" | tr _ -)-linux-gnu"
-        export "CARGO_TARGET_$(echo "$target" | tr 'a-z-' 'A-Z_')_LINKER=$linker"
+        export "CARGO_TARGET_$(echo "$target" | tr 'a-z-' 'A-Z_')_LINKER=$architecture-linux-gnu-gcc"
     fi
     RUSTFLAGS="$flags" cargo build --locked --release --bins --target "$target"
 
@@ -66,7 +79,6 @@ for architecture; do
     contrib/deb.sh "$targets/$target/release" "$dist" "$architecture" "$dist/windlass-$version.cdx.json" > /dev/null
 done
 
-# Debian's rules for packages: their errors are errors here.
 if command -v lintian > /dev/null; then
     lintian --fail-on error "$dist"/*.deb >&2
 else

@@ -24,11 +24,10 @@ make() { # DIRECTORY CLOCK USER TOOLCHAIN ARGUMENT...: in a clone, with a CARGO_
     git clone --quiet --no-hardlinks . "$directory/checkout"
     # The same commit for both, whatever is committed here meanwhile.
     git -C "$directory/checkout" checkout --quiet --detach "$commit"
-    # Both use what is downloaded already, and the tools that the recipe would otherwise build.
-    for part in registry bin config.toml; do
+    # Both use what is downloaded already.
+    for part in registry config.toml; do
         [ ! -e "$cargo_home/$part" ] || cp -a "$cargo_home/$part" "$directory/home/"
     done
-    if [ -d target/tools ]; then mkdir "$directory/checkout/target" && cp -a target/tools "$directory/checkout/target/"; fi
     # rustc hangs below faketime, so it alone sees the true time, which it writes nowhere.
     mkdir "$directory/compiler"
     printf '#!/bin/sh\nunset LD_PRELOAD\nexec "%s/bin/rustc" "$@"\n' "$toolchain" > "$directory/compiler/rustc"
@@ -38,7 +37,7 @@ make() { # DIRECTORY CLOCK USER TOOLCHAIN ARGUMENT...: in a clone, with a CARGO_
         cd "$directory/checkout"
         # `env -i`: the other user does not get the caller's environment, which must not matter.
         setpriv --reuid "$user" --regid "$user" --clear-groups env -i HOME="$directory/home" CARGO_HOME="$directory/home" \
-            PATH="$directory/compiler:$toolchain/bin:$directory/home/bin:/usr/sbin:/usr/bin:/sbin:/bin" \
+            PATH="$directory/compiler:$toolchain/bin:/usr/sbin:/usr/bin:/sbin:/bin" \
             faketime -f "$clock" contrib/release.sh "$@" > /dev/null
     )
 }

@@ -4,6 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use serde_json::Value;
+
 /// A directory that is removed after the test.
 struct Dir(PathBuf);
 
@@ -41,6 +43,18 @@ impl Dir {
         let mut command = Command::new(program);
         command.args(words).current_dir(&self.0).env("GIT_CONFIG_GLOBAL", "/dev/null").env_remove("CARGO_TARGET_DIR");
         command.output().expect(program)
+    }
+
+    /// Links to these programs of the host in `bin`, and the setting of a PATH with nothing else.
+    fn only(&self, programs: &[&str]) -> String {
+        let bin = self.0.join("bin");
+        fs::create_dir_all(&bin).expect("a directory");
+        let path = std::env::var_os("PATH").expect("PATH");
+        for program in programs {
+            let found = std::env::split_paths(&path).map(|dir| dir.join(program)).find(|path| path.exists());
+            std::os::unix::fs::symlink(found.expect(program), bin.join(program)).expect("a link");
+        }
+        format!("PATH={}", bin.display())
     }
 }
 
@@ -86,13 +100,7 @@ fn brought(name: &str, apt: &str) -> String {
     for (program, text) in programs {
         dir.script(&format!("bin/{program}"), text);
     }
-    let bin = dir.0.join("bin");
-    let path = std::env::var_os("PATH").expect("PATH");
-    for program in ["sh", "dirname", "sed", "grep", "tail"] {
-        let found = std::env::split_paths(&path).map(|dir| dir.join(program)).find(|path| path.exists());
-        std::os::unix::fs::symlink(found.expect(program), bin.join(program)).expect("a link");
-    }
-    let path = format!("PATH={}", bin.display());
+    let path = dir.only(&["sh", "dirname", "sed", "grep", "tail"]);
     said(&dir.run("env", &["-i", &path, &format!("CARGO_HOME={}", dir.0.display()), "contrib/just.sh", "demo"]))
 }
 
@@ -138,6 +146,68 @@ fn an_error_that_lintian_finds_in_a_package_is_one_of_the_release() {
     assert!(said.contains("lintian --fail-on error target/dist/windlass_"), "{said}");
     let (made, said, sums) = released("release-unsound", 2);
     assert!(!made && !sums, "{said}");
+}
+
+#[test]
+fn a_release_says_what_is_missing_before_it_builds() {
+    let dir = Dir::new("release-lacks");
+    dir.copy("contrib/release.sh");
+    dir.script("bin/cargo", ": > cargo-was-called").script("bin/rustc", "echo \"$PWD\"").script("bin/git", ":");
+    fs::create_dir_all(dir.0.join("lib/rustlib/none-unknown-linux-musl/lib")).expect("a directory");
+    fs::write(dir.0.join("contrib/release.conf"), "maintainer=\"N <n@example.org>\"\n").expect("written");
+    let path = dir.only(&["sh", "dirname", "grep", "tr", "uname"]);
+    for (words, lacks) in [
+        (&["--trial", "none"][..], "install Debian's packages dpkg gcc-none-linux-gnu\n"),
+        (&["none"], "install Debian's packages dpkg lintian gcc-none-linux-gnu\n"),
+    ] {
+        let output = dir.run("env", &[&["-i", &path, "contrib/release.sh"], words].concat());
+        assert!(!output.status.success() && said(&output).contains(lacks), "{}", said(&output));
+        assert!(!dir.0.join("cargo-was-called").exists(), "something was built");
+    }
+}
+
+#[test]
+fn the_bill_of_materials_has_what_is_linked_and_nothing_of_the_tests() {
+    let dir = Dir::new("bom");
+    let (project, file) = (Path::new(env!("CARGO_MANIFEST_DIR")), dir.0.join("bom.json"));
+    let script = project.join("contrib/bom.sh");
+    let made = dir.run("env", &["SOURCE_DATE_EPOCH=0", &script.to_string_lossy(), &file.to_string_lossy()]);
+    assert!(made.status.success(), "{}", said(&made));
+    let text = fs::read_to_string(file).expect("the bill");
+    assert!(!text.contains(env!("CARGO_MANIFEST_DIR")), "it names a directory of this machine");
+    let bill: Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(bill["metadata"]["timestamp"], "1970-01-01T00:00:00Z");
+    assert_eq!(bill["metadata"]["component"]["name"], "windlass");
+
+    let components = bill["components"].as_array().expect("components");
+    let scope = |name: &str| components.iter().find(|part| part["name"] == name).map(|part| part["scope"].clone());
+    for name in ["std", "nix", "serde_json", "procfs-core", "seccompiler", "windlass-shim"] {
+        assert_eq!(scope(name), Some("required".into()), "{name} is linked");
+    }
+    // A macro, what it needs, and what a build script needs.
+    for name in ["serde_derive", "syn", "autocfg"] {
+        assert_eq!(scope(name), Some("excluded".into()), "{name} is only for the build");
+    }
+    // Of a feature that the programs are built without, and of tests.
+    for name in ["oci-spec", "regex", "proptest", "rustbus"] {
+        assert_eq!(scope(name), None, "{name} is in no program");
+    }
+
+    let lock = fs::read_to_string(project.join("Cargo.lock")).expect("Cargo.lock");
+    let mut refs = vec![&bill["metadata"]["component"]["bom-ref"]];
+    for part in components {
+        refs.push(&part["bom-ref"]);
+        let name = part["name"].as_str().expect("a name");
+        let head = format!("name = \"{name}\"\nversion = {}\n", part["version"]);
+        let section = lock.split("[[package]]\n").find(|section| section.starts_with(&head)).unwrap_or_default();
+        assert!(name == "std" || !section.is_empty(), "{name} is not in Cargo.lock");
+        let sum = section.lines().find_map(|line| line.strip_prefix("checksum = "));
+        assert_eq!(sum.unwrap_or("null"), part["hashes"][0]["content"].to_string(), "the checksum of {name}");
+    }
+    for entry in bill["dependencies"].as_array().expect("dependencies") {
+        let needs = entry["dependsOn"].as_array().expect("an array");
+        assert!(needs.iter().chain([&entry["ref"]]).all(|name| refs.contains(&name)), "{entry} leads nowhere");
+    }
 }
 
 /// Runs `just test` with a `just` whose recipes are this script; `$1` is the recipe.
