@@ -65,8 +65,12 @@ try() {
     name=$(basename "$3")
     # Only the standard library's test harness knows --skip, and the programs of tests/ need not have it.
     if [ "$2" = lib ]; then options=$skipped; else options=; fi
-    (cd "$1" && exec "$3" --quiet $options) >"$results/$name.output" 2>&1 ||
-        mv "$results/$name.output" "$results/$name.failed"
+    cd "$1"
+    "$3" --quiet $options >"$results/$name.output" 2>&1 &
+    program=$!
+    # An interrupted run leaves no test behind.
+    trap 'kill $program' TERM
+    wait $program || mv "$results/$name.output" "$results/$name.failed"
 }
 
 # The tests run beside clippy and each other, because those of the shim wait for most of their time.
