@@ -114,7 +114,12 @@ fn copy_content(source: &mut File, copy: &mut File) -> std::io::Result<()> {
             Err(Errno::ENXIO) => return copy.set_len(source.seek(SeekFrom::End(0))?),
             found => found?,
         };
-        end = lseek(&*source, data, Whence::SeekHole)?;
+        let hole = lseek(&*source, data, Whence::SeekHole)?;
+        // Somebody else may serve the filesystem, and its answers must not keep us here for ever.
+        if data < end || hole <= data {
+            return Err(Errno::EIO.into());
+        }
+        end = hole;
         lseek(&*source, data, Whence::SeekSet)?;
         lseek(&*copy, data, Whence::SeekSet)?;
         std::io::copy(&mut source.take((end - data).unsigned_abs()), copy)?;
