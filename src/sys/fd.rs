@@ -9,6 +9,8 @@ use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag};
 use nix::sys::stat::{FileStat, Mode};
 use nix::unistd::UnlinkatFlags;
 
+use windlass_base::abi::PROC_SUPER_MAGIC;
+
 use super::call::unless_missing;
 use super::poll::Deadline;
 use super::{Called, Result, SyscallError, fd_name, flag_names};
@@ -383,17 +385,19 @@ pub fn replace_open(
 }
 
 /// Writes a process id to a file as engines read it: digits alone, whole or not at all. A device or a FIFO gets the
-/// digits and stays: a file in the place of /dev/null would break the host. The same holds for a link to a character
-/// device or a FIFO, which /dev/stdout may be. Any other link is replaced, not followed.
+/// digits and stays: a file in the place of /dev/null would break the host. The same holds for a link to one of them,
+/// and for a link through procfs, which /dev/stdout is: a file that it leads to gets the digits at its end. Any other
+/// link is replaced, not followed.
 pub fn write_pid(path: &Path, pid: i32) -> Result<()> {
     let text = pid.to_string();
-    let kind = |stat: FileStat| stat.st_mode & libc::S_IFMT;
-    let written_to = match stat_at(CWD, path).map(kind) {
-        Ok(libc::S_IFCHR | libc::S_IFBLK | libc::S_IFIFO) => Some(OFlag::O_NOFOLLOW),
-        Ok(libc::S_IFLNK) => match nix::sys::stat::stat(path).map(kind) {
-            Ok(libc::S_IFCHR | libc::S_IFIFO) => Some(OFlag::empty()),
-            _ => None,
-        },
+    let kind_of = |stat: FileStat| stat.st_mode & libc::S_IFMT;
+    let is_special = |kind| matches!(kind, libc::S_IFCHR | libc::S_IFBLK | libc::S_IFIFO);
+    let written_to = match stat_at(CWD, path).map(kind_of) {
+        Ok(kind) if is_special(kind) => Some(OFlag::O_NOFOLLOW),
+        Ok(libc::S_IFLNK) => {
+            let leads_to_special = nix::sys::stat::stat(path).is_ok_and(|stat| is_special(kind_of(stat)));
+            (leads_to_special || leads_through_procfs(path)?).then_some(OFlag::O_APPEND)
+        }
         _ => None,
     };
     if let Some(follow) = written_to {
@@ -401,6 +405,12 @@ pub fn write_pid(path: &Path, pid: i32) -> Result<()> {
         return write_once(openat(CWD, path, flags, 0)?.as_fd(), text.as_bytes());
     }
     replace(CWD, path, 0o644, text.as_bytes(), Durability::Cached)
+}
+
+/// Whether a symbolic link is one of procfs, or leads to one: /proc/self/fd/1, /dev/fd/1, /dev/stdout.
+fn leads_through_procfs(link: &Path) -> Result<bool> {
+    let opened = openat(CWD, link, OFlag::O_PATH | OFlag::O_NOFOLLOW, 0)?;
+    Ok(filesystem(opened.as_fd())? == PROC_SUPER_MAGIC || Path::new(&readlinkat(CWD, link)?).starts_with("/proc"))
 }
 
 /// unlinkat(2) of a file.

@@ -155,6 +155,15 @@ fn a_pid_file_that_is_no_file_stays_what_it_is() {
         write_pid(&file, pid).expect("written");
         assert_eq!(std::fs::read_to_string(&file).expect("a file"), pid.to_string());
     }
+    let opened = open(&file, OFlag::O_RDONLY).expect("a file");
+    let standard_output = dir.join("standard output");
+    let number = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&opened));
+    std::os::unix::fs::symlink(&number, &standard_output).expect("a link");
+    write_pid(&standard_output, 8).expect("written");
+    write_pid(Path::new(&number), 9).expect("written");
+    assert_eq!(std::fs::read_to_string(&file).expect("a file"), "789");
+    assert_eq!(std::fs::read_link(&standard_output).expect("still a link"), Path::new(&number));
+    std::fs::write(&file, "7").expect("written");
     let to_a_file = dir.join("to a file");
     std::os::unix::fs::symlink("file", &to_a_file).expect("a link");
     write_pid(&to_a_file, 1).expect("written");
