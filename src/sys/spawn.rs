@@ -264,13 +264,14 @@ pub fn pass(extra: &[BorrowedFd<'_>]) -> Result<()> {
     place(&raw).map_err(|errno| SyscallError { call: format!("dup2({raw:?}, 3...)").into(), errno })
 }
 
-/// Most descriptors in [`Spawn::extra`]; more are `EMFILE`.
-const EXTRAS: usize = 4;
+/// Most descriptors in [`Spawn::extra`] and for [`pass`]; more are `EINVAL`. A restoring CRIU gets six: its socket, a
+/// network and a PID namespace, and three streams.
+const EXTRAS: usize = 6;
 
 /// Puts descriptors at 3, 4, ... They are first copied to higher numbers, since one may stand at the number of another.
 fn place(extra: &[c_int]) -> nix::Result<()> {
     if extra.len() > EXTRAS {
-        return Err(Errno::EMFILE);
+        return Err(Errno::EINVAL);
     }
     let mut copies = [-1; EXTRAS];
     for (copy, &source) in copies.iter_mut().zip(extra) {

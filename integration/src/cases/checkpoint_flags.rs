@@ -16,6 +16,7 @@ chapter! { "checkpoint_flags":
     what_no_flag_may_say_is_refused_in_the_words_of_runc [Windlass],
     each_mode_of_cgroups_dumps_and_restores [Windlass, Criu, Slow],
     flags_that_change_nothing_here_do_no_harm [Windlass, Criu, Slow],
+    a_shell_job_may_join_namespaces [Windlass, Criu, Slow],
     a_name_of_an_unlinked_file_needs_its_flag [Windlass, Criu, Slow],
     links_are_not_followed_afterwards_where_they_were_not [Windlass, Criu, Slow],
 }
@@ -165,6 +166,33 @@ fn flags_that_change_nothing_here_do_no_harm(t: &T) -> Verdict {
     let more = ["--no-pivot", "-no-subreaper", "--no-new-keyring", "--tcp-close"];
     let _container = images.restore(&bundle, &[&both[..], &more].concat())?;
     counts_on(&bundle, at)?;
+    Ok(())
+}
+
+fn a_shell_job_may_join_namespaces(t: &T) -> Verdict {
+    let owner = start(t, &t.bundle()?.sh(COUNTING))?;
+    let of = |kind: &str| -> Verdict<serde_json::Value> {
+        let name = if kind == "network" { "net" } else { kind };
+        Ok(json!({"type": kind, "path": format!("/proc/{}/ns/{name}", owner.pid()?)}))
+    };
+    let joined = |kinds: &[&str]| -> Verdict<Bundle> {
+        let bundle = t.bundle()?.sh(COUNTING);
+        kinds.iter().try_fold(bundle, |bundle, kind| Ok(bundle.namespace(kind, Some(of(kind)?))))
+    };
+    for kinds in [&["network"][..], &["pid"], &["network", "pid"]] {
+        let bundle = joined(kinds)?;
+        let container = start(t, &bundle)?;
+        let at = counts_on(&bundle, 1)?;
+        let images = Images::new(t);
+        images.dump(&container, &["--shell-job"])?;
+        let restored = images.restore(&bundle, &["--shell-job"]).context(kinds.join(" and "))?;
+        counts_on(&bundle, at)?;
+        for kind in kinds.iter().map(|kind| if *kind == "network" { "net" } else { kind }) {
+            let link = |pid: i32| fs::read_link(format!("/proc/{pid}/ns/{kind}")).context(kind);
+            ensure_eq!(link(restored.pid()?)?, link(owner.pid()?)?, "the namespace {kind}");
+        }
+        restored.verb("delete", &["--force"], &[])?.ok()?;
+    }
     Ok(())
 }
 
