@@ -29,6 +29,7 @@ chapter! { "checkpoint_steps":
     a_criu_that_is_missing_or_too_old_is_named [Windlass],
     a_criu_that_does_not_end_holds_nobody_up [Windlass, Slow],
     the_guard_of_lazy_pages_does_not_keep_criu_from_its_end [Windlass, Slow],
+    lazy_pages_wait_with_a_held_restore [Windlass, Slow],
     the_directory_of_the_images_is_not_changed [Windlass],
     a_file_of_criu_does_not_ask_for_cgroups [Windlass],
     a_link_of_another_user_does_not_lead_to_the_images [Windlass],
@@ -408,6 +409,34 @@ fn the_guard_of_lazy_pages_does_not_keep_criu_from_its_end(t: &T) -> Verdict {
     // CRIU ends when it learns of the failure, and otherwise it is killed after ten seconds.
     ensure!(ran.took.as_secs() < 8, "it waited {:?}", ran.took);
     nothing_is_left(t, &left)
+}
+
+fn lazy_pages_wait_with_a_held_restore(t: &T) -> Verdict {
+    let program = playing(t, WHOLE)?;
+    let script =
+        text(&program).replace("\nexec", "\n[ \"$1\" != lazy-pages ] || { echo >&3; exec sleep 471147; }\nexec");
+    fs::write(&program, script).context(program.display())?;
+    let images = Images::of(t, program);
+    fs::create_dir_all(&images.dir).context("images")?;
+    let flags = ["--trust-images", "--lazy-pages", "--hold"];
+    let fetches = || runs("sleep\u{0}471147");
+    let restored = |started: bool| -> Verdict {
+        let (ran, container) = images.try_restore(&sleeping(t)?, &flags)?;
+        ran.ok()?;
+        ensure!(fetches(), "nobody fetches the memory of a held restore");
+        if started {
+            container.start()?;
+            container.status_is("running")?;
+            ensure!(fetches(), "nobody fetches the memory of a container that was held");
+            // CRIU's own process would end with the container's.
+            t.host("pkill", &["-f", "^sleep 471147"])?;
+        }
+        container.verb("delete", &["--force"], &[])?.ok()?;
+        eventually("that nobody fetches memory", || (!fetches()).then_some(()))?;
+        nothing_is_left(t, &container)
+    };
+    restored(false)?;
+    restored(true)
 }
 
 /// Whether a process has these words in its command line.

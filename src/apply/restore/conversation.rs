@@ -211,7 +211,8 @@ impl Restoring<'_, '_> {
     fn finish(&mut self, outcome: &Outcome, launch: &Launch<NewContainer<'_>>) -> Result<Progress> {
         self.timer.done("wait for CRIU");
         match outcome {
-            Outcome::Held => {}
+            // The memory is fetched later, and the process for it waits as well.
+            Outcome::Held => return Ok(self.progress),
             Outcome::Done if self.progress == Progress::Restored => self.audit_and_thaw(launch.handler())?,
             Outcome::Done => {
                 return Err(Error::new(Kind::Protocol, "CRIU reports success and has not restored init"));

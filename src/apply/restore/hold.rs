@@ -20,6 +20,7 @@ use windlass_sys::process::{self, Forked, SingleThreaded};
 use windlass_sys::{descriptors, socket};
 
 use super::conversation::{Progress, Restoring};
+use super::lazy_pages::LazyPages;
 use crate::action::accept_start;
 use crate::create::NewContainer;
 use crate::launch::Launch;
@@ -27,7 +28,7 @@ use crate::sync::encode_failure;
 
 /// Leaves a held restore to a keeper.
 pub(crate) fn leave<'a>(
-    restoring: Restoring<'_, '_>,
+    mut restoring: Restoring<'_, '_>,
     session: Session,
     mut launch: Launch<NewContainer<'a>>,
     undo: Duration,
@@ -35,7 +36,10 @@ pub(crate) fn leave<'a>(
 ) -> Result<Launch<NewContainer<'a>>> {
     let begun = begin(launch.handler(), proof);
     let (kept, keeper) = match begun {
-        Ok(ForkSide::Runtime(keeper)) => (true, Ok(keeper)),
+        Ok(ForkSide::Runtime(keeper)) => {
+            restoring.pages.take().into_iter().for_each(LazyPages::leave_to_copy);
+            (true, Ok(keeper))
+        }
         Ok(ForkSide::Keeper { listener, runtime }) => {
             Keeper { restoring, session, launch, listener, runtime, undo }.keep()
         }
@@ -118,6 +122,7 @@ impl Keeper<'_, '_, '_> {
             directories.work.as_fd(),
         ];
         kept.extend(creation.cgroup.unified().map(windlass_cgroup::Cgroup::dir_fd));
+        kept.extend(self.restoring.pages.iter().flat_map(LazyPages::descriptors));
         kept.extend(creation.request.caller.console_socket.as_ref().map(AsFd::as_fd));
         descriptors::close_all_but(descriptors::first_not_preserved(0), &kept);
     }

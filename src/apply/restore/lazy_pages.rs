@@ -4,7 +4,7 @@
 //! runc. Otherwise one is started here. It ends when all memory is there, or when the container's processes end.
 //!
 //! It waits without end for a CRIU that never connects. So a process of ours, the guard, is its parent, and kills it if
-//! this process ends before CRIU has connected.
+//! this process ends before the restore is done.
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -34,7 +34,7 @@ const READY: Duration = Duration::from_secs(10);
 /// Bytes of the longest message from the guard.
 const LONGEST: usize = 8 << 10;
 
-/// The process, until CRIU has connected to it. Dropping this ends it.
+/// The process, until the restore is done. Dropping this ends it.
 pub(crate) struct LazyPages(Option<Guard>);
 
 /// The guard, and our end of the pair of sockets by which it knows of our end.
@@ -85,6 +85,17 @@ impl LazyPages {
         Err(guard.error().unwrap_or_else(|| LazyPages::failure(directories)))
     }
 
+    /// The descriptors of its guard, if it was started here.
+    pub(crate) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.0.iter().flat_map(|guard| [guard.socket.as_fd(), guard.process.pidfd.as_fd()])
+    }
+
+    /// Leaves it to a copy of this process, which goes on to own it.
+    pub(crate) fn leave_to_copy(self) {
+        // The socket is closed at the end of this process. To shut it down would end the copy's as well.
+        std::mem::forget(self.0);
+    }
+
     /// Why it has failed.
     pub(crate) fn failure(directories: &Directories) -> Error {
         let log = Log { work: directories.work.as_fd(), work_path: &directories.work_path, name: LOG };
@@ -96,7 +107,7 @@ impl LazyPages {
         self.0.as_ref().map(|guard| fd::duplicate(guard.process.pidfd.as_fd())).transpose()
     }
 
-    /// Lets it go on by itself: CRIU has connected to it.
+    /// Lets it go on by itself: the restore is done.
     pub(crate) fn leave(mut self, directories: &Directories) {
         if let Some(guard) = self.0.take() {
             let _ = fd::unlinkat(directories.work.as_fd(), SOCKET);
@@ -152,6 +163,9 @@ fn guard(child: &Child, runtime: BorrowedFd<'_>) -> Result<i32> {
     let context = || "cannot guard CRIU";
     // Signals of the caller's terminal are for the runtime, and a reader of the caller's output does not wait for this.
     let _ = nix::unistd::setsid();
+    // A copied descriptor would keep the container's lock.
+    ::log::set_max_level(::log::LevelFilter::Off);
+    descriptors::close_all_but(descriptors::first_not_preserved(0), &[runtime, child.pidfd.as_fd()]);
     let null = fd::open("/dev/null", OFlag::O_RDWR);
     let left = null.and_then(|null| (0..3).try_for_each(|number| descriptors::install_at(null.as_fd(), number)));
     let waited = left.and_then(|()| {
