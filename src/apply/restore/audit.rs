@@ -6,6 +6,8 @@
 //! cgroup before.
 
 use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use windlass_base::error::{Diagnostic, Error, Kind, Result};
 use windlass_cgroup::{Cgroup, Hierarchy, signal_each};
@@ -37,7 +39,12 @@ pub(crate) fn hold(cgroup: &Cgroup, init: i32) -> Result<()> {
     let outside: Vec<i32> = with_descendants(init)?.into_iter().filter(outside).collect();
     if let Some(first) = outside.first() {
         let msg = format!("process {first} of the images is outside the container's cgroup");
-        let _ = signal_each(&outside, libc::SIGKILL, &|| with_descendants(init));
+        if signal_each(&outside, libc::SIGKILL, &|| with_descendants(init)).is_err() {
+            // This takes no descriptor. CRIU holds the processes, so their numbers are theirs.
+            for pid in &outside {
+                let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
+            }
+        }
         return Err(refused(vec![Diagnostic { pointer: "/linux/cgroupsPath".into(), msg }]));
     }
     cgroup.begin_freeze()
