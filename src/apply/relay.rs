@@ -124,7 +124,7 @@ impl Relay {
     }
 
     /// Makes our terminal raw as soon as we are in its foreground.
-    pub fn attend_terminal(&mut self) -> Result<()> {
+    pub fn handle_terminal(&mut self) -> Result<()> {
         self.own.handle_ready()
     }
 

@@ -104,7 +104,7 @@ pub fn wait(
                 Polled::Relay(port) => relay.handle_ready(port, reported),
             }
         }
-        relay.attend_terminal()?;
+        relay.handle_terminal()?;
         if ended && let Some(exit) = child.try_wait().with_context(|| "cannot reap the process")? {
             let losses = deliver(foreground, relay)?;
             warnings.extend(losses);

@@ -27,9 +27,9 @@ pub(crate) fn text(facts: &Facts, findings: &[Finding]) -> String {
             out.push_str(&format!("{:26}{remedy}\n", ""));
         }
     }
-    let whose = if facts.user.rootless { "`windlass spec --rootless`" } else { "`windlass spec`" };
+    let template = if facts.user.rootless { "`windlass spec --rootless`" } else { "`windlass spec`" };
     let verdict = if can_run(findings) { "can run" } else { "cannot run" };
-    out.push_str(&format!("\na container as {whose} describes it {verdict} here\n"));
+    out.push_str(&format!("\na container as {template} describes it {verdict} here\n"));
     out
 }
 

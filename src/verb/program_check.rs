@@ -43,7 +43,7 @@ enum Found {
     Missing,
     /// It cannot be known before the mounts are made.
     Unknown,
-    There(OwnedFd),
+    File(OwnedFd),
 }
 
 impl Root<'_> {
@@ -54,7 +54,7 @@ impl Root<'_> {
         }
         let inside = path.trim_start_matches('/');
         match fd::openat2(self.root.as_fd(), inside, OFlag::O_PATH, 0, ResolveFlag::RESOLVE_IN_ROOT) {
-            Ok(found) => Found::There(found),
+            Ok(found) => Found::File(found),
             Err(failed) if matches!(failed.errno, Errno::ENOENT | Errno::ENOTDIR) => Found::Missing,
             Err(_) => Found::Unknown,
         }
@@ -65,10 +65,10 @@ impl Root<'_> {
         match self.find(&path) {
             Found::Missing => Err(format!("exec: {name:?}: stat {name}: {}", describe(Errno::ENOENT))),
             Found::Unknown => Ok(()),
-            Found::There(file) => match kind(&file) {
-                Some(Kind::Directory) => Err(format!("exec: {name:?}: is a directory: permission denied")),
-                Some(Kind::Closed) => Err(format!("exec: {name:?}: {}", describe(Errno::EACCES))),
-                Some(Kind::Program) => self.image(name, &file),
+            Found::File(file) => match file_type(&file) {
+                Some(FileType::Directory) => Err(format!("exec: {name:?}: is a directory: permission denied")),
+                Some(FileType::Closed) => Err(format!("exec: {name:?}: {}", describe(Errno::EACCES))),
+                Some(FileType::Program) => self.executable(name, &file),
                 None => Ok(()),
             },
         }
@@ -85,10 +85,10 @@ impl Root<'_> {
             match self.find(&format!("{directory}/{name}")) {
                 Found::Missing => {}
                 Found::Unknown => return Ok(()),
-                Found::There(file) => match kind(&file) {
-                    Some(Kind::Directory) => {}
-                    Some(Kind::Closed) => refused = true,
-                    Some(Kind::Program) => return self.image(name, &file),
+                Found::File(file) => match file_type(&file) {
+                    Some(FileType::Directory) => {}
+                    Some(FileType::Closed) => refused = true,
+                    Some(FileType::Program) => return self.executable(name, &file),
                     None => return Ok(()),
                 },
             }
@@ -100,13 +100,15 @@ impl Root<'_> {
     }
 
     /// What execve(2) says of a file that may be executed, by its beginning.
-    fn image(&self, name: &str, file: &OwnedFd) -> Result<(), String> {
+    fn executable(&self, name: &str, file: &OwnedFd) -> Result<(), String> {
         let head = fd::reopen(file.as_fd(), OFlag::O_RDONLY).and_then(|file| fd::read_part(file.as_fd(), 0, 4096));
         let Ok(head) = head else { return Ok(()) };
-        match Image::of(&head) {
+        match Executable::of(&head) {
             // binfmt_misc may have a handler for any file.
-            Image::Foreign if !has_handlers() => Err(format!("exec {name}: {}", describe(Errno::ENOEXEC))),
-            Image::Interpreted(interpreter) if matches!(self.find(&interpreter), Found::Missing) && !has_handlers() => {
+            Executable::Foreign if !has_handlers() => Err(format!("exec {name}: {}", describe(Errno::ENOEXEC))),
+            Executable::Interpreted(interpreter)
+                if matches!(self.find(&interpreter), Found::Missing) && !has_handlers() =>
+            {
                 Err(format!("exec {name}: {}: its interpreter is {interpreter:?}", describe(Errno::ENOENT)))
             }
             _ => Ok(()),
@@ -115,19 +117,19 @@ impl Root<'_> {
 }
 
 /// What a file is to execve(2), whoever calls it.
-enum Kind {
+enum FileType {
     Directory,
     /// Nobody may execute it.
     Closed,
     Program,
 }
 
-fn kind(file: &OwnedFd) -> Option<Kind> {
+fn file_type(file: &OwnedFd) -> Option<FileType> {
     let mode = fd::stat(file.as_fd()).ok()?.st_mode;
     Some(match mode & libc::S_IFMT {
-        libc::S_IFDIR => Kind::Directory,
-        libc::S_IFREG if mode & 0o111 != 0 => Kind::Program,
-        _ => Kind::Closed,
+        libc::S_IFDIR => FileType::Directory,
+        libc::S_IFREG if mode & 0o111 != 0 => FileType::Program,
+        _ => FileType::Closed,
     })
 }
 
@@ -136,9 +138,9 @@ fn has_handlers() -> bool {
     std::fs::read_dir("/proc/sys/fs/binfmt_misc").into_iter().flatten().count() > 2
 }
 
-/// The kind of a program, by its first bytes.
+/// What execve(2) makes of a program, by its first bytes.
 #[derive(Debug, PartialEq, Eq)]
-enum Image {
+enum Executable {
     /// Neither a script nor a program for this processor.
     Foreign,
     /// A script or a program with an interpreter, by its path.
@@ -163,23 +165,27 @@ const MACHINES: &[u16] = if cfg!(target_arch = "x86_64") {
 /// `PT_INTERP` of elf(5): the segment that has the interpreter's path.
 const PT_INTERP: u64 = 3;
 
-impl Image {
-    fn of(head: &[u8]) -> Image {
+impl Executable {
+    fn of(head: &[u8]) -> Executable {
         if head.starts_with(b"#!") {
-            return Image::script(head).unwrap_or(Image::Other);
+            return Executable::script(head).unwrap_or(Executable::Other);
         }
-        if head.starts_with(b"\x7fELF") { Image::elf(head).unwrap_or(Image::Other) } else { Image::Foreign }
+        if head.starts_with(b"\x7fELF") {
+            Executable::elf(head).unwrap_or(Executable::Other)
+        } else {
+            Executable::Foreign
+        }
     }
 
     /// The kernel reads 256 bytes of a script (`BINPRM_BUF_SIZE`).
-    fn script(head: &[u8]) -> Option<Image> {
+    fn script(head: &[u8]) -> Option<Executable> {
         let line = head[2..head.len().min(256)].split(|byte| *byte == b'\n').next()?;
         let mut words = line.split(|byte| matches!(byte, b' ' | b'\t' | 0)).filter(|word| !word.is_empty());
         let path = std::str::from_utf8(words.next()?).ok()?;
-        path.starts_with('/').then(|| Image::Interpreted(path.to_owned()))
+        path.starts_with('/').then(|| Executable::Interpreted(path.to_owned()))
     }
 
-    fn elf(head: &[u8]) -> Option<Image> {
+    fn elf(head: &[u8]) -> Option<Executable> {
         let (wide, big) = (*head.get(4)? == 2, *head.get(5)? == 2);
         let number = |at: usize, length: usize| {
             let bytes = head.get(at..at.checked_add(length)?)?;
@@ -189,7 +195,7 @@ impl Image {
         let word = if wide { 8 } else { 4 };
         let machine = u16::try_from(number(18, 2)?).ok()?;
         if big != cfg!(target_endian = "big") || !(MACHINES.is_empty() || MACHINES.contains(&machine)) {
-            return Some(Image::Foreign);
+            return Some(Executable::Foreign);
         }
         let at = |value: u64| usize::try_from(value).ok();
         let first = at(number(if wide { 32 } else { 28 }, word)?)?;
@@ -204,7 +210,7 @@ impl Image {
             let length = at(number(header.checked_add(if wide { 32 } else { 16 })?, word)?)?;
             let path = head.get(path..path.checked_add(length)?)?;
             let path = path.split(|byte| *byte == 0).next()?;
-            return Some(Image::Interpreted(std::str::from_utf8(path).ok()?.to_owned()));
+            return Some(Executable::Interpreted(std::str::from_utf8(path).ok()?.to_owned()));
         }
         None
     }
@@ -212,38 +218,40 @@ impl Image {
 
 #[cfg(test)]
 mod tests {
-    use super::Image;
+    use super::Executable;
 
     #[test]
     fn scripts_have_an_interpreter() {
-        let of = |text: &str| Image::of(text.as_bytes());
-        assert_eq!(of("#!/bin/sh\n"), Image::Interpreted("/bin/sh".into()));
-        assert_eq!(of("#! /usr/bin/env  python3\nx"), Image::Interpreted("/usr/bin/env".into()));
-        assert_eq!(of("#!\t/bin/sh"), Image::Interpreted("/bin/sh".into()));
+        let of = |text: &str| Executable::of(text.as_bytes());
+        assert_eq!(of("#!/bin/sh\n"), Executable::Interpreted("/bin/sh".into()));
+        assert_eq!(of("#! /usr/bin/env  python3\nx"), Executable::Interpreted("/usr/bin/env".into()));
+        assert_eq!(of("#!\t/bin/sh"), Executable::Interpreted("/bin/sh".into()));
         // A relative one is looked for in the working directory.
-        assert_eq!(of("#!sh\n"), Image::Other);
-        assert_eq!(of("#!\n/bin/sh"), Image::Other);
-        assert_eq!(of("echo\n"), Image::Foreign);
-        assert_eq!(of(""), Image::Foreign);
+        assert_eq!(of("#!sh\n"), Executable::Other);
+        assert_eq!(of("#!\n/bin/sh"), Executable::Other);
+        assert_eq!(of("echo\n"), Executable::Foreign);
+        assert_eq!(of(""), Executable::Foreign);
     }
 
     #[test]
     fn programs_have_a_machine_and_perhaps_an_interpreter() {
         let own = std::fs::read("/proc/self/exe").expect("read");
         let own = &own[..4096];
-        assert_ne!(Image::of(own), Image::Foreign);
+        assert_ne!(Executable::of(own), Executable::Foreign);
         let shell = std::fs::read("/bin/sh").expect("read");
-        let Image::Interpreted(path) = Image::of(&shell[..4096]) else { panic!("{:?}", Image::of(&shell[..4096])) };
+        let Executable::Interpreted(path) = Executable::of(&shell[..4096]) else {
+            panic!("{:?}", Executable::of(&shell[..4096]))
+        };
         assert!(std::path::Path::new(&path).exists(), "{path}");
         let mut other = own.to_vec();
         // EM_SPARCV9.
         other[18..20].copy_from_slice(&43_u16.to_ne_bytes());
-        assert_eq!(Image::of(&other), Image::Foreign);
+        assert_eq!(Executable::of(&other), Executable::Foreign);
         for length in 0..own.len() {
-            let _ = Image::of(&own[..length]);
+            let _ = Executable::of(&own[..length]);
         }
         let mut wild = own.to_vec();
         wild[20..64].fill(0xff);
-        assert_eq!(Image::of(&wild), Image::Other);
+        assert_eq!(Executable::of(&wild), Executable::Other);
     }
 }

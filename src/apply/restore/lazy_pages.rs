@@ -78,8 +78,8 @@ impl LazyPages {
             checkpoint::process::start(program, &words, path, [null.as_fd(); 3], &descriptors)
         };
         let guard = Guard::start(start)?;
-        let told = poll::readable(ready.as_fd(), Deadline::after(READY)).with_context(|| "cannot wait for CRIU")?;
-        if told && nix::unistd::read(&ready, &mut [0]) == Ok(1) {
+        let answered = poll::readable(ready.as_fd(), Deadline::after(READY)).with_context(|| "cannot wait for CRIU")?;
+        if answered && nix::unistd::read(&ready, &mut [0]) == Ok(1) {
             return Ok(LazyPages(Some(guard)));
         }
         Err(guard.error().unwrap_or_else(|| LazyPages::failure(directories)))
