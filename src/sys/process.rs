@@ -238,11 +238,16 @@ pub fn reap_others() -> usize {
     std::iter::from_fn(|| wait_for(libc::P_ALL, 0, libc::WNOHANG).ok().flatten()).count()
 }
 
-/// pidfd_open(2).
+/// pidfd_open(2). A process that does not exist is always `ESRCH`. Older kernels (6.12) answer `EINVAL` while a process
+/// group or a session still has its number.
 pub fn open_pid(pid: i32) -> Result<OwnedFd> {
     // SAFETY: the call takes no pointers.
     let returned = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-    check(returned, || format!("pidfd_open({pid})")).map(super::owned::from_raw)
+    let opened = check(returned, || format!("pidfd_open({pid})")).map(super::owned::from_raw);
+    opened.map_err(|failed| match failed.errno {
+        Errno::EINVAL if pid > 0 => SyscallError { errno: Errno::ESRCH, ..failed },
+        _ => failed,
+    })
 }
 
 /// Opens `name` in the `/proc` directory of the process behind `pidfd`, whose number is `pid`. Fails with ESRCH if the
@@ -500,6 +505,18 @@ pub fn exit_of_other(pidfd: BorrowedFd<'_>) -> Result<Option<Exit>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_leader_whose_group_lives_on_does_not_exist() {
+        use std::os::unix::process::CommandExt;
+        let mut leader = std::process::Command::new("sh");
+        let mut leader = leader.args(["-c", "sleep 60 >&- 2>&- &"]).process_group(0).spawn().expect("sh");
+        let pid = leader.id() as i32;
+        leader.wait().expect("ended");
+        let opened = open_pid(pid).expect_err("it was reaped");
+        nix::sys::signal::killpg(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).expect("alive");
+        assert_eq!(opened.errno, Errno::ESRCH);
+    }
 
     /// wait(2): the code in the second byte, the signal in seven bits of the first, whose eighth tells of a core dump.
     #[test]
