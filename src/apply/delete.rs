@@ -3,6 +3,7 @@
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
 use windlass_base::error::{Diagnostic, Error, Kind, Result, WithContext};
@@ -110,9 +111,9 @@ fn remove_cgroups(container: &Container, warnings: &mut Vec<Diagnostic>) -> Resu
 /// Writes the exit files that a shim in the role of conmon has listed and could not write. Keeps files that others have
 /// written meanwhile.
 fn write_exit_files(container: &Container) -> Result<()> {
-    let promise = Path::new(&container.state.bundle).join(exit_record::UNWRITTEN);
+    let list = Path::new(&container.state.bundle).join(exit_record::UNWRITTEN);
     // A FIFO must not be waited for.
-    let Ok(file) = fd::open(&promise, OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK) else { return Ok(()) };
+    let Ok(file) = fd::open(&list, OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK) else { return Ok(()) };
     // The list names files that are written with the caller's rights, and an engine may have given the bundle to
     // another user.
     if !fd::stat(file.as_fd()).is_ok_and(|stat| fd::why_untrusted(&stat).is_none()) {
@@ -126,10 +127,55 @@ fn write_exit_files(container: &Container) -> Result<()> {
     }
     let status = container.exit()?.and_then(|exit| exit.code.or(exit.signal.map(|signal| 128 + signal)));
     let paths: Vec<PathBuf> = serde_json::from_slice(&text).unwrap_or_default();
-    for path in paths.iter().filter(|path| !path.exists()) {
-        let Some(status) = status else { break };
-        fd::replace(fd::CWD, path, 0o644, status.to_string().as_bytes(), fd::Durability::Cached)
-            .with_context(|| format!("cannot write the exit status to {path:?}"))?;
+    if let Some(status) = status {
+        write_missing(&paths, status)?;
     }
-    fd::unlinkat(fd::CWD, &promise).with_context(|| format!("cannot remove {promise:?}"))
+    fd::unlinkat(fd::CWD, &list).with_context(|| format!("cannot remove {list:?}"))
+}
+
+/// Writes the status to those of the files that do not exist. Each has its own readers, so a file that cannot be
+/// written does not stop the others. Returns the first error.
+fn write_missing(paths: &[PathBuf], status: i32) -> Result<()> {
+    let (mut failed, mut gone, mut is_told) = (None, None, false);
+    for path in paths {
+        let write = || fd::replace(fd::CWD, path, 0o644, status.to_string().as_bytes(), fd::Durability::Cached);
+        match if path.exists() { Ok(()) } else { write() } {
+            Ok(()) => is_told = true,
+            Err(error) if error.errno == Errno::ENOENT => drop(gone.get_or_insert((path, error))),
+            Err(error) => drop(failed.get_or_insert((path, error))),
+        }
+    }
+    // An engine removes the directory of a file once it has learnt of the end from another one.
+    let gone = gone.filter(|_| !is_told);
+    failed
+        .or(gone)
+        .map_or(Ok(()), |(path, error)| Err(error).with_context(|| format!("cannot write the exit status to {path:?}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The files a and b, and c in a directory that is gone. d/exit cannot be made, because d is a file.
+    #[test]
+    fn an_exit_file_that_cannot_be_written_does_not_stop_the_others() {
+        let dir = std::env::temp_dir().join(format!("windlass-missing-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).expect("a directory");
+        let text = |name: &str| std::fs::read_to_string(dir.join(name)).unwrap_or_default();
+        let write = |names: &[&str]| {
+            let paths: Vec<PathBuf> = names.iter().map(|name| dir.join(name)).collect();
+            write_missing(&paths, 137).map_err(|error| error.message().to_owned())
+        };
+        std::fs::write(dir.join("a"), "3").expect("written");
+        std::fs::write(dir.join("d"), "").expect("written");
+        assert_eq!(write(&["c/exit", "a", "b"]), Ok(()), "the engine has removed what it does not need");
+        assert_eq!([text("a"), text("b")], ["3", "137"], "what another has written stays");
+        std::fs::remove_file(dir.join("b")).expect("removed");
+        let failed = write(&["d/exit", "c/exit", "b"]).expect_err("d is no directory");
+        assert!(failed.contains("d/exit"), "{failed}");
+        assert_eq!(text("b"), "137");
+        let failed = write(&["c/exit"]).expect_err("no engine learns the status");
+        assert!(failed.contains("c/exit"), "{failed}");
+        std::fs::remove_dir_all(&dir).expect("removed");
+    }
 }
