@@ -226,6 +226,32 @@ fn a_container_from_its_pid_to_its_exit() {
     assert!(!bench.path(".windlass-exit-files").exists(), "`windlass delete` would write them once more");
 }
 
+/// The exit command runs `windlass delete`, which writes what is listed: no less, and nothing a second time.
+#[test]
+fn what_could_not_be_written_stays_listed_and_nothing_else_does() {
+    let mut bench = Bench::logging("unwritten", "exit 3");
+    bench.add_path("--persist-dir", "persist");
+    // Not a directory: nothing can be written there.
+    fs::remove_dir(bench.path("persist")).expect("removed");
+    fs::write(bench.path("persist"), "").expect("a file");
+    let both = [bench.path("exits").join(ID), bench.path("persist/exit")];
+    let listed = |bench: &Bench| serde_json::from_str::<Vec<PathBuf>>(&bench.text(".windlass-exit-files")).ok();
+    bench.start();
+    assert_eq!(bench.exit(), "3");
+    eventually("a shorter list", || (listed(&bench).as_deref() == Some(&both[1..])).then_some(()));
+    bench.finish();
+    assert_eq!(listed(&bench).as_deref(), Some(&both[1..]));
+    // With a place for both, nothing is listed in the end.
+    for name in ["pidfile", "conmon.pid", "persist"] {
+        fs::remove_file(bench.path(name)).expect("removed");
+    }
+    fs::create_dir(bench.path("persist")).expect("a directory");
+    bench.start();
+    eventually("the second file", || (bench.text("persist/exit") == "3").then_some(()));
+    bench.finish();
+    assert_eq!(listed(&bench), None);
+}
+
 #[test]
 fn a_death_by_signal_is_128_and_the_signal() {
     let bench = Bench::logging("signal", "kill -9 $$");

@@ -146,27 +146,26 @@ impl Supervisor {
         if let Some(streams) = &mut managed.streams {
             streams.end_sinks(&self.poll, &mut self.scratch);
         }
-        let mut written = self.write_record(serial);
-        if matches!(written, RecordWrite::Failed) && self.spare.release() {
-            written = self.write_record(serial);
+        let mut unwritten = self.write_record(serial);
+        if unwritten.is_some_and(|unwritten| unwritten != 0) && self.spare.release() {
+            unwritten = self.write_record(serial);
         }
-        let written = match written {
-            RecordWrite::InChild => return,
-            RecordWrite::Done => true,
-            RecordWrite::Failed => false,
-        };
-        self.recorded(serial, written);
+        if let Some(unwritten) = unwritten {
+            self.recorded(serial, unwritten);
+        }
     }
 
-    fn write_record(&mut self, serial: u32) -> RecordWrite {
-        let Some(managed) = self.processes.get_mut(serial) else { return RecordWrite::Done };
+    /// Writes the exit record, or has a child write it. Returns what was not written as [`exit::write`] does; `None`: the
+    /// child is not done.
+    fn write_record(&mut self, serial: u32) -> Option<u8> {
+        let managed = self.processes.get_mut(serial)?;
         let ManagedProcess { process, new, streams, .. } = &*managed;
-        let Some(status) = process.status() else { return RecordWrite::Done };
+        let status = process.status()?;
         let container = self.containers.get(&process.id.container).map(|container| &container.container);
         let logs = streams.as_ref().map(Streams::logs_to_sync).unwrap_or_default();
         let oom_files = container.map(|container| &container.oom_files[..]).unwrap_or_default();
         if new.exit_files.is_empty() && logs.is_empty() && (oom_files.is_empty() || !status.oom_killed) {
-            return RecordWrite::Done;
+            return Some(0);
         }
         let bytes = streams.as_ref().map_or((0, 0), |streams| (streams.dropped(), streams.unsent()));
         let record = Record::of(&process.id, process.pid(), &status, bytes);
@@ -181,25 +180,20 @@ impl Supervisor {
             },
             logs: &logs,
         };
-        match exit::write_in_child(&writing) {
-            // Watching fails only for want of memory; then the record is written again after a pause.
+        let unwritten = match exit::write_in_child(&writing) {
             Ok(child) => match self.poll.watch(&child.pidfd, key(Kind::Record, serial, 0), Interest::Read) {
                 Ok(()) => {
                     managed.recorder = Some(child);
-                    RecordWrite::InChild
+                    return None;
                 }
-                Err(_) => {
-                    let _ = child.wait();
-                    RecordWrite::Failed
-                }
+                // Watching fails only for want of memory. The loop stands still until the child has ended.
+                Err(_) => exit::unwritten_by(child.wait()),
             },
             // No process can be made at the moment, so the loop writes the record itself, and stands still meanwhile.
-            Err(_) => {
-                let unwritten = exit::write(&writing);
-                exit::keep_unwritten(&mut managed.new.exit_files, unwritten);
-                if unwritten == 0 { RecordWrite::Done } else { RecordWrite::Failed }
-            }
-        }
+            Err(_) => exit::write(&writing),
+        };
+        exit::keep_unwritten(&mut managed.new.exit_files, unwritten);
+        Some(unwritten)
     }
 
     /// Checks whether the child that writes a record has ended.
@@ -211,13 +205,18 @@ impl Supervisor {
         let unwritten = exit::unwritten_by(ended);
         exit::keep_unwritten(&mut managed.new.exit_files, unwritten);
         managed.recorder = None;
-        self.recorded(serial, unwritten == 0);
+        self.recorded(serial, unwritten);
     }
 
-    fn recorded(&mut self, serial: u32, written: bool) {
+    fn recorded(&mut self, serial: u32, unwritten: u8) {
         self.spare.keep(self.reaper.fd());
         let Some(managed) = self.processes.get_mut(serial) else { return };
-        let effects = managed.process.recorded(written, clock::now());
+        if unwritten != 0 {
+            let (process, files) = (managed.process.id.clone(), &managed.new.exit_files);
+            let message = format!("{}: {}", process.name(), exit::describe_unwritten(files));
+            self.events.push_back(Event::Unrecorded { process, message });
+        }
+        let effects = managed.process.recorded(unwritten == 0, clock::now());
         self.carry_out(serial, effects);
     }
 
@@ -265,13 +264,4 @@ impl Supervisor {
         self.carry_out(serial, effects);
         Some(reply)
     }
-}
-
-/// How far the writing of an exit record has come.
-enum RecordWrite {
-    /// A child writes it.
-    InChild,
-    /// The record is on disk, or there is no record to write.
-    Done,
-    Failed,
 }

@@ -170,6 +170,15 @@ pub(super) fn keep_unwritten(files: &mut Vec<ExitFile>, unwritten: u8) {
     }
 }
 
+/// A message about the exit files that are still to be written. With none, it is a file of an OOM kill.
+pub(super) fn describe_unwritten(files: &[ExitFile]) -> String {
+    let paths: Vec<String> = files.iter().map(|file| format!("{:?}", file.path())).collect();
+    match paths.is_empty() {
+        true => "the file of an OOM kill is not written".into(),
+        false => format!("the exit status is not written to {}", paths.join(", ")),
+    }
+}
+
 /// Writes in a child, whose exit code is what [`write`] returns.
 ///
 /// If the shim is killed, the child goes on only if its files cannot become another container's

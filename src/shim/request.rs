@@ -108,7 +108,15 @@ pub enum Event {
         /// The process id.
         pid: i32,
     },
-    /// A process has ended. Its exit record is on disk, unless it could not be written.
+    /// The exit files of a process could not all be written. There is another try, or the end is reported without them.
+    /// [`super::Supervisor::unwritten`] has those that are still to be written.
+    Unrecorded {
+        /// The process.
+        process: ProcessId,
+        /// What is not written, for an administrator.
+        message: String,
+    },
+    /// A process has ended. Its exit files are on disk, except for those of [`super::Supervisor::unwritten`].
     Exited {
         /// The process.
         process: ProcessId,

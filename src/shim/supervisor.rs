@@ -25,7 +25,8 @@ use super::spare::Spare;
 use super::streams::Streams;
 use super::upgrade_request::Upgrade;
 use super::{
-    Code, Container, Event, Framing, Interest, Poll, ProcessId, ProcessState, Ready, Reply, Request, WaitToken,
+    Code, Container, Event, ExitFile, Framing, Interest, Poll, ProcessId, ProcessState, Ready, Reply, Request,
+    WaitToken,
 };
 use windlass_sys::clock;
 use windlass_sys::process::{self, Exit};
@@ -202,6 +203,11 @@ impl Supervisor {
     /// The state of a process, at once.
     pub fn state(&self, process: &ProcessId) -> Option<ProcessState> {
         self.processes.find(process).ok().map(|managed| managed.state())
+    }
+
+    /// The exit files of a process that are still to be written, or could not be: all of them before it has ended.
+    pub fn unwritten(&self, process: &ProcessId) -> &[ExitFile] {
+        self.processes.find(process).map(|managed| &managed.new.exit_files[..]).unwrap_or_default()
     }
 
     /// The known processes of a container: init first, then the execs in the order of their addition.

@@ -332,7 +332,8 @@ impl Engine {
                     let asked = asked.ok_or_else(|| format!("{token:?} is answered twice, or was never given"))?;
                     self.answered(core, &asked, &result);
                 }
-                Event::OutOfMemory { .. } | Event::Warning(_) | Event::Removal | Event::Signal(_) => {}
+                Event::OutOfMemory { .. } | Event::Unrecorded { .. } => {}
+                Event::Warning(_) | Event::Removal | Event::Signal(_) => {}
             }
         }
         Ok(())

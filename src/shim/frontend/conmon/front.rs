@@ -115,26 +115,30 @@ impl ConmonFront {
         Ok(())
     }
 
-    /// The file that lists the exit files that this shim has not written yet; `windlass delete` writes them if the shim
-    /// dies.
+    /// The file that lists the exit files that this shim has not written; `windlass delete` writes them if the shim
+    /// dies, or could not write them.
     fn pending_exit_list(&self) -> Option<PathBuf> {
         self.id.is_init().then(|| self.settings.container.bundle.join(exit_record::UNWRITTEN))
     }
 
-    /// Writes that list. Without it, the status is lost with this shim.
-    fn write_pending_exit_list(&self, process: &NewProcess) {
-        let paths: Vec<&PathBuf> = process.exit_files.iter().map(ExitFile::path).collect();
-        if let Some(file) = self.pending_exit_list().filter(|_| !paths.is_empty()) {
-            let written = serde_json::to_vec(&paths).map(|text| crate::exit::put(&file, &text, Durability::Cached));
-            if let Ok(Err(failed)) = written {
-                self.messages.log(Level::Warn, &format!("the exit status would be lost with this shim: {failed}"));
-            }
+    /// Writes that list, and removes it if nothing is left to write: a file that is listed is written once more. Without
+    /// the list, the status is lost with this shim.
+    fn write_pending_exit_list(&self, files: &[ExitFile]) {
+        let Some(list) = self.pending_exit_list() else { return };
+        if files.is_empty() {
+            let _ = std::fs::remove_file(list);
+            return;
+        }
+        let paths: Vec<&PathBuf> = files.iter().map(ExitFile::path).collect();
+        let written = serde_json::to_vec(&paths).map(|text| crate::exit::put(&list, &text, Durability::Cached));
+        if let Ok(Err(failed)) = written {
+            self.messages.log(Level::Warn, &format!("the list of exit files to write is not up to date: {failed}"));
         }
     }
 
     fn launch(&mut self, core: &mut Supervisor) {
         let Some(process) = self.process.take() else { return };
-        self.write_pending_exit_list(&process);
+        self.write_pending_exit_list(&process.exit_files);
         let requested = match &self.id.exec {
             None => core.request(Request::Create(process)),
             Some(_) => {
@@ -157,6 +161,7 @@ impl ConmonFront {
     fn failed(&mut self, refusal: &Refusal, core: &mut Supervisor) {
         self.messages.log(Level::Error, &format!("Failed to create container: {refusal}"));
         self.pipes.report(-1, Some(&refusal.message));
+        self.write_pending_exit_list(&[]);
         self.finish(1, core);
     }
 
@@ -180,6 +185,7 @@ impl ConmonFront {
 
     fn exited(&mut self, status: &ExitStatus, core: &mut Supervisor) {
         let code = status.code();
+        self.write_pending_exit_list(core.unwritten(&self.id));
         self.messages.log(Level::Info, &format!("exited with status {code}"));
         if self.id.exec.is_some() {
             self.pipes.report(code, self.timed_out.then_some(TIMED_OUT_MESSAGE));
@@ -189,9 +195,6 @@ impl ConmonFront {
 
     /// Closes the endpoints, and ends the shim when the delay of the exit command is over.
     fn finish(&mut self, status: i32, core: &mut Supervisor) {
-        if let Some(file) = self.pending_exit_list() {
-            let _ = std::fs::remove_file(file);
-        }
         self.endpoints = None;
         self.relay = None;
         core.close(&self.settings.container.id);
@@ -264,7 +267,12 @@ impl crate::Front for ConmonFront {
                 Ok(_) => {}
                 Err(refusal) => self.failed(&refusal, core),
             },
+            Event::Unrecorded { process, message } => {
+                self.messages.log(Level::Warn, &message);
+                self.write_pending_exit_list(core.unwritten(&process));
+            }
             Event::Exited { process, status, .. } if process == self.id => self.exited(&status, core),
+            Event::Warning(text) => self.messages.log(Level::Warn, &text),
             Event::Signal(signal) => self.signal(signal, core),
             _ => {}
         }

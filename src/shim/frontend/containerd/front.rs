@@ -182,7 +182,7 @@ impl crate::Front for ContainerdFront {
             }
             // A service manager that stops all processes of a service does not intend to stop the shims.
             Event::Signal(_) | Event::Removal => {}
-            Event::Warning(text) => log::warn(&self.bundle, &text),
+            Event::Warning(text) | Event::Unrecorded { message: text, .. } => log::warn(&self.bundle, &text),
             Event::Started { .. } | Event::Exited { .. } | Event::OutOfMemory { .. } => self.publish(event, core),
         }
     }

@@ -18,6 +18,7 @@ use super::event_log::EventLog;
 use super::report::Report;
 use super::wire::{self, exit_members};
 use crate::frontend::listener::Listener;
+use crate::frontend::stderr::{NAME, print_error};
 use crate::frontend::upgradable;
 use crate::gone;
 use crate::refusal::{Refusal, Result};
@@ -456,6 +457,7 @@ impl Front for NeutralFront {
                 // The shim passes the signal on and stays, because it must report the end of the container.
                 let _ = core.request(Request::Kill { process: self.init(), signal, all: false });
             }
+            Event::Unrecorded { message, .. } => print_error(NAME, &message),
             // Engines read no fifos in this mode, so no output is kept for them.
             Event::Signal(_) | Event::Warning(_) => {}
         }
