@@ -8,6 +8,7 @@ pub mod fuzz;
 mod socket;
 
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::Shutdown;
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -92,8 +93,12 @@ pub struct Client {
     /// See [`Client::set_liveness_timeout`].
     liveness_timeout: Option<Duration>,
     seq: u64,
+    /// Whether the connection is attached to a process.
+    is_attached: bool,
     /// Whether the shim sends a last frame at the end of the output.
     sends_end_frame: bool,
+    /// The bytes of a line or frame that has not come as a whole.
+    partial: Vec<u8>,
 }
 
 /// How long to wait for a place in the shim's queue of connections. A shim that runs accepts at each turn of its loop.
@@ -105,6 +110,9 @@ const PROBES_IN_TIMEOUT: u32 = 4;
 
 /// Bytes of the longest frame that is read. The frames of the shim are much shorter.
 const LONGEST_FRAME: u32 = 1 << 20;
+
+/// Bytes of the head of a frame: its kind, and the length in four bytes.
+const FRAME_HEAD: usize = 5;
 
 /// A piece of an attached process's output.
 #[derive(Debug, PartialEq, Eq)]
@@ -137,12 +145,18 @@ impl Client {
             path: path.into(),
             liveness_timeout: None,
             seq: 0,
+            is_attached: false,
             sends_end_frame: false,
+            partial: Vec::new(),
         }
     }
 
     /// Limits how long a call waits for its answer, to at least a millisecond. After that the call fails with
     /// [`Error::Lost`] of the kind [`io::ErrorKind::WouldBlock`]. By default there is no limit.
+    ///
+    /// [`Client::event`] and [`Client::frame`] have the same limit. What has come of an event or frame is kept, so that
+    /// the next call returns it as a whole. Attaching removes the limit, because a process may be quiet for any time; a
+    /// limit that is set after that holds for output, and not for [`Input`].
     pub fn set_timeout(&mut self, time: Duration) -> Result<(), Error> {
         self.liveness_timeout = None;
         self.set_socket_timeouts(Some(time))
@@ -150,7 +164,7 @@ impl Client {
 
     /// Has calls wait as long as the shim lives. While an answer is awaited, another connection asks `hello` from time
     /// to time. If that has no answer within `time`, at least a few milliseconds, the shim is stopped or hangs, and the
-    /// call fails as after [`Client::set_timeout`].
+    /// call fails as after [`Client::set_timeout`]. Attaching removes this limit too.
     pub fn set_liveness_timeout(&mut self, time: Duration) -> Result<(), Error> {
         self.liveness_timeout = Some(time);
         self.set_socket_timeouts(Some(time))?;
@@ -165,7 +179,9 @@ impl Client {
 
     fn set_socket_timeouts(&self, time: Option<Duration>) -> Result<(), Error> {
         let stream = self.stream.get_ref();
-        stream.set_read_timeout(time).and_then(|()| stream.set_write_timeout(time)).map_err(Error::from)
+        // The handles for input have the same socket. A frame of which only a part is sent would never be completed.
+        let write = time.filter(|_| !self.is_attached);
+        stream.set_read_timeout(time).and_then(|()| stream.set_write_timeout(write)).map_err(Error::from)
     }
 
     /// Whether the shim still runs: it answers another connection within `time`, or refuses it because it is dead.
@@ -208,9 +224,15 @@ impl Client {
             request[name] = value.clone();
         }
         let line = format!("{request}\n");
-        match passed {
-            None => self.stream.get_mut().write_all(line.as_bytes())?,
-            Some(passed) => socket::send(self.stream.get_mut(), line.as_bytes(), passed)?,
+        let stream = self.stream.get_mut();
+        let sent = match passed {
+            None => stream.write_all(line.as_bytes()),
+            Some(passed) => socket::send(stream, line.as_bytes(), passed),
+        };
+        if let Err(error) = sent {
+            // A part of the request may be sent, and the shim would take the next request for the rest of it.
+            let _ = self.stream.get_ref().shutdown(Shutdown::Both);
+            return Err(error.into());
         }
         loop {
             let mut line = self.line()?;
@@ -219,6 +241,10 @@ impl Client {
             }
             if line["error"].is_null() {
                 self.sends_end_frame = line["ok"]["end"] == true;
+                if op == "attach" || (op == "exec" && members["attach"] == true) {
+                    self.is_attached = true;
+                    self.clear_timeouts()?;
+                }
                 return Ok(line["ok"].take());
             }
             let text = |name: &str| line["error"][name].as_str().unwrap_or_default().to_owned();
@@ -227,16 +253,30 @@ impl Client {
     }
 
     fn line(&mut self) -> Result<Value, Error> {
-        let mut line = Vec::new();
+        self.wait(|stream, line| stream.read_until(b'\n', line))?;
+        match std::mem::take(&mut self.partial) {
+            line if line.is_empty() => Err(Error::Lost(io::ErrorKind::UnexpectedEof.into())),
+            line => serde_json::from_slice(&line).map_err(|error| Error::Lost(error.into())),
+        }
+    }
+
+    /// Reads until `read` has succeeded, which appends to what has come so far.
+    fn wait(
+        &mut self,
+        mut read: impl FnMut(&mut BufReader<UnixStream>, &mut Vec<u8>) -> io::Result<usize>,
+    ) -> io::Result<()> {
         loop {
-            match (self.stream.read_until(b'\n', &mut line), self.liveness_timeout) {
-                // `line` keeps what was read so far.
+            match (read(&mut self.stream, &mut self.partial), self.liveness_timeout) {
                 (Err(error), Some(time)) if error.kind() == io::ErrorKind::WouldBlock && self.answers_probe(time) => {}
-                (Err(error), _) => return Err(error.into()),
-                (Ok(_), _) if line.is_empty() => return Err(Error::Lost(io::ErrorKind::UnexpectedEof.into())),
-                (Ok(_), _) => return serde_json::from_slice(&line).map_err(|error| Error::Lost(error.into())),
+                (other, _) => return other.map(drop),
             }
         }
+    }
+
+    /// Reads until so many bytes of a frame have come. Returns false if the connection ends before.
+    fn has_come(&mut self, length: usize) -> io::Result<bool> {
+        self.wait(|stream, frame| stream.take(length.saturating_sub(frame.len()) as u64).read_to_end(frame))?;
+        Ok(self.partial.len() >= length)
     }
 
     /// Subscribes to the events from number `from` on, or from the first that is not acknowledged.
@@ -255,7 +295,8 @@ impl Client {
     }
 
     /// Attaches to the stdio of init or of an exec. After that the connection serves only [`Client::frame`] and
-    /// [`Client::input`]. A call of `exec` with `"attach": true` and `"end": true` attaches as well.
+    /// [`Client::input`], without a limit of time. A call of `exec` with `"attach": true` and `"end": true` attaches as
+    /// well.
     pub fn attach(&mut self, exec: Option<&str>) -> Result<(), Error> {
         self.call("attach", json!({"exec": exec, "end": true})).map(drop)
     }
@@ -269,25 +310,29 @@ impl Client {
     /// which took less than 8 KiB in two seconds while output waited for it. A client that attached without
     /// `"end": true` cannot tell this from the end of the output. [`io::ErrorKind::InvalidData`] if the other end is no shim.
     pub fn frame(&mut self) -> io::Result<Option<Frame>> {
-        let mut head = [0; 5];
-        match self.stream.read_exact(&mut head) {
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof && self.sends_end_frame => {
-                let text = "the shim has closed the connection before the end of the output";
-                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, text));
-            }
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
-            other => other?,
+        let cut = || {
+            let text = "the shim has closed the connection before the end of the output";
+            io::Error::new(io::ErrorKind::UnexpectedEof, text)
+        };
+        if !self.has_come(FRAME_HEAD)? {
+            return if self.sends_end_frame || !self.partial.is_empty() { Err(cut()) } else { Ok(None) };
         }
-        let [kind, length @ ..] = head;
+        let (kind, length) = match self.partial[..] {
+            [kind, a, b, c, d, ..] => (kind, u32::from_be_bytes([a, b, c, d])),
+            _ => return Err(cut()),
+        };
         if kind == 3 {
+            self.partial.clear();
             return Ok(None);
         }
-        let length = u32::from_be_bytes(length);
         if !matches!(kind, 1 | 2) || length > LONGEST_FRAME {
             return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a frame {kind} of {length} bytes")));
         }
-        let mut data = vec![0; length as usize];
-        self.stream.read_exact(&mut data)?;
+        if !self.has_come(FRAME_HEAD + length as usize)? {
+            return Err(cut());
+        }
+        let data = self.partial.split_off(FRAME_HEAD);
+        self.partial.clear();
         Ok(Some(if kind == 2 { Frame::Stderr(data) } else { Frame::Stdout(data) }))
     }
 
@@ -320,7 +365,7 @@ impl Input {
 
     /// Detaches. The process continues, and its standard input stays open.
     pub fn detach(&mut self) -> io::Result<()> {
-        self.0.shutdown(std::net::Shutdown::Both)
+        self.0.shutdown(Shutdown::Both)
     }
 }
 
@@ -371,6 +416,108 @@ mod tests {
                 true => assert!(matches!(frame, Ok(Some(_))), "{frame:?}"),
                 false => assert_eq!(frame.expect_err("no frame").kind(), io::ErrorKind::InvalidData),
             }
+        }
+    }
+
+    /// A shim that answers the request `attach`, and then sends these pieces with pauses that are longer than
+    /// [`SHORT`].
+    fn shim_that_pauses(name: &str, pieces: &'static [&'static [u8]]) -> (PathBuf, thread::JoinHandle<()>) {
+        let path = std::env::temp_dir().join(format!("windlass-client-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_file(&path);
+        let listener = UnixListener::bind(&path).expect("listens");
+        let serves = thread::spawn(move || {
+            let (stream, _) = listener.accept().expect("a client");
+            let mut requests = BufReader::new(stream);
+            requests.read_line(&mut String::new()).expect("a request");
+            writeln!(requests.get_mut(), "{}", json!({"seq": 1, "ok": {"end": true}})).expect("sent");
+            for piece in pieces {
+                thread::sleep(3 * SHORT);
+                requests.get_mut().write_all(piece).expect("sent");
+            }
+        });
+        (path, serves)
+    }
+
+    /// Calls until it is not for want of time that there is no result.
+    fn in_time<T>(mut call: impl FnMut() -> io::Result<T>) -> (T, usize) {
+        let mut late = 0;
+        loop {
+            match call() {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => late += 1,
+                other => return (other.expect("a result"), late),
+            }
+        }
+    }
+
+    #[test]
+    fn a_frame_that_comes_in_pieces_is_whole_after_each_timeout() {
+        let pieces: &[&[u8]] = &[&[1, 0], &[0, 0, 3, b'a'], b"bc", &[2, 0, 0, 0, 1, b'd', 3, 0, 0, 0, 0]];
+        let (path, serves) = shim_that_pauses("pieces", pieces);
+        let mut client = Client::open(&path).expect("connected");
+        client.attach(None).expect("attached");
+        client.set_timeout(SHORT).expect("set");
+        assert_eq!(client.stream.get_ref().write_timeout().expect("asked"), None, "input may wait");
+        let (frame, late) = in_time(|| client.frame());
+        assert_eq!(frame, Some(Frame::Stdout(b"abc".to_vec())));
+        assert!(late >= 3, "{late} timeouts");
+        assert_eq!(in_time(|| client.frame()).0, Some(Frame::Stderr(b"d".to_vec())));
+        assert_eq!(in_time(|| client.frame()).0, None);
+        serves.join().expect("ended");
+        std::fs::remove_file(path).expect("removed");
+    }
+
+    #[test]
+    fn a_line_that_comes_in_pieces_is_whole_after_each_timeout() {
+        let pieces: &[&[u8]] = &[b"{\"event\":", b"7,\"type\":\"oom\"}\n{\"event\":8}\n"];
+        let (path, serves) = shim_that_pauses("lines", pieces);
+        let mut client = Client::open(&path).expect("connected");
+        client.set_timeout(SHORT).expect("set");
+        client.subscribe(None).expect("subscribed");
+        let mut event = || {
+            in_time(|| {
+                client.event().map_err(|error| match error {
+                    Error::Lost(error) => error,
+                    refused => panic!("{refused}"),
+                })
+            })
+        };
+        let (first, late) = event();
+        assert_eq!(first["event"], 7);
+        assert!(late >= 1, "{late} timeouts");
+        assert_eq!(event().0["event"], 8);
+        serves.join().expect("ended");
+        std::fs::remove_file(path).expect("removed");
+    }
+
+    #[test]
+    fn a_request_that_was_cut_is_not_completed_by_the_next() {
+        let (ours, mut theirs) = UnixStream::pair().expect("a pair");
+        let mut client = Client::over(ours, Path::new(""));
+        client.set_timeout(SHORT).expect("set");
+        let long = "x".repeat(4 << 20);
+        let Err(Error::Lost(error)) = client.call("exec", json!({"process": long})) else { panic!("answered") };
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+        assert!(matches!(client.call("status", json!({})), Err(Error::Lost(_))));
+        let mut sent = String::new();
+        theirs.read_to_string(&mut sent).expect("it ends");
+        assert!(!sent.is_empty() && !sent.contains("status"), "{} bytes", sent.len());
+    }
+
+    #[test]
+    fn a_process_that_is_quiet_is_waited_for_whatever_the_limit_of_a_call() {
+        for by_exec in [false, true] {
+            let pieces: &[&[u8]] = &[&[1, 0, 0, 0, 1, b'a', 3, 0, 0, 0, 0]];
+            let (path, serves) = shim_that_pauses(if by_exec { "exec" } else { "quiet" }, pieces);
+            let mut client = Client::open(&path).expect("connected");
+            client.set_liveness_timeout(SHORT).expect("set");
+            match by_exec {
+                true => client.call("exec", json!({"attach": true, "end": true})).map(drop).expect("attached"),
+                false => client.attach(None).expect("attached"),
+            }
+            assert_eq!(client.frame().expect("it is quiet"), Some(Frame::Stdout(b"a".to_vec())));
+            assert_eq!(client.frame().expect("it ends"), None);
+            serves.join().expect("ended");
+            std::fs::remove_file(path).expect("removed");
         }
     }
 

@@ -74,7 +74,6 @@ pub(super) fn relay(
     tty: bool,
     stdin: bool,
 ) -> Result<bool, Error> {
-    client.clear_timeouts()?;
     let at_terminal = tty && stdin && io::stdin().is_terminal();
     let mut winch = SigSet::empty();
     winch.add(Signal::SIGWINCH);
