@@ -171,6 +171,7 @@ impl Supervisor {
         let record = Record::of(&process.id, process.pid(), &status, bytes);
         let writing = Writing {
             files: &new.exit_files,
+            is_told: managed.is_told,
             oom_files: if process.id.is_init() { oom_files } else { &[] },
             record: &record,
             code: status.code(),
@@ -192,7 +193,7 @@ impl Supervisor {
             // No process can be made at the moment, so the loop writes the record itself, and stands still meanwhile.
             Err(_) => exit::write(&writing),
         };
-        exit::keep_unwritten(&mut managed.new.exit_files, unwritten);
+        managed.keep_unwritten(unwritten);
         Some(unwritten)
     }
 
@@ -203,7 +204,7 @@ impl Supervisor {
         let ended = child.try_wait();
         let Some(ended) = ended.transpose() else { return };
         let unwritten = exit::unwritten_by(ended);
-        exit::keep_unwritten(&mut managed.new.exit_files, unwritten);
+        managed.keep_unwritten(unwritten);
         managed.recorder = None;
         self.recorded(serial, unwritten);
     }

@@ -134,6 +134,8 @@ impl Record {
 #[derive(Debug)]
 pub(super) struct Writing<'a> {
     pub(super) files: &'a [ExitFile],
+    /// Whether another file of the process was written before.
+    pub(super) is_told: bool,
     pub(super) oom_files: &'a [PathBuf],
     pub(super) record: &'a Record,
     pub(super) code: i32,
@@ -209,7 +211,7 @@ pub(super) fn unwritten_by(ended: Result<Exit>) -> u8 {
 
 /// Writes in this process. Returns what could not be written, as bits: 0 if everything is on disk.
 pub(super) fn write(writing: &Writing<'_>) -> u8 {
-    let mut unwritten = 0;
+    let (mut unwritten, mut gone, mut is_told) = (0, 0, writing.is_told);
     for log in writing.logs {
         // An error here means an incomplete log, which does not make the record wrong.
         let _ = nix::unistd::fdatasync(log);
@@ -222,21 +224,18 @@ pub(super) fn write(writing: &Writing<'_>) -> u8 {
     for (place, file) in writing.files.iter().enumerate() {
         let done = match file {
             ExitFile::Record(path) => put_record(path, &json(writing.record), writing.durability),
-            ExitFile::Decimal(path) => put_if_wanted(path, writing.code, writing.durability),
+            ExitFile::Decimal(path) => put(path, writing.code.to_string().as_bytes(), writing.durability),
             ExitFile::RuntimeState(path) => tell_runtime(path, writing.record, writing.durability),
         };
         // Each file has its own readers, so a file that cannot be written does not stop the others.
-        unwritten |= if done.is_err() { bit(place) } else { 0 };
+        match (done, file) {
+            (Ok(()), _) => is_told = true,
+            (Err(failed), ExitFile::Decimal(_)) if failed.errno == Errno::ENOENT => gone |= bit(place),
+            (Err(_), _) => unwritten |= bit(place),
+        }
     }
-    unwritten
-}
-
-/// Writes a file of conmon's. The engine removes its directory once it has learnt of the end from another one.
-fn put_if_wanted(path: &Path, code: i32, durability: Durability) -> Result<()> {
-    match put(path, code.to_string().as_bytes(), durability) {
-        Err(failed) if failed.errno == Errno::ENOENT => Ok(()),
-        other => other,
-    }
+    // The engine removes the directory of a file of conmon's once it has learnt of the end from another one.
+    if is_told { unwritten } else { unwritten | gone }
 }
 
 /// The file beside a record that keeps room on the disk for it.
@@ -321,6 +320,7 @@ mod tests {
         let unwritten = |files: &[ExitFile]| {
             write(&Writing {
                 files,
+                is_told: false,
                 oom_files: &[],
                 record: &record,
                 code: 137,
@@ -341,6 +341,24 @@ mod tests {
     }
 
     #[test]
+    fn a_directory_that_is_gone_is_forgiven_if_the_engine_knows_the_status() {
+        let dir = std::env::temp_dir().join(format!("windlass-gone-{}", std::process::id()));
+        std::fs::create_dir_all(dir.join("exits")).expect("a directory");
+        let decimal = |name: &str| ExitFile::Decimal(dir.join(name));
+        let record = Record::of(&ProcessId::init("web"), 7, &status(), (0, 0));
+        let unwritten = |files: &[ExitFile], is_told: bool| {
+            let (durability, logs, oom_files) = (Durability::Cached, &[][..], &[][..]);
+            write(&Writing { files, is_told, oom_files, record: &record, code: 137, durability, logs })
+        };
+        for files in [["gone/exit", "exits/web"], ["exits/web", "gone/exit"]] {
+            assert_eq!(unwritten(&files.map(decimal), false), 0, "{files:?}");
+        }
+        let only = [decimal("gone/exit")];
+        assert_eq!((unwritten(&only, false), unwritten(&only, true)), (bit(0), 0));
+        std::fs::remove_dir_all(&dir).expect("removed");
+    }
+
+    #[test]
     fn the_file_of_a_kill_is_written_for_a_kill_and_tried_again() {
         let dir = std::env::temp_dir().join(format!("windlass-oom-{}", std::process::id()));
         std::fs::create_dir_all(&dir).expect("a directory");
@@ -349,7 +367,15 @@ mod tests {
         let unwritten = |oom_killed: bool| {
             let record = Record::of(&ProcessId::init("web"), 7, &ExitStatus { oom_killed, ..status() }, (0, 0));
             let (files, durability) = (&[][..], Durability::Cached);
-            write(&Writing { files, oom_files: &oom_files, record: &record, code: 137, durability, logs: &[] })
+            write(&Writing {
+                files,
+                is_told: false,
+                oom_files: &oom_files,
+                record: &record,
+                code: 137,
+                durability,
+                logs: &[],
+            })
         };
         assert_eq!((unwritten(false), dir.join("oom").exists()), (0, false), "nothing was killed for want of memory");
         assert_eq!((unwritten(true), dir.join("oom").exists()), (OOM, true));
@@ -365,7 +391,8 @@ mod tests {
         let record = Record::of(&ProcessId::init("web"), 7, &status(), (0, 0));
         let is_own = |files: &[ExitFile], oom_files: &[PathBuf]| {
             let (durability, logs) = (Durability::Synced, &[][..]);
-            Writing { files, oom_files, record: &record, code: 137, durability, logs }.is_of_this_container()
+            Writing { files, is_told: false, oom_files, record: &record, code: 137, durability, logs }
+                .is_of_this_container()
         };
         let own = [ExitFile::Record("exit.json".into()), ExitFile::RuntimeState("/run/windlass/web".into())];
         assert!(is_own(&own, &[]));

@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::console::Console;
+use super::exit;
 use super::life::{self, DrainProgress, Life, Parent, Process, Reaped};
 use super::streams::Streams;
 use super::table::Table;
@@ -25,12 +26,30 @@ pub(super) struct ManagedProcess {
     pub(super) console: Option<Console>,
     /// The child that writes the exit record.
     pub(super) recorder: Option<Child>,
+    /// Whether an exit file was written, from which the engine can learn the status.
+    pub(super) is_told: bool,
 }
 
 impl ManagedProcess {
     fn new(serial: u32, new: NewProcess) -> ManagedProcess {
         let process = Process::new(new.id.clone());
-        ManagedProcess { serial, process, new, pidfd: None, streams: None, console: None, recorder: None }
+        ManagedProcess {
+            serial,
+            process,
+            new,
+            pidfd: None,
+            streams: None,
+            console: None,
+            recorder: None,
+            is_told: false,
+        }
+    }
+
+    /// Leaves the exit files that a try has not written.
+    pub(super) fn keep_unwritten(&mut self, unwritten: u8) {
+        let before = self.new.exit_files.len();
+        exit::keep_unwritten(&mut self.new.exit_files, unwritten);
+        self.is_told |= self.new.exit_files.len() < before;
     }
 
     pub(super) fn state(&self) -> ProcessState {

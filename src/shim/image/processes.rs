@@ -28,7 +28,7 @@ table! {
     Process { 1 id, 2 life, 3 waiters, 4 deleters, 5 reported_exit }
     Child { 1 pid, 2 pidfd }
     Console { 1 listener, 2 peer, 3 directory, 4 name, 5 path, 6 private, 7 @hint again }
-    ManagedProcess { 1 serial, 2 process, 3 new, 4 pidfd, 5 streams, 6 console, 7 recorder }
+    ManagedProcess { 1 serial, 2 process, 3 new, 4 pidfd, 5 streams, 6 console, 7 recorder, 8 @hint is_told }
     Planned { 1 operation, 2 process, 3 arguments, 4 token }
     Call {
         1 operation, 2 process, 3 token, 4 child, 5 output, 6 errors, 7 stdout, 8 stderr, 9 deadline,

@@ -358,6 +358,7 @@ impl Random {
             streams: self.maybe(Random::streams),
             console,
             recorder: self.maybe(Random::child),
+            is_told: self.yes(),
         })
     }
 

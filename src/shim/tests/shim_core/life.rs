@@ -34,6 +34,7 @@ pub const TESTS: &[Test] = tests![
     an_exec_is_not_made_known_after_the_end_of_init,
     a_thousand_execs_leave_nothing_behind,
     a_status_that_the_engine_has_taken_is_not_written_again,
+    the_only_exit_file_is_not_forgotten_for_want_of_its_directory,
 ];
 
 /// A process that ends when the test has made the file `end`, on a machine of any speed.
@@ -60,6 +61,24 @@ fn a_status_that_the_engine_has_taken_is_not_written_again() {
     fs::remove_file(&persist).expect("removed");
     assert_eq!(rig.exit(&init()), Some(Exit::Code(3)), "what nobody wants holds nothing up");
     assert!(!exits.join("c").exists(), "the status was written again");
+}
+
+/// CRI-O names one file, from which alone it learns the status.
+fn the_only_exit_file_is_not_forgotten_for_want_of_its_directory() {
+    let mut rig = Rig::new();
+    let exits = rig.dir.join("exits");
+    let files = vec![ExitFile::Decimal(exits.join("c"))];
+    let new = NewProcess { exit_files: files, ..rig.new_process("", "exit 3", Stdio::default()) };
+    rig.done(Request::Create(new)).expect("created");
+    rig.done(Request::Start(init())).expect("started");
+    let told = rig.until("complaint", |event| matches!(event, Event::Unrecorded { .. }));
+    let Event::Unrecorded { message, .. } = told else { unreachable!("it was matched") };
+    assert!(message.contains("exits/c"), "{message}");
+    assert_eq!(rig.core.unwritten(&init()).len(), 1);
+    fs::create_dir(&exits).expect("a directory");
+    assert_eq!(rig.exit(&init()), Some(Exit::Code(3)));
+    assert_eq!(fs::read_to_string(exits.join("c")).expect("it was tried again"), "3");
+    assert!(rig.core.unwritten(&init()).is_empty());
 }
 
 fn a_life_is_told_in_order() {
