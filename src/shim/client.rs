@@ -24,8 +24,8 @@ const STALL_TIMEOUT: Duration = Duration::from_secs(2);
 /// the process and the others back too much.
 const ENOUGH: usize = PACKET;
 
-/// If the loop looks at a client this long after the client's time was over, the client is not dropped yet. Nobody
-/// waited for it before, or the whole machine was busy.
+/// If the loop looks at a client this long after the client's time was over, the client is not dropped yet: the whole
+/// machine was busy.
 const LATE: Duration = Duration::from_millis(500);
 
 /// Bytes of output in one packet: the size of the buffers of conmon's callers.
@@ -50,9 +50,13 @@ pub(super) struct Client {
     pub(super) queued: usize,
     /// Bytes of the first frame in the queue that are sent.
     pub(super) sent: usize,
-    /// When the time began in which the client has to take [`ENOUGH`], and how many bytes would be in its socket now if
-    /// it had taken none since.
+    /// Whether others wait for the client.
+    pub(super) is_awaited: bool,
+    /// When they began to wait, and how many bytes would be in the client's socket now if it had taken none since its
+    /// time began.
     pub(super) since: (Instant, usize),
+    /// How long others have waited before, since its time began. If that is nothing, its time begins when they wait.
+    pub(super) waited: Duration,
     pub(super) reading: bool,
     pub(super) unread: Vec<u8>,
     pub(super) watched: Interest,
@@ -93,7 +97,9 @@ impl Client {
             queue: VecDeque::new(),
             queued: 0,
             sent: 0,
+            is_awaited: false,
             since: (clock::now(), 0),
+            waited: Duration::ZERO,
             reading: true,
             unread: Vec::new(),
             watched: Interest::Read,
@@ -138,7 +144,6 @@ impl Client {
                 Err(Errno::EAGAIN | Errno::EINTR | Errno::ENOBUFS) => self.sent = 0,
                 Err(_) => return self.stop_sending(),
             }
-            self.begin(clock::now());
         }
         self.queued += frame.len();
         self.queue.push_back(frame.into());
@@ -188,9 +193,20 @@ impl Client {
         socket::unread_by_peer(self.socket.as_fd())
     }
 
-    /// Its time begins.
+    /// Others wait for the client from `now` on. Unless they have before, its time begins.
     fn begin(&mut self, now: Instant) {
-        self.since = (now, self.unread_by_it());
+        self.is_awaited = true;
+        self.since = (now, if self.waited.is_zero() { self.unread_by_it() } else { self.since.1 });
+    }
+
+    /// Nobody waits for the client any more.
+    fn pause(&mut self, now: Instant) {
+        if std::mem::take(&mut self.is_awaited) {
+            self.waited += now.saturating_duration_since(self.since.0);
+        }
+        if self.is_idle() || self.waited > STALL_TIMEOUT + LATE {
+            self.waited = Duration::ZERO;
+        }
     }
 
     /// Whether the queue is empty.
@@ -203,19 +219,39 @@ impl Client {
         self.queued >= FULL
     }
 
-    /// When the client is dropped for not reading. `None`: nobody waits for it. At the end of the process the shim
-    /// waits for every client that has not taken the rest; before that, only for clients that are full.
+    /// Whether the client holds others back. At the end of the process the shim waits for every client that has not
+    /// taken the rest; before that, only for clients that are full.
+    pub(super) fn holds_back(&self, at_end: bool) -> bool {
+        self.is_full() || (at_end && !self.is_idle())
+    }
+
+    /// When the client is dropped for not reading. `None`: nobody waits for it.
     pub(super) fn stall_ends(&self, at_end: bool) -> Option<Instant> {
-        (self.is_full() || (at_end && !self.is_idle())).then(|| self.since.0 + STALL_TIMEOUT)
+        // If others have begun to wait just now, that is to be noted at once.
+        let end = || if self.is_awaited { self.time_ends() } else { clock::now() };
+        self.holds_back(at_end).then(end)
+    }
+
+    /// When its time is over, if others go on waiting.
+    fn time_ends(&self) -> Instant {
+        self.since.0 + STALL_TIMEOUT.saturating_sub(self.waited)
     }
 
     /// Whether the client has to be dropped. It stays, and has its time again, if it has taken enough, or all that its
-    /// socket had.
-    pub(super) fn is_stalled(&mut self, at_end: bool, now: Instant) -> bool {
-        let Some(end) = self.stall_ends(at_end).filter(|end| *end <= now) else { return false };
+    /// socket had. `awaited`: others wait for it. Only while they do, its time runs.
+    pub(super) fn is_stalled(&mut self, awaited: bool, now: Instant) -> bool {
+        match (self.is_awaited, awaited) {
+            (_, false) => self.pause(now),
+            (false, true) => self.begin(now),
+            (true, true) => {}
+        }
+        if !awaited || self.time_ends() > now {
+            return false;
+        }
         let unread = self.unread_by_it();
-        let stays = unread == 0 || self.since.1.saturating_sub(unread) >= ENOUGH || now > end + LATE;
+        let stays = unread == 0 || self.since.1.saturating_sub(unread) >= ENOUGH || now > self.time_ends() + LATE;
         if stays {
+            self.waited = Duration::ZERO;
             self.begin(now);
         }
         !stays
@@ -315,6 +351,7 @@ mod tests {
                 given += 1;
             }
             assert!((8..9_000).contains(&given), "{given}");
+            assert!(!client.is_stalled(client.holds_back(false), clock::now()));
             let ends = client.stall_ends(false).expect("it is full");
             assert!(ends > Instant::now());
             let mut buffer = [0; 9000];
@@ -328,18 +365,51 @@ mod tests {
 
     #[test]
     fn a_client_has_its_time_from_when_somebody_waits_for_it() {
-        let (mut client, _theirs, poll) = client(Framing::Stream);
-        while client.is_idle() {
-            client.give(Stream::Stdout, &[b'x'; 4096], &poll);
+        for quiet in [STALL_TIMEOUT / 2, STALL_TIMEOUT + LATE / 2, 5 * STALL_TIMEOUT] {
+            let (mut client, _theirs, poll) = client(Framing::Stream);
+            while client.is_idle() {
+                client.give(Stream::Stdout, &[b'x'; 4096], &poll);
+            }
+            assert!(!client.is_full());
+            // The client has not read for long, but nobody waited for it. Now its process ends.
+            let begun = clock::now();
+            assert!(!client.is_stalled(client.holds_back(false), begun));
+            let now = begun + quiet;
+            assert!(!client.is_stalled(client.holds_back(true), now));
+            assert_eq!(client.stall_ends(true), Some(now + STALL_TIMEOUT));
+            // The loop comes so late that the machine must have been busy.
+            assert!(!client.is_stalled(true, now + 3 * STALL_TIMEOUT));
+            assert!(client.is_stalled(true, now + 4 * STALL_TIMEOUT));
         }
-        assert!(!client.is_full());
-        // The client has not read for long, but nobody waited for it. Now its process ends.
-        let now = client.since.0 + 5 * STALL_TIMEOUT;
-        assert!(!client.is_stalled(true, now));
-        assert_eq!(client.stall_ends(true), Some(now + STALL_TIMEOUT));
-        // The loop comes so late that the machine must have been busy.
-        assert!(!client.is_stalled(true, now + 3 * STALL_TIMEOUT));
-        assert!(client.is_stalled(true, now + 4 * STALL_TIMEOUT));
+    }
+
+    #[test]
+    fn only_the_time_counts_in_which_somebody_waits() {
+        let (mut client, theirs, poll) = client(Framing::Stream);
+        let fill = |client: &mut Client| {
+            while !client.is_full() {
+                client.give(Stream::Stdout, &[b'x'; 4096], &poll);
+            }
+        };
+        let (mut now, mut buffer) = (clock::now(), [0; 9000]);
+        // It takes all before anybody has waited for two seconds, and has its whole time again.
+        for waits in [19, 20] {
+            for _ in 0..waits {
+                fill(&mut client);
+                assert!(!client.is_stalled(true, now));
+                now += STALL_TIMEOUT / 20;
+                assert!(!client.is_stalled(false, now));
+                now += STALL_TIMEOUT + LATE / 2;
+            }
+            if waits == 19 {
+                while socket::receive_now(theirs.as_fd(), &mut buffer).is_ok() {
+                    client.flush(&poll);
+                }
+                assert!(!client.is_stalled(false, now));
+            }
+        }
+        fill(&mut client);
+        assert!(client.is_stalled(true, now), "others have waited for two seconds altogether");
     }
 
     #[test]
@@ -351,8 +421,9 @@ mod tests {
         // The client has read everything before the first look at its socket, and the loop has not sent more.
         let mut buffer = [0; 9000];
         while socket::receive_now(theirs.as_fd(), &mut buffer).is_ok() {}
-        client.begin(clock::now());
-        assert!(!client.is_stalled(false, client.since.0 + STALL_TIMEOUT));
+        let now = clock::now();
+        assert!(!client.is_stalled(true, now));
+        assert!(!client.is_stalled(true, now + STALL_TIMEOUT));
     }
 
     #[test]
@@ -361,12 +432,12 @@ mod tests {
         for (packets, stays) in [(0, false), (1, false), (20, true)] {
             let (mut client, theirs, poll) = client(Framing::Packet);
             let mut buffer = [0; 9000];
+            let begun = clock::now();
             for second in 0..6 {
                 while !client.is_full() {
                     client.give(Stream::Stdout, &[b'x'; 1024], &poll);
                 }
-                let now = client.since.0 + Duration::from_secs(second % 2) + STALL_TIMEOUT / 2;
-                if client.is_stalled(false, now) {
+                if client.is_stalled(client.holds_back(false), begun + Duration::from_secs(second)) {
                     assert!(!stays, "{packets} packets were enough");
                     break;
                 }

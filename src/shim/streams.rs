@@ -252,10 +252,11 @@ impl Streams {
         self.clients.iter().filter_map(|client| client.stall_ends(!alive)).min()
     }
 
-    /// Drops the clients that have not read for too long.
-    pub(super) fn drop_stalled(&mut self, now: Instant, poll: &Poll, scratch: &mut Scratch, alive: bool) {
-        if self.stall_ends(alive).is_some_and(|end| end <= now) {
-            self.clients.retain_mut(|client| !client.is_stalled(!alive, now));
+    /// Drops the clients that have not read for too long. `waits`: somebody may wait for a client.
+    pub(super) fn drop_stalled(&mut self, waits: bool, now: Instant, poll: &Poll, scratch: &mut Scratch, alive: bool) {
+        let before = self.clients.len();
+        self.clients.retain_mut(|client| !client.is_stalled(waits && client.holds_back(!alive), now));
+        if self.clients.len() < before {
             self.each(poll, scratch, alive, Outlet::resume);
         }
     }

@@ -146,9 +146,8 @@ impl Supervisor {
         for managed in self.processes.iter_mut() {
             let alive = managed.process.is_alive();
             let Some(streams) = &mut managed.streams else { continue };
-            if !(self.wait_for_only_reader && streams.has_one_reader()) {
-                streams.drop_stalled(now, &self.poll, &mut self.scratch, alive);
-            }
+            let waits = !(self.wait_for_only_reader && streams.has_one_reader());
+            streams.drop_stalled(waits, now, &self.poll, &mut self.scratch, alive);
             if alive && streams.is_hung_up() {
                 streams.retry_hung_up(&self.poll, &mut self.scratch);
             }

@@ -37,7 +37,7 @@ table! {
     }
     Client {
         1 number, 2 key, 3 socket, 4 framing, 5 queue, 6 queued, 7 sent, 8 since, 9 reading, 10 unread, 11 watched,
-        12 @hint ended,
+        12 @hint ended, 13 @hint is_awaited, 14 @hint waited,
     }
     FileLog { 1 spec, 2 directory, 3 file, 4 size, 5 total, 6 dropped }
     JsonLog { 1 file, 2 begun }
