@@ -12,7 +12,7 @@ use super::key::{Kind, key};
 use super::log::{Logger, Stream};
 use super::outlet::{Outlet, OutletContext};
 use super::pipe::{captured, null};
-use super::poll::{Interest, Poll, Ready};
+use super::poll::{Poll, Ready};
 use super::scratch::Scratch;
 use super::stdio::{Framing, Output, Spooling, Stdin, Stdio};
 use windlass_sys::stream::{self, Moved};
@@ -124,10 +124,9 @@ impl Streams {
     }
 
     fn take_input(&mut self, sink: OwnedFd, terminal: bool, fifo: Option<OwnedFd>, poll: &Poll) -> Result<()> {
-        if let Some(fifo) = &fifo {
-            poll.watch(fifo, key(Kind::InputFifo, self.serial, 0), Interest::Read)?;
-        }
-        self.input = Some(Input { sink, terminal, fifo, pending: Vec::new(), blocked: false, close_when_empty: false });
+        let mut input = Input::new(sink, terminal, fifo);
+        input.watch(self.serial, poll)?;
+        self.input = Some(input);
         Ok(())
     }
 
@@ -266,9 +265,23 @@ impl Streams {
         if self.input.as_ref().is_some_and(|input| !input.blocked) {
             self.copy_from_fifo(poll);
         }
-        let Some(input) = self.input.as_mut().filter(|input| !input.blocked) else { return };
-        let key = key(Kind::InputFifo, self.serial, 0);
-        input.fifo = input.fifo.take().filter(|fifo| poll.watch(fifo, key, Interest::Read).is_ok());
+        if let Some(input) = self.input.as_mut().filter(|input| !input.blocked) {
+            let _ = input.watch(self.serial, poll);
+        }
+    }
+
+    /// Whether the input waits for descriptors or memory, so that [`Streams::retry_input`] has to be called soon.
+    pub(super) fn is_input_short(&self) -> bool {
+        self.input.as_ref().is_some_and(Input::is_short)
+    }
+
+    /// Tries again what was refused for want of descriptors or memory.
+    pub(super) fn retry_input(&mut self, poll: &Poll) {
+        match self.input.as_mut().filter(|input| input.is_short()) {
+            Some(input) if input.unwatched => drop(input.watch(self.serial, poll)),
+            Some(_) => self.close_stdin(poll),
+            None => {}
+        }
     }
 
     fn pump_fifo(&mut self, poll: &Poll) {
@@ -311,10 +324,11 @@ impl Streams {
         if input.blocked {
             return;
         }
-        input.blocked = poll.watch(&input.sink, key(Kind::InputSink, self.serial, 0), Interest::Write).is_ok();
         if let Some(fifo) = &input.fifo {
             poll.forget(fifo);
         }
+        input.blocked = true;
+        let _ = input.watch(self.serial, poll);
         self.clients.iter_mut().for_each(|client| client.listen(false, poll));
     }
 
@@ -328,12 +342,10 @@ impl Streams {
         }
         if std::mem::take(&mut input.blocked) {
             poll.forget(&input.sink);
-            if let Some(fifo) = &input.fifo {
-                let _ = poll.watch(fifo, key(Kind::InputFifo, self.serial, 0), Interest::Read);
-            }
+            let _ = input.watch(self.serial, poll);
             self.clients.iter_mut().for_each(|client| client.listen(true, poll));
         }
-        if input.close_when_empty && !input.terminal {
+        if input.close_when_empty && !input.terminal && input.fifo.is_none() {
             self.end_input(poll);
         }
     }
@@ -412,9 +424,15 @@ impl Streams {
     pub(super) fn close_stdin(&mut self, poll: &Poll) {
         let Some(input) = &mut self.input else { return };
         if let Some(fifo) = &input.fifo {
-            // The shim keeps a read end only, so the end comes when the last writer has left.
-            input.fifo = fd::reopen(fifo.as_fd(), OFlag::O_RDONLY | OFlag::O_NONBLOCK).ok();
-            return self.listen_to_fifo(poll);
+            // The shim keeps a read end only, so the end comes when the last writer has left. Until a descriptor is
+            // free for it, the process reads on from the present one.
+            let read_end = fd::reopen(fifo.as_fd(), OFlag::O_RDONLY | OFlag::O_NONBLOCK);
+            input.close_when_empty = read_end.is_err();
+            if let Ok(read_end) = read_end {
+                input.fifo = Some(read_end);
+                self.listen_to_fifo(poll);
+            }
+            return;
         }
         if input.pending.is_empty() && !input.terminal {
             self.end_input(poll);

@@ -13,8 +13,9 @@ use super::{Event, Ready};
 use windlass_sys::Result;
 use windlass_sys::clock;
 
-/// The pause before a terminal that was hung up is looked at again.
-const HUNG_UP: Duration = Duration::from_millis(100);
+/// The pause before a terminal that was hung up is looked at again, and before input that waits for descriptors or
+/// memory is.
+const RETRY: Duration = Duration::from_millis(100);
 
 /// When nothing has happened for this long, memory is freed.
 const IDLE: Duration = Duration::from_millis(500);
@@ -106,8 +107,8 @@ impl Supervisor {
     fn streams_deadline(&self, managed: &ManagedProcess, streams: &Streams, now: Instant) -> Option<Instant> {
         let waits = self.wait_for_only_reader && streams.has_one_reader();
         let client = if waits { None } else { streams.stall_ends(managed.process.is_alive()) };
-        let hung_up = streams.is_hung_up().then(|| now + HUNG_UP);
-        client.into_iter().chain(hung_up).chain(streams.next_retry()).min()
+        let retry = (streams.is_hung_up() || streams.is_input_short()).then(|| now + RETRY);
+        client.into_iter().chain(retry).chain(streams.next_retry()).min()
     }
 
     fn due(&mut self, now: Instant) {
@@ -140,14 +141,15 @@ impl Supervisor {
         }
     }
 
-    /// Drops the clients that do not read, and looks again at terminals and fifos, whose changes the kernel may not
-    /// report.
+    /// Drops the clients that do not read, and looks again at what could not be watched, and at terminals and fifos,
+    /// whose changes the kernel may not report.
     fn streams_due(&mut self, now: Instant) {
         for managed in self.processes.iter_mut() {
             let alive = managed.process.is_alive();
             let Some(streams) = &mut managed.streams else { continue };
             let waits = !(self.wait_for_only_reader && streams.has_one_reader());
             streams.drop_stalled(waits, now, &self.poll, &mut self.scratch, alive);
+            streams.retry_input(&self.poll);
             if alive && streams.is_hung_up() {
                 streams.retry_hung_up(&self.poll, &mut self.scratch);
             }

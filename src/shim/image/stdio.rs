@@ -25,7 +25,7 @@ table! {
     Streams {
         1 serial, 2 terminal, 3 stdin, 4 outlets, 5 input, 6 logs, 7 clients, 8 next_client, 9 early, 10 size,
     }
-    Input { 1 sink, 2 terminal, 3 fifo, 4 pending, 5 blocked, 6 close_when_empty }
+    Input { 1 sink, 2 terminal, 3 fifo, 4 pending, 5 blocked, 6 close_when_empty, 7 @hint unwatched }
     Spool {
         1 settings, 2 key, 3 memory, 4 file, 5 start, 6 end, 7 writer, 8 feeder, 9 has_failed, 10 lost, 11 dropped,
         12 credit, 13 warning, 14 failures, 15 again,

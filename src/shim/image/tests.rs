@@ -320,6 +320,7 @@ impl Random {
             pending: r.bytes(),
             blocked: r.yes(),
             close_when_empty: r.yes(),
+            unwatched: r.yes(),
         });
         Streams {
             serial: self.next() as u32,

@@ -7,7 +7,6 @@
 use crate::calls::Calls;
 use crate::client::Client;
 use crate::containers::ManagedContainer;
-use crate::input::Input;
 use crate::key::{Kind, key};
 use crate::life::{Life, Parent};
 use crate::outlet::Outlet;
@@ -65,7 +64,7 @@ pub(super) fn calls(calls: &Calls, poll: &Poll) -> Result<()> {
 fn stdio(streams: &mut Streams, poll: &Poll) -> Result<()> {
     let serial = streams.serial;
     let outlets = streams.outlets.iter_mut().map(|outlet| output(outlet, poll));
-    let input = streams.input.iter().map(|of| input(of, serial, poll));
+    let input = streams.input.iter_mut().map(|input| input.watch(serial, poll));
     all(outlets.chain(input).chain(streams.clients.iter().map(|client| attached(client, poll))))
 }
 
@@ -78,14 +77,6 @@ fn output(outlet: &mut Outlet, poll: &Poll) -> Result<()> {
         fifo.watch_again(poll);
     }
     all([source, sink].into_iter().chain(outlet.spool.as_mut().map(|spool| spool.watch_again(poll))))
-}
-
-fn input(input: &Input, serial: u32, poll: &Poll) -> Result<()> {
-    match &input.fifo {
-        _ if input.blocked => poll.watch(&input.sink, key(Kind::InputSink, serial, 0), Interest::Write),
-        Some(fifo) => poll.watch(fifo, key(Kind::InputFifo, serial, 0), Interest::Read),
-        None => Ok(()),
-    }
 }
 
 fn attached(client: &Client, poll: &Poll) -> Result<()> {

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::OFlag;
-use windlass_shim::{Framing, Interest, Output, ProcessId, Request, Stdin, Stdio};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use windlass_shim::{Framing, Interest, Output, Poll, ProcessId, Request, Stdin, Stdio};
 use windlass_sys::process::Exit;
 use windlass_sys::stream::{self, Moved};
 
@@ -37,6 +38,8 @@ pub const TESTS: &[Test] = tests![
     a_terminal_that_is_hung_up_and_full_does_not_keep_the_loop_turning,
     input_that_nobody_took_is_forgotten_with_its_process,
     input_that_was_closed_before_the_start_ends,
+    an_end_of_input_is_not_lost_for_want_of_descriptors,
+    an_end_of_input_is_not_lost_if_it_cannot_be_watched,
 ];
 
 /// The unread bytes of a reader that is away fill the fifo before the process ends.
@@ -486,6 +489,43 @@ fn input_that_nobody_took_is_forgotten_with_its_process() {
     rig.exit(&exec);
     let turns = rig.turns(Duration::from_millis(1000));
     assert!(turns < 50, "{turns} turns");
+}
+
+/// An exec that copies its input to the file `got`, and the writer of its input.
+fn exec_that_reads(rig: &mut Rig, input: &Path) -> (ProcessId, OwnedFd) {
+    rig.run("exec sleep 1000", Stdio::default());
+    let stdio = Stdio { stdin: Stdin::Fifo(input.to_owned()), ..Stdio::default() };
+    rig.exec("e", "cat >got; exit 6", stdio).expect("started");
+    (ProcessId::of("c", "e"), windlass_sys::fd::open(input, OFlag::O_WRONLY).expect("a writer"))
+}
+
+fn an_end_of_input_is_not_lost_for_want_of_descriptors() {
+    let (mut rig, input) = rig_with_fifo();
+    let (exec, writer) = exec_that_reads(&mut rig, &input);
+    stream::write(writer.as_fd(), b"last").expect("written");
+    drop(writer);
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+    setrlimit(Resource::RLIMIT_NOFILE, 0, hard).expect("no descriptor is free");
+    rig.done(Request::CloseStdin(exec.clone())).expect("closed");
+    let turns = rig.turns(Duration::from_millis(500));
+    setrlimit(Resource::RLIMIT_NOFILE, soft, hard).expect("descriptors are there again");
+    assert_eq!(rig.exit(&exec), Some(Exit::Code(6)));
+    assert_eq!(fs::read_to_string(rig.dir.join("got")).expect("read"), "last");
+    assert!(turns < 50, "{turns} turns");
+}
+
+fn an_end_of_input_is_not_lost_if_it_cannot_be_watched() {
+    let (mut rig, input) = rig_with_fifo();
+    let (exec, writer) = exec_that_reads(&mut rig, &input);
+    let null = fs::File::options().write(true).open("/dev/null").expect("opened");
+    let watching = std::mem::replace(&mut rig.core.poll, Poll::over(null.into()));
+    let closed = rig.core.request(Request::CloseStdin(exec.clone()));
+    rig.core.poll = watching;
+    closed.expect("closed");
+    stream::write(writer.as_fd(), b"last").expect("written");
+    drop(writer);
+    assert_eq!(rig.exit(&exec), Some(Exit::Code(6)));
+    assert_eq!(fs::read_to_string(rig.dir.join("got")).expect("read"), "last");
 }
 
 fn input_that_was_closed_before_the_start_ends() {
