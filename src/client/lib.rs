@@ -307,7 +307,7 @@ impl Client {
     /// # Errors
     ///
     /// [`io::ErrorKind::UnexpectedEof`] if output is missing: the shim is dead, or it has disconnected this client,
-    /// which took less than 8 KiB in two seconds while output waited for it. A client that attached without
+    /// which took less than 8 KiB, as its socket counts them, in two seconds while others waited for it. A client that attached without
     /// `"end": true` cannot tell this from the end of the output. [`io::ErrorKind::InvalidData`] if the other end is no shim.
     pub fn frame(&mut self) -> io::Result<Option<Frame>> {
         let cut = || {

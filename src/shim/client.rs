@@ -1,6 +1,6 @@
 //! An attached client, which gets a copy of the output and sends input. A client that reads slowly holds the
-//! process back, as a pipe would. A client that takes less than 8 KiB in two seconds while others wait for it
-//! is dropped, so that it cannot stop the logs.
+//! process back, as a pipe would. A client that takes less than 8 KiB, as its socket counts them, in two seconds while
+//! others wait for it is dropped, so that it cannot stop the logs.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -20,7 +20,8 @@ const FULL: usize = 64 * 1024;
 /// The time in which a client must take [`ENOUGH`] while others wait for it.
 const STALL_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Bytes that a client must take within [`STALL_TIMEOUT`], as its socket counts them. A client that takes less holds
+/// Bytes that a client must take within [`STALL_TIMEOUT`], as its socket counts them (SIOCOUTQ): with the memory that
+/// the kernel needs for each packet or write, and of those that were read as a whole. A client that takes less holds
 /// the process and the others back too much.
 const ENOUGH: usize = PACKET;
 

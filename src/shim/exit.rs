@@ -153,12 +153,13 @@ impl Writing<'_> {
     }
 }
 
-/// The bits that [`write`] returns, which are the exit code of its child. Everything is still to be written:
+/// [`write`] returns what is not written as bits, which are the exit code of its child. This bit: everything.
 const ALL: u8 = 1;
-/// The files of an OOM kill are.
+
+/// Another bit: the files of an OOM kill are not written.
 const OOM: u8 = 1 << 7;
 
-/// The exit file at this place of the list is.
+/// The bit of the exit file at this place of the list.
 fn bit(place: usize) -> u8 {
     2 << place.min(5)
 }

@@ -227,13 +227,13 @@ impl Outlet {
         }
         let rest = self.source.as_ref().filter(|_| !alive);
         let rest = rest.map(|source| KEPT + pipe::capacity(source.fd.as_fd()).max(ROOM) + 1);
-        let (alone, keeps) = (self.sink.lacks_reader(), self.keeps());
+        let (lacks_reader, keeps) = (self.sink.lacks_reader(), self.keeps());
         match (&mut self.spool, rest) {
             (Some(spool), Some(rest)) if keeps => spool.last_room(rest),
             // A reader that is attached gets the waiting bytes in large pieces.
-            (Some(spool), None) if keeps => Some(spool.room(alone)).filter(|room| *room >= LITTLE).unwrap_or(0),
+            (Some(spool), None) if keeps => Some(spool.room(lacks_reader)).filter(|room| *room >= LITTLE).unwrap_or(0),
             (_, Some(rest)) => (ROOM + rest).saturating_sub(self.pending.len()),
-            (_, None) if alone => ROOM.saturating_sub(self.pending.len()),
+            (_, None) if lacks_reader => ROOM.saturating_sub(self.pending.len()),
             _ => 0,
         }
     }
@@ -384,8 +384,8 @@ impl Outlet {
             Sink::None => {}
             Sink::Pipe(_) | Sink::Fifo(_) => {
                 if self.keeps() {
-                    let alone = self.sink.lacks_reader();
-                    self.spool.iter_mut().for_each(|spool| spool.push(bytes, alone, poll));
+                    let lacks_reader = self.sink.lacks_reader();
+                    self.spool.iter_mut().for_each(|spool| spool.push(bytes, lacks_reader, poll));
                 } else {
                     self.pending.extend_from_slice(bytes);
                 }
@@ -526,9 +526,9 @@ impl Outlet {
 
     /// Whether a reader of the fifo is about to take output. With `late`, a reader that has not come yet counts too.
     pub(super) fn is_wanted(&mut self, late: bool) -> bool {
-        let alone = self.sink.lacks_reader();
+        let lacks_reader = self.sink.lacks_reader();
         let unsent = self.unsent() > 0;
-        self.sink.fifo().is_some_and(|fifo| unsent && if alone { late && !fifo.had_reader } else { true })
+        self.sink.fifo().is_some_and(|fifo| unsent && if lacks_reader { late && !fifo.had_reader } else { true })
     }
 }
 

@@ -159,11 +159,11 @@ impl Spool {
         !self.has_failed && (self.writer.is_some() || self.room_in_file() > 0 || self.drops())
     }
 
-    /// How many more bytes fit. `alone`: the sink has no reader.
-    pub(super) fn room(&mut self, alone: bool) -> usize {
+    /// How many more bytes fit. `lacks_reader`: the sink has none.
+    pub(super) fn room(&mut self, lacks_reader: bool) -> usize {
         let most = if self.can_spill() { MEMORY + HEADROOM } else { MEMORY };
         let room = most.saturating_sub(self.memory.len());
-        if !alone {
+        if !lacks_reader {
             return room.min(self.credit);
         }
         self.credit = 0;
@@ -176,18 +176,18 @@ impl Spool {
         (MEMORY + HEADROOM + rest).saturating_sub(self.memory.len())
     }
 
-    /// Takes new output. `alone`: the sink has no reader.
-    pub(super) fn push(&mut self, bytes: &[u8], alone: bool, poll: &Poll) {
+    /// Takes new output. `lacks_reader`: the sink has none.
+    pub(super) fn push(&mut self, bytes: &[u8], lacks_reader: bool, poll: &Poll) {
         if self.memory.capacity() == 0 {
             self.memory.reserve_exact(MEMORY + HEADROOM);
         }
         self.credit = self.credit.saturating_sub(bytes.len());
-        if alone && self.drops() && !self.can_spill() && self.memory.len() + bytes.len() > MEMORY {
+        if lacks_reader && self.drops() && !self.can_spill() && self.memory.len() + bytes.len() > MEMORY {
             self.drop_from_memory(bytes.len());
         }
         self.memory.extend(bytes);
         if self.memory.len() >= MEMORY {
-            self.spill(alone, poll);
+            self.spill(lacks_reader, poll);
         }
     }
 
@@ -213,12 +213,12 @@ impl Spool {
     }
 
     /// Has the memory written to the file by a child.
-    fn spill(&mut self, alone: bool, poll: &Poll) {
+    fn spill(&mut self, lacks_reader: bool, poll: &Poll) {
         if self.has_failed || self.writer.is_some() {
             return;
         }
         let wanted = self.memory.len() as u64;
-        if alone && self.drops() && self.room_in_file() < wanted {
+        if lacks_reader && self.drops() && self.room_in_file() < wanted {
             self.drop_from_file(wanted - self.room_in_file());
         }
         let bytes = wanted.min(self.room_in_file()) as usize;

@@ -3,7 +3,7 @@
 //! Output goes to fifos, logs and attached clients. A fifo loses nothing: a slow reader holds the process back, and
 //! while there is no reader the output is kept. A log is written at once; bytes that cannot be written are counted, and
 //! never stop the reading. A slow attached client holds the process back too, but it is dropped if it takes less than
-//! 8 KiB in two seconds while others wait for it.
+//! 8 KiB, as its socket counts them, in two seconds while others wait for it.
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;

@@ -114,7 +114,7 @@ impl Value for Outcome {
     }
 }
 
-/// The type `T` of the finding is not written.
+/// The type `T` of the output is not written.
 impl<T> Value for Job<T> {
     fn write(&self, to: &mut Encoder) {
         to.put(1, true, &self.child);
@@ -123,7 +123,7 @@ impl<T> Value for Job<T> {
 
     fn read(content: Content<'_>) -> Job<T> {
         let mut fields = Fields::of(content, "Job");
-        let job = Job { child: fields.get(1), report: fields.get(2), finds: std::marker::PhantomData };
+        let job = Job { child: fields.get(1), report: fields.get(2), output: std::marker::PhantomData };
         fields.end();
         job
     }

@@ -19,7 +19,7 @@ use windlass_sys::{descriptors, pipe};
 /// have forked the child, and the next program may read them.
 pub(super) trait JobOutput: Sized {
     fn encode(&self) -> String;
-    fn decode(words: &str) -> Option<Self>;
+    fn decode(text: &str) -> Option<Self>;
 }
 
 /// No result but that the work is done.
@@ -76,16 +76,16 @@ impl JobOutput for Prepared {
 /// The exit status of a child whose work has failed. The pipe has the reason.
 const FAILED: i32 = 1;
 
-/// Longest reason or finding, in bytes. What exceeds the capacity of the pipe is cut off (pipe(7)).
+/// Longest reason or output, in bytes. What exceeds the capacity of the pipe is cut off (pipe(7)).
 const LONGEST: usize = 16 * 1024;
 
 /// A child at work.
 #[derive(Debug)]
 pub(super) struct Job<T> {
     pub(super) child: Child,
-    /// The pipe with the reason of a failure, or with the finding.
+    /// The pipe with the reason of a failure, or with the output.
     pub(super) report: OwnedFd,
-    pub(super) finds: PhantomData<T>,
+    pub(super) output: PhantomData<T>,
 }
 
 impl<T: JobOutput> Job<T> {
@@ -103,14 +103,14 @@ impl<T: JobOutput> Job<T> {
         match process::fork(CloneFlags::empty(), None, &proof)? {
             Forked::Parent(child) => {
                 poll.watch(&child.pidfd, key, Interest::Read)?;
-                Ok(Job { child, report, finds: PhantomData })
+                Ok(Job { child, report, output: PhantomData })
             }
             Forked::Child => {
                 let kept: Vec<_> = kept.iter().map(|fd| fd.as_fd()).chain([end.as_fd()]).collect();
                 descriptors::close_all_but(3, &kept);
                 let _ = process::die_with_parent();
                 let (status, text) = match work() {
-                    Ok(found) => (0, found.encode()),
+                    Ok(output) => (0, output.encode()),
                     Err(error) => (FAILED, error.to_string()),
                 };
                 let _ = stream::never_block(end.as_fd());
@@ -124,7 +124,7 @@ impl<T: JobOutput> Job<T> {
     fn result(&self, exit: windlass_sys::Result<Exit>) -> Result<T, Error> {
         match exit? {
             Exit::Code(FAILED) => Err(Error::Child(self.text())),
-            Exit::Code(0) if let Some(found) = T::decode(&self.text()) => Ok(found),
+            Exit::Code(0) if let Some(output) = T::decode(&self.text()) => Ok(output),
             exit => Err(Error::Child(format!("a child of the shim ended with {exit}"))),
         }
     }
@@ -205,12 +205,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_finding_is_read_as_it_was_written() {
+    fn an_output_is_read_as_it_was_written() {
         let cases = [(PidNamespace::Own, WhenFull::DropOldest, true), (PidNamespace::Shared, WhenFull::Block, false)];
         for (namespace, full, holds) in cases {
-            let found =
+            let output =
                 Prepared { namespace, holds, spooling: Spooling { max: 7, full, directory: "/a b/work".into() } };
-            assert_eq!(Prepared::decode(&found.encode()), Some(found));
+            assert_eq!(Prepared::decode(&output.encode()), Some(output));
         }
         assert_eq!((Prepared::decode(""), Prepared::decode("own held block 7"), <()>::decode("x")), (None, None, None));
         assert_eq!(<()>::decode(&().encode()), Some(()));
@@ -222,13 +222,13 @@ mod tests {
         stream::write(write_end.as_fd(), reason.as_bytes()).expect("written");
         stream::never_block(read_end.as_fd()).expect("set");
         let child = Child { pid: 0, pidfd: write_end };
-        Job { child, report: read_end, finds: PhantomData }.result(Ok(exit))
+        Job { child, report: read_end, output: PhantomData }.result(Ok(exit))
     }
 
     #[test]
     fn a_child_that_ends_in_another_way_has_failed() {
-        let found = result::<Prepared>(Exit::Code(0), "shared whole block 0 /work").expect("it has found");
-        assert_eq!(found.namespace, PidNamespace::Shared);
+        let output = result::<Prepared>(Exit::Code(0), "shared whole block 0 /work").expect("an output");
+        assert_eq!(output.namespace, PidNamespace::Shared);
         result::<Prepared>(Exit::Code(0), "").expect_err("it wrote nothing");
         let text = |exit| result::<()>(exit, "no such device").expect_err("it failed").to_string();
         assert_eq!(text(Exit::Code(FAILED)), "no such device");

@@ -120,14 +120,14 @@ impl Invocation<'_> {
 
     /// Handles a shim that does not answer. This is an error, unless `delete --force` of its container ends the shim.
     fn end_stalled(&self, op: &str, client: &Client, dir: &ContainerDir) -> Result<(), Failure> {
-        let said = stalled::describe(Some(client));
+        let message = stalled::describe(Some(client));
         if op == "delete" && self.exec()?.is_none() {
             if self.matches.switch("force") {
                 return Ok(stalled::kill(client, &dir.path("shim.sock"))?);
             }
-            return Err(Failure(format!("{said}; `delete --force` ends it")));
+            return Err(Failure(format!("{message}; `delete --force` ends it")));
         }
-        Err(Failure(said))
+        Err(Failure(message))
     }
 
     /// The answer of a shim that lives.

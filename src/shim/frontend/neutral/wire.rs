@@ -217,7 +217,7 @@ mod tests {
         let expected = read(r#"{"type":"started","id":"web","exec":"probe","pid":7,"a\"b":"c\nd"}"#);
         assert_eq!(read(&line(Some("probe"))), expected);
         assert_eq!(event_members("oom", "web", None, &Value::Null), r#""type":"oom","id":"web""#);
-        assert!(!line(Some("two\nlines")).contains('\n'), "the journal has an event on a line");
+        assert!(!line(Some("two\nlines")).contains('\n'), "the event log has an event on a line");
     }
 
     #[test]
