@@ -385,12 +385,8 @@ fn whole() -> Vec<Row> {
             "",
         ),
         ("shared memory", calls(&[&mmap(4096, rw, shared | libc::MAP_ANONYMOUS, "-1")]), ""),
-        (
-            "shared memory of System V",
-            calls(&[&call(libc::SYS_shmget, "0,4096,384"), &call(libc::SYS_shmat, "=0,0,0")]),
-            "",
-        ),
-        ("a message queue of System V", calls(&[&call(libc::SYS_msgget, "0,384")]), ""),
+        ("shared memory of System V", calls(&[&call(sysv::SHMGET, "0,4096,384"), &call(sysv::SHMAT, "=0,0,0")]), ""),
+        ("a message queue of System V", calls(&[&call(sysv::MSGGET, "0,384")]), ""),
         ("a stopped child", calls(&["with-child", &call(libc::SYS_kill, "=0,19")]), ""),
         ("a child", calls(&["with-child"]), ""),
         ("O_PATH", calls(&[&call(libc::SYS_openat, &format!("-100,'/etc,{}", libc::O_PATH))]), ""),
@@ -400,6 +396,19 @@ fn whole() -> Vec<Row> {
         ("a bind mount", Script("mount --bind /etc /mnt && : >/ready; sleep 1000"), ""),
         ("a directory that is gone", Script("mkdir /d; cd /d; rmdir /d; : >/ready; sleep 1000"), ""),
     ]
+}
+
+/// Calls of System V's IPC.
+#[cfg(not(target_arch = "s390x"))]
+mod sysv {
+    pub use libc::{SYS_msgget as MSGGET, SYS_shmat as SHMAT, SYS_shmget as SHMGET};
+}
+/// Linux 5.1 gave s390x these calls; the crate libc has only the one that they replace.
+#[cfg(target_arch = "s390x")]
+mod sysv {
+    pub const SHMGET: i64 = 395;
+    pub const SHMAT: i64 = 397;
+    pub const MSGGET: i64 = 399;
 }
 
 /// Linux 6.11.
