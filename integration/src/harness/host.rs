@@ -65,12 +65,14 @@ fn has_root(mounts: &str) -> bool {
     mounts.lines().any(|line| line.split(' ').nth(4) == Some("/"))
 }
 
-/// Removes the cgroups of earlier runs that were killed.
+/// Removes the cgroups of earlier runs that were killed. A run in another PID namespace has no process of its number
+/// here: what has processes is not removed either.
 fn remove_stale(mount: &Path) {
     for entry in fs::read_dir(mount).into_iter().flatten().flatten() {
         let name = entry.file_name();
         let pid = name.to_str().and_then(|name| name.strip_prefix(NAME)?.split('-').next());
-        if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+        let populated = || crate::kit::machine::text(entry.path().join("cgroup.events")).contains("populated 1");
+        if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) && !populated() {
             remove_tree(&entry.path());
         }
     }
@@ -267,6 +269,25 @@ pub fn remove_tree(dir: &Path) {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
+    #[test]
+    fn the_cgroups_of_a_run_in_another_pid_namespace_stay() {
+        let mount = std::env::temp_dir().join(format!("windlass-stale-{}", std::process::id()));
+        let run = |number: u32, events: &str| {
+            // No process has this number: they end at PID_MAX_LIMIT, 2^22.
+            let cgroup = mount.join(format!("{}{number}-0", super::NAME));
+            fs::create_dir_all(cgroup.join("case")).expect("a directory");
+            fs::write(cgroup.join("cgroup.events"), events).expect("a file");
+            cgroup.join("case")
+        };
+        let (running, killed) = (run(9_999_998, "populated 1\n"), run(9_999_999, "populated 0\n"));
+        super::remove_stale(&mount);
+        let left = (running.exists(), killed.exists());
+        let _ = fs::remove_dir_all(&mount);
+        assert_eq!(left, (true, false));
+    }
+
     #[test]
     fn a_tree_without_a_mount_at_its_root_is_known() {
         let proc = "40 30 0:22 / /proc rw,relatime - proc proc rw";
