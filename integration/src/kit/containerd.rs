@@ -102,7 +102,8 @@ impl<'t> Engine<'t> {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.log())?;
         let path = std::env::var("PATH").unwrap_or_default();
         let mut command = Command::new("containerd");
-        command.args(["--log-level", "debug", "--config"]).arg(self.dir.join("config.toml"));
+        // The log has the events: since 1.7 only with this level.
+        command.args(["--log-level", "trace", "--config"]).arg(self.dir.join("config.toml"));
         command.arg("--address").arg(self.socket()).arg("--root").arg(self.dir.join("root"));
         command.arg("--state").arg(self.dir.join("run"));
         command.env("PATH", format!("{}:{path}", self.bin.display())).env("TMPDIR", &self.dir);
