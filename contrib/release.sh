@@ -85,5 +85,7 @@ else
     echo "release: lintian is missing, so nothing has checked the packages" >&2
 fi
 
+[ "$(git describe --always --dirty --abbrev=12)" = "$WINDLASS_COMMIT" ] ||
+    die "the work tree has changed meanwhile: what was built is of no one commit"
 (cd "$dist" && sha256sum -- * > SHA256SUMS.new && mv SHA256SUMS.new SHA256SUMS)
 cat "$dist/SHA256SUMS"

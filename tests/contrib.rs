@@ -113,8 +113,9 @@ fn what_apt_says_is_passed_on_where_it_cannot_install() {
     assert!(unknown.contains("building just from crates.io"), "the next way is tried: {unknown}");
 }
 
-/// Makes a release where nothing is built: the programs that it calls do nothing, but lintian ends with this code.
-fn released(name: &str, lintian: u8) -> (bool, String, bool) {
+/// Makes a release where nothing is built: the programs that it calls do nothing, but lintian ends with this code, and
+/// Git answers with this script.
+fn released(name: &str, lintian: u8, git: &str) -> (bool, String, bool) {
     let dir = Dir::new(name);
     dir.copy("contrib/release.sh").copy("Cargo.toml");
     for document in ["README.md", "CHANGELOG.md", "LICENSE"] {
@@ -126,7 +127,7 @@ fn released(name: &str, lintian: u8) -> (bool, String, bool) {
         ("contrib/deb.sh", ": > \"$2/windlass_$3.deb\"".to_owned()),
         ("cargo", "exit 0".to_owned()),
         ("rustc", "echo \"$PWD\"".to_owned()),
-        ("git", "echo 1".to_owned()),
+        ("git", git.to_owned()),
         ("lintian", format!("echo \"lintian $*\"; exit {lintian}")),
     ];
     for (name, text) in programs {
@@ -141,11 +142,18 @@ fn released(name: &str, lintian: u8) -> (bool, String, bool) {
 
 #[test]
 fn an_error_that_lintian_finds_in_a_package_is_one_of_the_release() {
-    let (made, said, sums) = released("release-sound", 0);
+    let (made, said, sums) = released("release-sound", 0, "echo 1");
     assert!(made && sums, "{said}");
     assert!(said.contains("lintian --fail-on error target/dist/windlass_"), "{said}");
-    let (made, said, sums) = released("release-unsound", 2);
+    let (made, said, sums) = released("release-unsound", 2, "echo 1");
     assert!(!made && !sums, "{said}");
+}
+
+#[test]
+fn a_release_is_of_one_commit() {
+    let committed_meanwhile = "echo >> calls; wc -l < calls";
+    let (made, said, sums) = released("release-changed", 0, committed_meanwhile);
+    assert!(!made && !sums && said.contains("has changed meanwhile"), "{said}");
 }
 
 #[test]
