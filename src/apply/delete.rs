@@ -155,6 +155,9 @@ fn write_missing(paths: &[PathBuf], status: i32) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::process::Command;
+    use windlass_base::spec::Hooks;
+    use windlass_store::{InitProcess, State, VERSION};
 
     /// The files a and b, and c in a directory that is gone. d/exit cannot be made, because d is a file.
     #[test]
@@ -177,5 +180,37 @@ mod tests {
         let failed = write(&["c/exit"]).expect_err("no engine learns the status");
         assert!(failed.contains("c/exit"), "{failed}");
         std::fs::remove_dir_all(&dir).expect("removed");
+    }
+
+    #[test]
+    fn what_create_has_made_beside_the_cgroups_goes_with_the_container() {
+        let root = std::env::temp_dir().join(format!("windlass-delete-{}", std::process::id()));
+        let store = Store::make(&root).expect("a state root");
+        let group = root.join("@group");
+        std::fs::create_dir(&group).expect("a directory");
+        let mut ended = Command::new("true").spawn().expect("a process");
+        let init = InitProcess { pid: ended.id().cast_signed(), start_time: 1 };
+        ended.wait().expect("its end");
+        let state: State = serde_json::from_value(serde_json::json!({
+            "version": VERSION, "id": "web", "ociVersion": "1.2.0", "bundle": "/", "rootfs": "/", "owner": "root",
+            "created": "2026-01-01T00:00:00Z", "intelRdt": group, "resctrl": group,
+        }))
+        .expect("a state");
+        let make = || {
+            let reservation = store.reserve("web").expect("free");
+            reservation.record(&state, b"{}", false).expect("recorded");
+            reservation.record_init(&init).expect("recorded");
+            let socket = root.join(reservation.start_socket());
+            drop(std::os::unix::net::UnixListener::bind(&socket).expect("a socket"));
+            drop(reservation.commit(state.clone(), init, Hooks::default()).expect("kept"));
+        };
+        for force in [false, true] {
+            // The second time somebody else has removed the group.
+            make();
+            assert!(delete(&store, "web", force).expect("deleted").is_empty());
+            assert!(!group.exists(), "the resource control group is left");
+            assert_eq!(std::fs::read_dir(&root).expect("the state root").count(), 0, "something is left");
+        }
+        std::fs::remove_dir_all(root).expect("removed");
     }
 }

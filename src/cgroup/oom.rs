@@ -107,6 +107,24 @@ mod tests {
         file
     }
 
+    /// The kernel counts the kill before the process that waits for another's end can see that end.
+    #[test]
+    fn a_kill_that_ends_the_other_is_told_before_that_end() {
+        let memory = file("oom_kill 0\n");
+        let copy = windlass_sys::fd::duplicate(memory.as_fd()).expect("a copy");
+        let (other, end) = windlass_sys::pipe::new().expect("a pipe");
+        let mut watch = OomWatch { memory: Some(memory), cgroup: file("populated 1\n"), seen: 0 };
+        let kill = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(100));
+            nix::sys::uio::pwrite(&copy, b"oom_kill 1\n", 0).expect("counted");
+            drop(end);
+        });
+        let mut next = || watch.wait_beside(Some(other.as_fd()), Duration::from_secs(60)).expect("waited");
+        assert_eq!(next(), WatchEvent::OomKills(1));
+        kill.join().expect("counted");
+        assert_eq!(next(), WatchEvent::OtherReadable);
+    }
+
     #[test]
     fn a_shortage_that_killed_nobody_is_no_kill() {
         let memory = |kills: u32| Some(file(&format!("max 9\noom 5\noom_kill {kills}\noom_group_kill 7\n")));

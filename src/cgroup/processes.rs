@@ -120,6 +120,7 @@ pub fn signal_each(pids: &[i32], signal: i32, listed: &dyn Fn() -> error::Result
 mod tests {
     use super::*;
     use std::path::PathBuf;
+    use windlass_sys::poll;
 
     const SIGKILL: i32 = nix::sys::signal::Signal::SIGKILL as i32;
 
@@ -203,7 +204,9 @@ mod tests {
         let pid = child.id() as i32;
         // As if the number had become another's.
         signal_each(&[pid], SIGKILL, &|| Ok(Vec::new())).expect("left alone");
-        assert!(child.try_wait().expect("waited").is_none());
+        let pidfd = process::open_pid(pid).expect("it runs");
+        let soon = poll::Deadline::after(std::time::Duration::from_millis(500));
+        assert!(!poll::readable(pidfd.as_fd(), soon).expect("waited"), "it was killed");
         signal_each(&[i32::MAX, pid], SIGKILL, &|| Ok(vec![pid])).expect("killed");
         assert!(!child.wait().expect("its end").success());
     }

@@ -442,4 +442,23 @@ mod tests {
         let flags = nix::fcntl::fcntl(received.expect("a descriptor"), nix::fcntl::FcntlArg::F_GETFD).expect("flags");
         assert_eq!(flags, libc::FD_CLOEXEC);
     }
+
+    #[test]
+    fn no_program_inherits_a_socket() {
+        let dir = std::env::temp_dir().join(format!("windlass-sockets-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).expect("a directory");
+        let root = crate::fd::open(&dir, nix::fcntl::OFlag::O_PATH).expect("opened");
+        let (one, two) = pair().expect("a pair");
+        let packets = listen_at(root.as_fd(), "packets").expect("it listens");
+        let asked = connect_at(root.as_fd(), "packets").expect("connected");
+        let answered = accept(packets.as_fd()).expect("accepted");
+        let stream = listen_stream_at(root.as_fd(), "stream", 0o600).expect("it listens");
+        let client = connect_now(&dir.join("stream")).expect("connected");
+        let served = accept_now(stream.as_fd()).expect("accepted").expect("a client");
+        for socket in [one, two, packets, asked, answered, stream, client, served, datagram().expect("a socket")] {
+            let flags = nix::fcntl::fcntl(&socket, nix::fcntl::FcntlArg::F_GETFD).expect("flags");
+            assert_eq!(flags, libc::FD_CLOEXEC, "{socket:?}");
+        }
+        std::fs::remove_dir_all(dir).expect("removed");
+    }
 }

@@ -199,6 +199,26 @@ fn freezing_is_awaited_and_undone() {
 }
 
 #[test]
+fn a_frozen_cgroup_with_processes_is_found_at_any_depth_below() {
+    let Some(hierarchy) = hierarchy() else { return };
+    let scratch = Scratch::new(&hierarchy, "below");
+    let cgroup = Cgroup::create(&hierarchy, &scratch.path, &[]).expect("create");
+    let mut process = sleeper();
+    for path in ["a", "b/c"] {
+        let below = Cgroup::create(&hierarchy, &format!("{}/{path}", scratch.path), &[]).expect("create");
+        below.freeze().expect("freeze");
+        assert_eq!(cgroup.frozen_below().expect("looked"), None, "{path} has no process");
+        below.add_process(process.id() as i32).expect("join");
+        assert_eq!(cgroup.frozen_below().expect("looked").as_deref(), Some(below.path()));
+        // The cgroup itself does not count.
+        assert_eq!(below.frozen_below().expect("looked"), None);
+        below.thaw().expect("thaw");
+    }
+    process.kill().expect("killed");
+    process.wait().expect("its end");
+}
+
+#[test]
 fn kill_reaches_frozen_sub_cgroups_and_remove_waits_for_the_end() {
     let Some(hierarchy) = hierarchy() else { return };
     let scratch = Scratch::new(&hierarchy, "kill");
