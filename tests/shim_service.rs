@@ -184,14 +184,39 @@ esac
     let size = |id: &str| api::ResizePtyRequest { id: id.into(), width: 80, height: 24, ..Default::default() };
     task.resize_pty(patience(), &size("plain")).expect("nothing to set");
     assert_eq!(refusal(task.resize_pty(patience(), &size("other"))).0, Code::NOT_FOUND);
-    let kill = api::KillRequest { id: "plain".into(), signal: 9, all: true, ..Default::default() };
+    end(&task, "plain");
+}
+
+/// Ends a task, and its shim.
+fn end(task: &TaskClient, id: &str) {
+    let kill = api::KillRequest { id: id.into(), signal: 9, all: true, ..Default::default() };
     task.kill(patience(), &kill).expect("killed");
-    let name = api::WaitRequest { id: "plain".into(), ..Default::default() };
+    let name = api::WaitRequest { id: id.into(), ..Default::default() };
     assert_eq!(task.wait(patience(), &name).expect("ended").exit_status, 137);
-    let delete = api::DeleteRequest { id: "plain".into(), ..Default::default() };
-    task.delete(patience(), &delete).expect("deleted");
-    let shutdown = api::ShutdownRequest { id: "plain".into(), ..Default::default() };
-    task.shutdown(patience(), &shutdown).expect("answered");
+    task.delete(patience(), &api::DeleteRequest { id: id.into(), ..Default::default() }).expect("deleted");
+    task.shutdown(patience(), &api::ShutdownRequest { id: id.into(), ..Default::default() }).expect("answered");
+}
+
+#[test]
+fn an_id_whose_create_has_failed_can_be_used_again() {
+    const RUNTIME: &str = r#"#!/bin/sh
+case " $* " in
+  *" create "*)
+    test -e "$0.works" || { echo not yet >&2; exit 1; }
+    while [ "$1" != --pid-file ]; do shift; done
+    sleep 1000 & echo $! >"$2"; echo $! >"$0.pid" ;;
+  *" kill "*) kill -9 "$(cat "$0.pid")" ;;
+esac
+"#;
+    let bundle = Bundle::new("again", "{}");
+    let (task, create) = with_runtime(&bundle, "again", RUNTIME);
+    for _ in 0..2 {
+        let message = refusal(task.create(patience(), &create)).1;
+        assert!(message.contains("not yet"), "{message}");
+    }
+    std::fs::write(bundle.0.join("fake-runtime.works"), "").expect("written");
+    task.create(patience(), &create).expect("created");
+    end(&task, "again");
 }
 
 /// A runtime that restores, and can hold a container if there is a file `holds` beside it.
@@ -252,13 +277,7 @@ fn a_checkpoint_is_restored_by_create_where_the_runtime_can_hold_it() {
             work.display()
         );
         assert!(calls.lines().any(|call| call.ends_with(&dumped)), "{calls}");
-        let kill = api::KillRequest { id: "restored".into(), signal: 9, all: true, ..Default::default() };
-        task.kill(patience(), &kill).expect("killed");
-        let name = api::WaitRequest { id: "restored".into(), ..Default::default() };
-        assert_eq!(task.wait(patience(), &name).expect("ended").exit_status, 137);
-        task.delete(patience(), &api::DeleteRequest { id: "restored".into(), ..Default::default() }).expect("deleted");
-        task.shutdown(patience(), &api::ShutdownRequest { id: "restored".into(), ..Default::default() })
-            .expect("answered");
+        end(&task, "restored");
     }
 }
 

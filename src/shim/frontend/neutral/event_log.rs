@@ -318,6 +318,40 @@ mod tests {
         std::fs::remove_file(path).expect("removed");
     }
 
+    /// In a process of its own, since its files may only have 512 bytes, as on a full disk.
+    #[test]
+    fn events_without_room_come_whole_when_there_is_some() {
+        use nix::sys::resource::{Resource, getrlimit, setrlimit};
+        const INNER: &str = "WINDLASS_TEST_FULL_DISK";
+        if std::env::var_os(INNER).is_none() {
+            let name = "frontend::neutral::event_log::tests::events_without_room_come_whole_when_there_is_some";
+            let inner = std::process::Command::new("sh")
+                .args(["-c", "trap '' XFSZ; ulimit -S -f 1; exec \"$@\"", "sh"])
+                .arg(std::env::current_exe().expect("a program"))
+                .args(["--exact", name, "--test-threads=1", "--nocapture"])
+                .env(INNER, "1")
+                .output()
+                .expect("started");
+            let told = String::from_utf8_lossy(&inner.stdout);
+            assert!(inner.status.success() && told.contains("1 passed"), "{told}");
+            return;
+        }
+        let (path, mut log) = event_log("full");
+        for _ in 0..20 {
+            log.append("\"type\":\"started\",\"exec\":\"e\"");
+        }
+        assert!(!log.write_pending(), "there is no room");
+        let some = read(&log, &mut log.cursor(None));
+        assert!(!some.is_empty() && some.len() < 20, "{some:?}");
+        let (_, most) = getrlimit(Resource::RLIMIT_FSIZE).expect("the limit");
+        setrlimit(Resource::RLIMIT_FSIZE, most, most).expect("lifted");
+        assert!(log.write_pending());
+        assert_eq!(read(&log, &mut log.cursor(None)), (1..=20).collect::<Vec<u64>>());
+        let text = std::fs::read_to_string(&path).expect("read");
+        assert!(text.lines().all(|line| parsed(line.as_bytes()).is_some()), "{text}");
+        std::fs::remove_file(path).expect("removed");
+    }
+
     #[test]
     fn what_is_repeated_is_told_once_until_it_is_acknowledged() {
         let (path, mut log) = event_log("once");
