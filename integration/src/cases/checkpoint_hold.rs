@@ -19,6 +19,7 @@ chapter! { "checkpoint_hold":
     a_restored_container_waits_for_start [Windlass, Criu, Slow],
     one_that_waits_can_be_deleted [Windlass, Criu],
     one_whose_keeper_ends_is_stopped [Windlass, Criu],
+    one_whose_criu_ends_is_stopped [Windlass, Criu],
     one_whose_images_are_no_good_fails_at_start [Windlass, Criu],
     its_terminal_comes_with_start [Windlass, Criu, Slow],
     hooks_and_pid_file_come_before_start [Windlass, Criu, Slow],
@@ -106,6 +107,24 @@ fn one_whose_keeper_ends_is_stopped(t: &T) -> Verdict {
     for pid in keeper(&container) {
         kill(Pid::from_raw(pid), Signal::SIGKILL).context("the keeper")?;
     }
+    container.wait_for("stopped")?;
+    container.verb("start", &[], &[])?.code_is(1)?.stderr_has("cannot start a container that has stopped")?;
+    container.delete()?;
+    Ok(())
+}
+
+fn one_whose_criu_ends_is_stopped(t: &T) -> Verdict {
+    let bundle = t.bundle()?.sh(COUNTING);
+    let (_images, container, _) = held(t, &bundle)?;
+    let init = container.pid()?;
+    // Before `start` the others in the cgroup are those of CRIU.
+    let pids = text(cgroup::of(&container)?.join("cgroup.procs"));
+    let criu: Vec<i32> = pids.lines().filter_map(|pid| pid.parse().ok()).filter(|pid| *pid != init).collect();
+    ensure!(!criu.is_empty(), "init is alone in {pids:?}");
+    for pid in criu {
+        kill(Pid::from_raw(pid), Signal::SIGKILL).context("CRIU")?;
+    }
+    gone(&container)?;
     container.wait_for("stopped")?;
     container.verb("start", &[], &[])?.code_is(1)?.stderr_has("cannot start a container that has stopped")?;
     container.delete()?;

@@ -139,8 +139,9 @@ impl Keeper<'_, '_, '_> {
             }
         }
         loop {
-            let (init, _) = self.launch.child_and_predecessor();
-            let mut fds = [self.listener.as_fd(), init.pidfd.as_fd(), self.session.as_fd()]
+            let (init, criu) = self.launch.child_and_predecessor();
+            // Init has a copy of CRIU's end of the connection, so that need not end with CRIU.
+            let mut fds = [self.listener.as_fd(), init.pidfd.as_fd(), self.session.as_fd(), criu.pidfd.as_fd()]
                 .map(|fd| PollFd::new(fd, PollFlags::POLLIN));
             // The runtime has reported success, so a kernel that is short of memory must not end the container.
             if poll::poll(&mut fds, Deadline::NEVER).is_err() {
@@ -148,7 +149,11 @@ impl Keeper<'_, '_, '_> {
                 continue;
             }
             let ready = fds.map(|fd| fd.any().unwrap_or(true));
-            if ready[1] || ready[2] {
+            if ready[3] {
+                // Nobody else would end it.
+                init.kill();
+            }
+            if ready[1..].contains(&true) {
                 return None;
             }
             if ready[0]
