@@ -22,6 +22,7 @@ chapter! { "concurrency":
     exec_in_a_container_that_is_killed_says_that_it_stopped [Need::Windlass],
     pause_and_resume_in_parallel_end_in_a_known_state,
     pause_of_a_container_that_is_killed_ends_at_once,
+    whoever_changes_a_container_waits_for_its_lock [Need::Windlass],
     state_and_list_during_delete_never_crash,
     containers_in_parallel_do_not_disturb_each_other,
 }
@@ -225,6 +226,33 @@ fn pause_of_a_container_that_is_killed_ends_at_once(t: &T) -> Verdict {
         container.delete()?;
         gone(t, &container.id)?;
     }
+    Ok(())
+}
+
+/// The case holds the lock as another command would.
+fn whoever_changes_a_container_waits_for_its_lock(t: &T) -> Verdict {
+    let container = t.create(&t.bundle()?.args(&["/bin/sleep", "1000"]))?;
+    let nothing = t.path("nothing");
+    std::fs::write(&nothing, "{}")?;
+    let update = ["update", "--resources", &nothing.display().to_string()];
+    for verb in [&["start"][..], &["pause"], &["resume"], &update, &["delete", "--force"]] {
+        waits(t, verb, &container)?;
+    }
+    waits(t, &["delete"], &t.create(&t.bundle()?)?)
+}
+
+/// Runs a verb while the container is locked. It must end only when the lock is free.
+fn waits(t: &T, verb: &[&str], container: &Container) -> Verdict {
+    let state = std::fs::File::open(t.root().join(&container.id))?;
+    let lock = Flock::lock(state, FlockArg::LockExclusive).map_err(|(_, errno)| errno)?;
+    let mut child = spawn(t, &[verb, &[&container.id]].concat())?;
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    let early = child.try_wait()?;
+    drop(lock);
+    let status = crate::kit::runtime::wait(&mut child, std::time::Duration::from_secs(60), &verb.join(" "));
+    let status = status.map_err(crate::kit::Stop::Fail)?;
+    ensure!(early.is_none(), "{} has not waited: {early:?}", verb.join(" "));
+    ensure!(status.success(), "{} has failed: {status:?}", verb.join(" "));
     Ok(())
 }
 

@@ -24,6 +24,7 @@ chapter! { "devices":
     no_rules_at_all_still_permit_the_default_devices,
     exec_is_judged_by_the_same_list,
     an_update_keeps_the_list,
+    an_update_replaces_the_list [Need::Windlass],
     a_wildcard_minor_matches_all,
 }
 
@@ -230,6 +231,19 @@ fn an_update_keeps_the_list(t: &T) -> Verdict {
         let words = ["update", "--resources", "-", &container.id];
         t.runtime_with_stdin(&words, resources.as_bytes())?.ok().context(resources)?;
         container.exec_sh(TRY_KMSG)?.stdout_is("denied\n").context(resources)?;
+    }
+    Ok(())
+}
+
+/// A list that permits everything needs no filter, and the one of before must go.
+fn an_update_replaces_the_list(t: &T) -> Verdict {
+    let container = t.start(&with_rules(t, json!([deny_all()]))?.args(&["/bin/sleep", "1000"]))?;
+    let all = json!({"allow": true, "access": "rwm"});
+    let kmsg = json!({"allow": false, "type": "c", "major": 1, "minor": 11, "access": "rwm"});
+    for (rules, seen) in [(json!([all]), "opened\n"), (json!([all, kmsg]), "denied\n"), (json!([all]), "opened\n")] {
+        let resources = json!({"devices": rules}).to_string();
+        t.runtime_with_stdin(&["update", "--resources", "-", &container.id], resources.as_bytes())?.ok()?;
+        container.exec_sh(TRY_KMSG)?.stdout_is(seen).context(&resources)?;
     }
     Ok(())
 }

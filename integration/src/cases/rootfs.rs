@@ -108,9 +108,12 @@ fn may_map_ids(bundle: Bundle) -> Bundle {
 /// host's.
 fn no_pivot_leaves_no_procfs_of_the_host(t: &T) -> Verdict {
     let script = format!("{MAPPED} unshare -U -r -m -p -f mount -t proc proc /proc && echo mounted || echo refused");
-    for options in [&[][..], &["--no-pivot"]] {
-        let ran = t.run_with(&may_map_ids(t.bundle()?.sh(&script)), options)?.ok()?;
-        ran.stdout_is("mapped\nrefused\n").context(options.concat())?;
+    // In a user namespace the host's mounts are locked, and can only be covered.
+    for bundle in [t.bundle()?, super::namespaces::user_namespace(t)?] {
+        let bundle = may_map_ids(bundle.sh(&script));
+        for options in [&[][..], &["--no-pivot"]] {
+            t.run_with(&bundle, options)?.ok()?.stdout_is("mapped\nrefused\n").context(options.concat())?;
+        }
     }
     Ok(())
 }

@@ -316,6 +316,10 @@ fn a_record_is_on_the_disk_before_it_has_its_name(t: &T) -> Verdict {
     let (synced, renamed) = (told.lines().position(of_log), told.lines().position(|line| line.contains("rename")));
     ensure!(synced.is_some_and(|synced| Some(synced) < renamed), "the log before the record: {told}");
     ensure!(calls.get(at + 1).is_some_and(|call| call == "fsync"), "after the rename: {told}");
+    // The runtime answers for a container whose shim and record are lost.
+    let state = format!("<{}>", t.root().join(&c.id).display());
+    let of_state = |line: &str| line.contains("fdatasync(") && line.contains(&state);
+    ensure!(told.lines().any(of_state), "the state of the runtime: {told}");
     Ok(())
 }
 

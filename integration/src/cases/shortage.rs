@@ -10,9 +10,12 @@ mod verbs;
 
 use self::limit::Limit;
 use self::verbs::{ShortageSubject, ShortageVerb, VERBS, truthful};
-use crate::kit::stop::Context;
-use crate::kit::{Need, Ran, T, Verdict};
+use crate::kit::stop::{Context, fail};
+use crate::kit::{Need, Ran, Stop, T, Verdict, runtime};
 use crate::{chapter, ensure};
+use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, UnixAddr};
+use std::fs;
+use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::time::Duration;
 
@@ -30,6 +33,7 @@ chapter! { "shortage":
         [Need::Slow, Need::Windlass, Need::Controller("memory")],
     few_mounts_are_reported [Need::Slow, Need::Windlass, Need::OwnKernel],
     few_keys_are_reported [Need::Slow, Need::Windlass, Need::OwnKernel],
+    an_init_without_descriptors_waits_for_start_all_the_same [Need::Windlass],
     a_shim_with_few_descriptors_begins_or_says_why [Need::Slow, Need::Windlass],
     a_shim_with_little_room_begins_or_says_why [Need::Slow, Need::Windlass],
     a_shim_that_has_no_descriptors_left_records_the_end [Need::Windlass],
@@ -88,6 +92,29 @@ fn few_descriptors_are_reported_by_every_verb(t: &T) -> Verdict {
         println!("{enough} descriptors: {}", verb.words.join(" "));
     }
     Ok(())
+}
+
+/// A created container must not end because descriptors are short at the moment of its start.
+fn an_init_without_descriptors_waits_for_start_all_the_same(t: &T) -> Verdict {
+    let container = t.create(&t.bundle()?.args(&["/bin/sleep", "1000"]))?;
+    let pid = container.pid()?.to_string();
+    let limit = |much: &str| t.host("prlimit", &["--pid", &pid, &format!("--nofile={much}:1024")]);
+    let name =
+        fs::read_dir(t.root())?.flatten().find(|entry| entry.file_name().to_string_lossy().starts_with("@start"));
+    let Some(name) = name else { return fail("there is no start socket") };
+    limit("0")?;
+    // The kernel has reserved the descriptor of the first connection already.
+    let died = socket::socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;
+    socket::connect(died.as_raw_fd(), &UnixAddr::new(&name.path())?)?;
+    drop(died);
+    let mut start = t.command();
+    let mut start = start.args(["start", &container.id]).spawn()?;
+    std::thread::sleep(Duration::from_millis(300));
+    let early = start.try_wait()?;
+    limit("1024")?;
+    let status = runtime::wait(&mut start, Duration::from_secs(60), "start").map_err(Stop::Fail)?;
+    ensure!(early.is_none() && status.success(), "start ended early with {early:?}, and with {status:?}");
+    container.status_is("running")
 }
 
 fn files_that_may_not_be_large_are_reported_by_every_verb(t: &T) -> Verdict {
