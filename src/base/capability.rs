@@ -8,6 +8,8 @@ bitflags::bitflags! {
         const SETGID = 1 << 6;
         /// `CAP_SETUID`.
         const SETUID = 1 << 7;
+        /// `CAP_NET_ADMIN`.
+        const NET_ADMIN = 1 << 12;
         /// `CAP_NET_RAW`.
         const NET_RAW = 1 << 13;
         /// `CAP_SYS_ADMIN`.

@@ -101,21 +101,28 @@ fn options<'a>(line: &Line<'a>) -> impl Iterator<Item = String> + use<'a> {
 ///
 /// In another cgroup namespace there are none: mounts from there set nothing, so mountinfo is not read.
 pub fn options_of_cgroup2() -> Result<Vec<String>> {
-    // The inode of the initial namespace is fixed (linux/proc_ns.h).
-    let initial = std::path::Path::new("cgroup:[4026531835]");
-    if std::fs::read_link("/proc/self/ns/cgroup").is_ok_and(|namespace| namespace != initial) {
+    if !sets_options() {
         return Ok(Vec::new());
     }
     let text = read_file("/proc/thread-self/mountinfo").with_context(|| "cannot read /proc/thread-self/mountinfo")?;
     Ok(superblock_options(&text))
 }
 
+/// Whether a mount of cgroup2 made here sets its options for the whole host.
+pub fn sets_options() -> bool {
+    // The inode of the initial namespace is fixed (linux/proc_ns.h).
+    let initial = std::path::Path::new("cgroup:[4026531835]");
+    std::fs::read_link("/proc/self/ns/cgroup").map_or(true, |namespace| namespace == initial)
+}
+
+/// Whether an option is one of cgroup2 itself, and not of every file system or of security modules.
+pub fn is_of_cgroup2(option: &str) -> bool {
+    !matches!(option, "" | "rw" | "ro" | "seclabel") && !option.contains('=')
+}
+
 pub(super) fn superblock_options(text: &str) -> Vec<String> {
     let found = mountinfo::lines(text.as_bytes()).find(|line| line.kind == b"cgroup2");
-    // Leaves out options of every file system and of security modules.
-    let of_cgroup2 =
-        |option: &String| !matches!(option.as_str(), "" | "rw" | "ro" | "seclabel") && !option.contains('=');
-    found.iter().flat_map(options).filter(of_cgroup2).collect()
+    found.iter().flat_map(options).filter(|option| is_of_cgroup2(option)).collect()
 }
 
 /// The mount options of version 1 that name controllers. Other options are `rw`, `name=systemd`, `xattr`.

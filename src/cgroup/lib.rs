@@ -42,7 +42,7 @@ pub use cgroups_path::{has_version_1, own_cgroup, path};
 pub use controllers::require_cgroup2;
 pub use devices::Filters;
 pub use freezer::is_frozen;
-pub use hierarchy::{Hierarchy, HierarchyV1, options_of_cgroup2};
+pub use hierarchy::{Hierarchy, HierarchyV1, is_of_cgroup2, options_of_cgroup2, sets_options};
 pub use manager::Manager;
 pub use oom::{OomWatch, WatchEvent};
 pub use pressure::{Pressure, Waiting};

@@ -128,6 +128,8 @@ message! {
     File {
         /// A file with a path.
         3 regular: Option<Regular>,
+        /// A socket of IPv4 or IPv6.
+        4 internet: Option<Internet>,
         /// An inotify instance.
         13 inotify: Option<Inotify>,
         /// A fanotify group.
@@ -148,6 +150,16 @@ message! {
         /// The id of its mount, encoded with its sign in the last bit.
         7 mount: u32,
     }
+    /// `inet_sk_entry`.
+    Internet {
+        /// Its options.
+        14 options: Option<SocketOptions>,
+    }
+    /// `sk_opts_entry`.
+    SocketOptions {
+        /// The mark of its packets.
+        10 mark: u32,
+    }
     /// `tty_file_entry`.
     Terminal {
         /// The flags by which CRIU opens it.
@@ -159,6 +171,8 @@ message! {
         11 name: Vec<u8>,
         /// The directory of a relative path.
         14 directory: Vec<u8>,
+        /// The id of its mount, encoded with its sign in the last bit.
+        17 mount: Option<i32>,
     }
     /// `inotify_file_entry`.
     Inotify {
@@ -229,6 +243,8 @@ message! {
     }
     /// `vma_entry`.
     Area {
+        /// What it is: [`Area::SHARED_MEMORY`].
+        7 status: u32,
         /// The flags by which CRIU opens the mapped file.
         10 flags: u32,
     }
@@ -247,6 +263,10 @@ message! {
         1 pid: u32,
         /// Its parent's process id.
         2 parent: u32,
+        /// Its process group.
+        3 group: u32,
+        /// Its session.
+        4 session: u32,
         /// Its threads, including itself.
         5 threads: Vec<u64>,
     }
@@ -345,6 +365,10 @@ message! {
         13 external: bool,
         /// The type by its name, if it has no number.
         14 name: String,
+        /// Whether the path in the filesystem does not exist any more, so that CRIU makes it.
+        16 deleted: bool,
+        /// The flags of mount(2) for the filesystem; old images have them in `flags`.
+        17 filesystem_flags: Option<i32>,
         /// The name of an external mount.
         18 external_name: String,
     }
@@ -395,6 +419,11 @@ pub const FILESYSTEMS: &[(u32, &str)] = &[
     (17, "overlay"),
     (23, "cgroup2"),
 ];
+
+impl Area {
+    /// The flag of [`Area::status`] for a segment of System V, which has an id in its IPC namespace.
+    pub const SHARED_MEMORY: u32 = 1 << 10;
+}
 
 impl Task {
     /// Whether the process is a zombie or has ended.
@@ -479,7 +508,7 @@ mod tests {
 
     #[test]
     fn an_image_has_its_entries_and_nothing_is_read_beyond_it() {
-        let one = Process { pid: 1, parent: 0, threads: vec![1, 9] };
+        let one = Process { pid: 1, threads: vec![1, 9], ..Process::default() };
         let whole = image(Kind::Tree, &[one.encode(), one.encode()]);
         assert_eq!(entries(Kind::Tree, &whole), Some(vec![one.clone(), one.clone()]));
         assert_eq!(entries::<Process>(Kind::Core, &whole), None);

@@ -71,8 +71,17 @@ pub struct ClaimedMount {
     pub external: Option<String>,
     /// Whether a plugin makes it.
     pub plugin: bool,
+    /// The options of the filesystem.
+    pub options: String,
+    /// The number of its mount namespace. That of init is 0.
+    pub namespace: usize,
+}
+
+impl ClaimedMount {
     /// Whether it is in another mount namespace than that of init.
-    pub nested: bool,
+    pub fn nested(&self) -> bool {
+        self.namespace > 0
+    }
 }
 
 /// Kinds of namespaces that every restored container may have for itself.
@@ -215,7 +224,7 @@ fn bytes(instructions: &[windlass_seccomp::sock_filter]) -> Vec<u8> {
 }
 
 fn check_mounts(plan: &Plan, claims: &Claims, there: &dyn Fn(&str) -> bool, faults: &mut Vec<Diagnostic>) {
-    let is_root = |mount: &&ClaimedMount| !mount.nested && mount.point == "/";
+    let is_root = |mount: &&ClaimedMount| !mount.nested() && mount.point == "/";
     if claims.mounts.iter().filter(is_root).count() > 1 {
         fault(faults, "/root/path", "the images have more than one root filesystem".into());
     }
@@ -233,7 +242,7 @@ fn check_mounts(plan: &Plan, claims: &Claims, there: &dyn Fn(&str) -> bool, faul
             fault(faults, pointer, format!("the mount {point} of the images lacks flags: {missing:#x}"));
         }
     }
-    let of_init = || claims.mounts.iter().filter(|mount| !mount.nested);
+    let of_init = || claims.mounts.iter().filter(|mount| !mount.nested());
     let covered = |path: &str| of_init().any(|mount| mount.point == path);
     // A path below no mount is in the root filesystem, which has no files of the kernel.
     let mounted =
@@ -261,7 +270,7 @@ fn contradiction(plan: &Plan, claims: &Claims, mount: &ClaimedMount) -> Option<S
     if mount.plugin {
         return Some(format!("the mount {point} of the images is made by a plugin"));
     }
-    if mount.nested && !may_mount(plan) {
+    if mount.nested() && !may_mount(plan) {
         return Some(format!("the images have the mount {point} in another mount namespace than that of init"));
     }
     if let Some(name) = &mount.external {
@@ -274,7 +283,7 @@ fn contradiction(plan: &Plan, claims: &Claims, mount: &ClaimedMount) -> Option<S
         let same = whole.device == mount.device && is_below(&mount.root, &whole.root);
         same && whole.external.is_some() && ((whole.flags & RESTRICTING) - mount.flags).is_empty()
     };
-    if mount.nested && claims.mounts.iter().any(|whole| !whole.nested && is_copy(whole)) {
+    if mount.nested() && claims.mounts.iter().any(|whole| !whole.nested() && is_copy(whole)) {
         return None;
     }
     // Whether the mount is a part of `whole`, which CRIU makes.

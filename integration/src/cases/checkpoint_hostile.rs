@@ -35,7 +35,7 @@ chapter! { "checkpoint_hostile":
 }
 
 /// The configuration of the dumped container.
-fn dumped(t: &T) -> Verdict<Bundle> {
+pub(super) fn dumped(t: &T) -> Verdict<Bundle> {
     let data = t.path("data");
     fs::create_dir_all(&data).context("data")?;
     let filter =
@@ -48,7 +48,7 @@ fn dumped(t: &T) -> Verdict<Bundle> {
 }
 
 /// The directory of its images.
-fn dump<'t>(t: &'t T, bundle: &Bundle) -> Verdict<Images<'t>> {
+pub(super) fn dump<'t>(t: &'t T, bundle: &Bundle) -> Verdict<Images<'t>> {
     let container = start(t, bundle)?;
     counts_on(bundle, 1)?;
     let images = Images::new(t);
@@ -57,7 +57,7 @@ fn dump<'t>(t: &'t T, bundle: &Bundle) -> Verdict<Images<'t>> {
 }
 
 /// Checks that `restore` is refused with these words.
-fn refused(images: &Images, bundle: &Bundle, words: &str) -> Verdict {
+pub(super) fn refused(images: &Images, bundle: &Bundle, words: &str) -> Verdict {
     let (ran, container) = images.try_restore(bundle, &[])?;
     ran.code_is(1)?.stderr_has(words)?;
     container.verb("state", &[], &[])?.code_is(1)?.stderr_has("does not exist")?;
@@ -148,7 +148,7 @@ fn without(bundle: Bundle, destination: &str) -> Bundle {
     })
 }
 
-fn with_options(bundle: Bundle, destination: &str, options: serde_json::Value) -> Bundle {
+pub(super) fn with_options(bundle: Bundle, destination: &str, options: serde_json::Value) -> Bundle {
     bundle.edit(|spec| {
         for mount in spec["mounts"].as_array_mut().into_iter().flatten() {
             if mount["destination"] == destination {

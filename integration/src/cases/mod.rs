@@ -11,6 +11,7 @@ mod checkpoint;
 mod checkpoint_check;
 mod checkpoint_flags;
 mod checkpoint_hold;
+mod checkpoint_host;
 mod checkpoint_hostile;
 mod checkpoint_memory;
 mod checkpoint_sockets;
@@ -88,6 +89,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         checkpoint_memory::CASES,
         checkpoint_sockets::CASES,
         checkpoint_steps::CASES,
+        checkpoint_host::CASES,
         checkpoint_hostile::CASES,
         security::CASES,
         apparmor::CASES,

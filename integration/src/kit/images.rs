@@ -36,6 +36,67 @@ pub fn add_mount(images: &Path, source: &str, below: &str, point: &str, parent: 
     change(list, |entries| with_copy(entries, source, below, point, parent))
 }
 
+/// What a field of a mount is set to.
+#[derive(Clone, Copy)]
+pub enum Set<'a> {
+    Number(u64),
+    Text(&'a str),
+}
+
+/// Fields of a mount beside those above.
+pub const DEVICE: u64 = 3;
+pub const SOURCE: u64 = 8;
+pub const OPTIONS: u64 = 9;
+pub const DELETED: u64 = 16;
+pub const FILESYSTEM_FLAGS: u64 = 17;
+
+/// Sets fields of the mount on this point.
+pub fn set_mount(images: &Path, point: &str, fields: &[(u64, Set<'_>)]) -> io::Result<()> {
+    let lists = named(images, "mountpoints-")?;
+    change(lists.first().ok_or(io::ErrorKind::NotFound)?, |entries| {
+        let mount = entries.iter_mut().find(|entry| is_on(entry, point))?;
+        for (field, set) in fields {
+            mount.retain(|(number, _)| number != field);
+            let value = match set {
+                Set::Number(number) => Value::Number(*number),
+                Set::Text(text) => Value::Bytes(text.as_bytes().to_vec()),
+            };
+            mount.push((*field, value));
+        }
+        Some(())
+    })
+}
+
+/// Adds a child of init with this number to the images: a copy of init, or a process that has ended. `network` is the
+/// number of its network namespace.
+pub fn add_process(images: &Path, pid: u64, has_ended: bool, network: u64) -> io::Result<()> {
+    let process = [(1, pid), (2, 1), (3, pid), (4, pid), (5, pid)];
+    change(&images.join("pstree.img"), |entries| {
+        entries.push(process.map(|(field, value)| (field, Value::Number(value))).to_vec());
+        Some(())
+    })?;
+    for kind in ["core", "ids"] {
+        fs::copy(images.join(format!("{kind}-1.img")), images.join(format!("{kind}-{pid}.img")))?;
+    }
+    change(&images.join(format!("core-{pid}.img")), |entries| {
+        let zombie = (3, Value::Bytes(number_field(1, 6)));
+        entries.first_mut()?.extend(has_ended.then_some(zombie));
+        Some(())
+    })?;
+    change(&images.join(format!("ids-{pid}.img")), |entries| {
+        entries.first_mut()?.push((6, Value::Number(network)));
+        Some(())
+    })
+}
+
+/// Moves init to a process group with this number.
+pub fn regroup(images: &Path, group: u64) -> io::Result<()> {
+    change(&images.join("pstree.img"), |entries| {
+        entries.first_mut()?.push((3, Value::Number(group)));
+        Some(())
+    })
+}
+
 /// Makes the images those of a dump with `--parent-path`, since whose parent dump no page was written.
 pub fn without_pages(images: &Path) -> io::Result<()> {
     named(images, "pages-")?.iter().try_for_each(|path| fs::write(path, ""))?;
@@ -79,7 +140,14 @@ pub fn add_file(images: &Path, file: &File, mount: u64) -> io::Result<u64> {
                 (1, 3, [opened, named].concat())
             }
             File::Socket(name, dir) => {
-                (5, 16, [bytes_field(11, name.as_bytes()), bytes_field(14, dir.as_bytes())].concat())
+                // A datagram socket.
+                let numbers = [(2, number), (3, 2), (4, 7), (5, 2), (6, 0), (7, 0), (8, 0)];
+                let numbers = numbers.map(|(field, value)| number_field(field, value)).concat();
+                let options = [1, 2, 3, 4, 5, 6].map(|field| number_field(field, 0)).concat();
+                let fields = [numbers, bytes_field(9, &owner), bytes_field(10, &options)];
+                let named = [bytes_field(11, name.as_bytes()), bytes_field(14, dir.as_bytes())];
+                let named = if dir.is_empty() { named[0].clone() } else { named.concat() };
+                (5, 16, [fields.concat(), named].concat())
             }
             File::Watch => (8, 13, bytes_field(5, &[number_field(2, 2), bytes_field(7, &[])].concat())),
             File::Group(flags) => {
@@ -96,9 +164,18 @@ pub fn add_file(images: &Path, file: &File, mount: u64) -> io::Result<u64> {
 
 /// Has the first table of descriptors have an ordinary file of this number at `at`.
 pub fn hold(images: &Path, number: u64, at: u64) -> io::Result<()> {
+    hold_as(images, 1, number, at)
+}
+
+/// The same with a unix socket.
+pub fn hold_socket(images: &Path, number: u64, at: u64) -> io::Result<()> {
+    hold_as(images, 5, number, at)
+}
+
+fn hold_as(images: &Path, kind: u64, number: u64, at: u64) -> io::Result<()> {
     let tables = named(images, "fdinfo-")?;
     let table = tables.iter().min().ok_or(io::ErrorKind::NotFound)?;
-    let fields = [(1, number), (2, 0), (3, 1), (4, at)];
+    let fields = [(1, number), (2, 0), (3, kind), (4, at)];
     change(table, |entries| {
         entries.push(fields.map(|(field, value)| (field, Value::Number(value))).to_vec());
         Some(())

@@ -18,6 +18,8 @@ use windlass_criu::image::{self, Core, Credentials, Extent, Ids, Inventory, Proc
 use windlass_plan::restore::{ClaimedMount, Claims, Thread};
 use windlass_sys::fd;
 
+/// How the images of mounts are called in messages.
+const MOUNTS: &str = "mountpoints.img";
 /// Most bytes of an image that is read. The pages of memory are not.
 const LARGEST: usize = 16 << 20;
 /// Bytes of an image whose first entry alone is read. A path is shorter.
@@ -26,6 +28,12 @@ const HEAD: usize = 8 << 10;
 const MOUNT_NAMESPACES: usize = 256;
 /// Most tasks.
 const TASKS: usize = 1 << 16;
+/// Flags by which mount(2) does something else than to make a mount of a new filesystem, which CRIU would do at a path
+/// of the images: they are for the mount at that path, or for the source.
+const NOT_NEW: u64 = libc::MS_REMOUNT | libc::MS_BIND | libc::MS_MOVE;
+const PROPAGATION: u64 = libc::MS_SHARED | libc::MS_PRIVATE | libc::MS_SLAVE | libc::MS_UNBINDABLE;
+/// The options of procfs that name nothing of the host. Others are paths of a namespace.
+const OF_PROC: [&str; 4] = ["", "hidepid", "gid", "subset"];
 /// Most filters of all tasks together. Tasks with the same filters count once.
 const FILTERS: usize = 1 << 20;
 
@@ -43,16 +51,10 @@ pub(crate) fn read(dir: BorrowedFd<'_>) -> Result<Claims> {
     let mut init: Option<Ids> = None;
     // Init's mount namespace is the first.
     let mut mount_namespaces: Vec<u32> = Vec::new();
-    let (mut pids, mut tids) = (BTreeSet::new(), BTreeSet::new());
+    check_ids(&tree)?;
+    let mut tids = BTreeSet::new();
     for process in &tree {
-        if !pids.insert(process.pid) {
-            return Err(refuse("pstree.img", "names a process twice"));
-        }
-        let core = one::<Core>(dir, image::Kind::Core, &format!("core-{}.img", process.pid))?;
-        if core.task.as_ref().is_some_and(image::Task::has_ended) {
-            continue;
-        }
-        let ids = one::<Ids>(dir, image::Kind::Ids, &format!("ids-{}.img", process.pid))?;
+        let Some(ids) = namespaces_of(dir, process.pid)? else { continue };
         claims.namespaces.push(kinds(&ids, &own));
         if !mount_namespaces.contains(&ids.mount) {
             if mount_namespaces.len() == MOUNT_NAMESPACES {
@@ -60,7 +62,10 @@ pub(crate) fn read(dir: BorrowedFd<'_>) -> Result<Claims> {
             }
             mount_namespaces.push(ids.mount);
         }
-        init.get_or_insert(ids);
+        // CRIU fills it with what the images say, by programs that it runs as root of the host.
+        if init.get_or_insert_with(|| ids.clone()).net != ids.net {
+            return Err(refuse("pstree.img", "has a process in another network namespace than init"));
+        }
         if claims.threads.len() + process.threads.len() > TASKS {
             return Err(refuse("pstree.img", "has too many tasks"));
         }
@@ -79,7 +84,9 @@ pub(crate) fn read(dir: BorrowedFd<'_>) -> Result<Claims> {
     let init = init.ok_or_else(|| refuse("pstree.img", "has no process that runs"))?;
     for (at, namespace) in mount_namespaces.iter().enumerate() {
         let mounts = all::<image::Mount>(dir, image::Kind::Mounts, &format!("mountpoints-{namespace}.img"))?;
-        claims.mounts.extend(mounts.into_iter().map(|it| ClaimedMount { nested: at > 0, ..mount(it) }));
+        for it in mounts {
+            claims.mounts.push(ClaimedMount { namespace: at, ..mount(it)? });
+        }
     }
     if init.user != own.user {
         let maps = one::<UserNamespace>(dir, image::Kind::UserNamespace, &format!("userns-{}.img", init.user))?;
@@ -213,8 +220,54 @@ fn thread(tid: u64, core: Core, filters: &mut Filters, name: &str) -> Result<Thr
     })
 }
 
-fn mount(mount: image::Mount) -> ClaimedMount {
-    ClaimedMount {
+/// Refuses processes that are named twice, and ids for which CRIU would raise the limit of the host.
+fn check_ids(tree: &[Process]) -> Result<()> {
+    let highest = highest_pid()?;
+    let mut pids = BTreeSet::new();
+    for process in tree {
+        if !pids.insert(process.pid) {
+            return Err(refuse("pstree.img", "names a process twice"));
+        }
+        if let Some(id) = [process.pid, process.group, process.session].into_iter().find(|id| *id > highest) {
+            let why = format!("has the id {id}, and this host's kernel.pid_max is {highest}");
+            return Err(refuse("pstree.img", &why));
+        }
+    }
+    Ok(())
+}
+
+/// The namespaces of a process, or `None` if it has ended.
+fn namespaces_of(dir: BorrowedFd<'_>, pid: u32) -> Result<Option<Ids>> {
+    let core = one::<Core>(dir, image::Kind::Core, &format!("core-{pid}.img"))?;
+    let name = format!("ids-{pid}.img");
+    match core.task.as_ref().is_some_and(image::Task::has_ended) {
+        // CRIU makes the namespaces of every process that has such an image.
+        true if content(dir, &name)?.is_some() => Err(refuse(&name, "is of a process that has ended")),
+        true => Ok(None),
+        false => one::<Ids>(dir, image::Kind::Ids, &name).map(Some),
+    }
+}
+
+/// The highest process id, process group and session of this host.
+fn highest_pid() -> Result<u32> {
+    let text = fd::read_small(fd::CWD, "/proc/sys/kernel/pid_max").with_context(|| "cannot read kernel.pid_max")?;
+    let number = std::str::from_utf8(&text).ok().and_then(|text| text.trim().parse().ok());
+    number.ok_or_else(|| Error::new(Kind::Kernel, "kernel.pid_max is not a number"))
+}
+
+fn mount(mount: image::Mount) -> Result<ClaimedMount> {
+    let (own, both) = (u64::from(mount.flags) & NOT_NEW, NOT_NEW | PROPAGATION);
+    if mount.filesystem_flags.map_or(own, |flags| flags as u64 & both) != 0 {
+        return Err(refuse(MOUNTS, &format!("has flags for {} that do not make a mount", mount.place())));
+    }
+    if mount.deleted {
+        return Err(refuse(MOUNTS, &format!("has a source that was removed for {}", mount.place())));
+    }
+    let mut keys = mount.options.split(',').map(|option| option.split('=').next().unwrap_or_default());
+    if mount.kind() == "proc" && keys.any(|key| !OF_PROC.contains(&key)) {
+        return Err(refuse(MOUNTS, &format!("has the options {:?} for {}", mount.options, mount.place())));
+    }
+    Ok(ClaimedMount {
         id: mount.id,
         point: mount.place().to_owned(),
         kind: mount.kind().to_owned(),
@@ -223,8 +276,9 @@ fn mount(mount: image::Mount) -> ClaimedMount {
         external: mount.is_external().then(|| mount.external_name.clone()),
         plugin: mount.plugin,
         root: mount.root,
-        nested: false,
-    }
+        options: mount.options,
+        namespace: 0,
+    })
 }
 
 fn mappings(extents: Vec<Extent>) -> Vec<IdMapping> {

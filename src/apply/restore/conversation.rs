@@ -11,11 +11,11 @@ use nix::sched::CloneFlags;
 
 use windlass_base::error::{Diagnostic, Error, Kind, Result, WithContext};
 use windlass_base::namespaces::Namespaces;
-use windlass_cgroup::Cgroup;
+use windlass_cgroup::{Cgroup, is_of_cgroup2, options_of_cgroup2, sets_options};
 use windlass_criu::flags::Flags;
 use windlass_criu::message::{CgroupRoot, InheritFd, JoinNamespace, Options, Pair, Request, Step, Type};
 use windlass_criu::session::{Next, Outcome, Session, number};
-use windlass_plan::restore::{RESTRICTING, contradictions};
+use windlass_plan::restore::{Claims, RESTRICTING, contradictions};
 use windlass_plan::{Action, Plan};
 use windlass_sys::netlink;
 use windlass_sys::process::{self, Child, Forked, SingleThreaded};
@@ -23,9 +23,9 @@ use windlass_sys::{fd, socket};
 
 use super::audit;
 use super::child::{self, CriuLaunch, LogDirectory};
-use super::files::Nameless;
+use super::files::Paths;
 use super::lazy_pages::LazyPages;
-use super::stage::Stage;
+use super::stage::{CGROUPS, Stage};
 use super::{cgroups, chain, claims, files, mounts, pages};
 use crate::action::sysctl_path;
 use crate::checkpoint::{Directories, EXTERNAL_NET, EXTERNAL_PID, Log, failure};
@@ -78,8 +78,8 @@ pub(crate) struct Restoring<'r, 'i> {
     /// The files that CRIU gets as its standard streams, by device and inode.
     pub passed: BTreeSet<(u64, u64)>,
     pub joins: Vec<Option<OwnedFd>>,
-    /// Files of the images without a name, once the images are judged.
-    pub nameless: Vec<Nameless>,
+    /// Paths of the images that are looked at once the mounts are ready.
+    pub paths: Paths,
     /// The stage, once the process that becomes CRIU has sent it.
     pub stage: Option<Stage>,
     /// The log's directory in CRIU's mount namespace, if CRIU manages cgroups.
@@ -181,7 +181,7 @@ impl Restoring<'_, '_> {
             return Err(error.with_hint("it may be too old for this kernel: `criu check` says so"));
         }
         self.timer.done("start CRIU");
-        self.nameless = self.judge(&stage, launch.handler())?;
+        self.paths = self.judge(&stage, launch.handler())?;
         self.timer.done("compare the images with the configuration");
         if self.images.flags.lazy_pages {
             let RestoreRequest { program, path, directories, page_server, .. } = *self.images;
@@ -231,17 +231,17 @@ impl Restoring<'_, '_> {
         Log { work: work.as_fd(), work_path, name: LOG }
     }
 
-    /// Refuses images that contradict the configuration, before anything is restored. Returns their files without a
-    /// name.
-    fn judge(&self, stage: &Stage, handler: &NewContainer<'_>) -> Result<Vec<Nameless>> {
+    /// Refuses images that contradict the configuration, before anything is restored. Returns the paths that are to be
+    /// looked at once the mounts are ready.
+    fn judge(&self, stage: &Stage, handler: &NewContainer<'_>) -> Result<Paths> {
         if self.images.trusted {
-            return Ok(Vec::new());
+            return Ok(Paths::default());
         }
         let (images, flags) = (self.images.directories.images.as_fd(), self.images.flags);
         let topology = &self.plan.topology;
         let chain = chain::open(images)?;
         let claims = claims::read(images)?;
-        let nameless = files::check(images, self.plan, &claims, &self.streams)?;
+        let paths = files::check(images, self.plan, &claims, &self.streams)?;
         let tasks = claims.threads.iter().map(|thread| thread.tid).collect();
         chain.iter().try_for_each(|dir| pages::check(dir.as_fd(), &tasks, flags.lazy_pages))?;
         if flags.manages_cgroups() {
@@ -249,6 +249,9 @@ impl Restoring<'_, '_> {
         }
         let there = |path: &str| std::fs::symlink_metadata(path).is_ok();
         let mut faults = contradictions(self.plan, handler.request.spec, &claims, &there);
+        if (!topology.new.contains(Namespaces::CGROUP) || flags.manages_cgroups()) && sets_options() {
+            faults.extend(sets_other_options(&claims, &options_of_cgroup2()?));
+        }
         for mount in &claims.mounts {
             let Some(name) = &mount.external else { continue };
             let msg = match stage.sources.iter().find(|source| source.name == *name) {
@@ -263,7 +266,7 @@ impl Restoring<'_, '_> {
             faults.push(Diagnostic { pointer: "/mounts".into(), msg });
         }
         match faults.is_empty() {
-            true => Ok(nameless),
+            true => Ok(paths),
             false => Err(Error::faults(faults)
                 .prefixed("the images contradict config.json")
                 .with_hint("restore with the configuration of the dump; --trust-images restores them as they are")),
@@ -342,7 +345,7 @@ impl Restoring<'_, '_> {
                 return Ok(self.move_criu(launch));
             }
             "post-setup-namespaces" if self.progress == Progress::InitCreated => {
-                files::stay_below(&self.nameless, launch.child().pidfd.as_fd())?;
+                files::stay_below(&self.paths, launch.child().pidfd.as_fd())?;
                 return Ok(self.move_criu(launch));
             }
             "orphan-pts-master" => {
@@ -439,6 +442,15 @@ impl Restoring<'_, '_> {
         netdevice::move_all(&self.plan.net_devices, child.pid)?;
         launch.handler().runtime_hooks(child.pid)
     }
+}
+
+/// A mount of cgroup2 whose options would be set for the whole host.
+fn sets_other_options(claims: &Claims, options: &[String]) -> Option<Diagnostic> {
+    let differs = |options_of: &str| !options_of.split(',').filter(|it| is_of_cgroup2(it)).eq(options);
+    let made = claims.mounts.iter().filter(|mount| mount.kind == CGROUPS && mount.external.is_none());
+    let found = made.into_iter().find(|mount| differs(&mount.options))?;
+    let msg = format!("the images have the options {:?} for the cgroup2 of the whole host", found.options);
+    Some(Diagnostic { pointer: "/mounts".into(), msg })
 }
 
 /// Sets a kernel parameter of the current network namespace. The images have the parameters of the other namespaces.

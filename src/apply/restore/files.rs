@@ -8,16 +8,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
 use nix::fcntl::OFlag;
 
+use windlass_base::capability::CapabilitySet;
 use windlass_base::error::{Error, Result, WithContext};
 use windlass_base::mount::MountAttributes;
-use windlass_criu::image::{self, Fanotify, File, Ghost, Handle, Kind, Memory, Regular, Remap, Socket};
+use windlass_base::namespaces::Namespaces;
+use windlass_criu::image::{self, Area, Fanotify, File, Ghost, Handle, Kind, Memory, Regular, Remap, Socket};
 use windlass_plan::Plan;
-use windlass_plan::restore::{ClaimedMount, Claims, may_mount};
+use windlass_plan::restore::{ClaimedMount, Claims, bounding, may_mount};
 use windlass_sys::{directory, fd};
 
 use super::claims::{all, head, optional, refuse};
@@ -44,6 +46,8 @@ const LINK: &[u8] = b"link_remap.";
 struct Known<'a> {
     /// Whether processes of the container may have CAP_SYS_ADMIN over the host.
     powerful: bool,
+    /// Whether they may mark packets.
+    marks: bool,
     claims: &'a Claims,
     /// The keys by which CRIU gets descriptors.
     keys: &'a [String; 3],
@@ -59,55 +63,171 @@ pub(crate) struct Nameless {
     path: Vec<u8>,
 }
 
-/// Refuses files that are not in the container. `keys` name the descriptors that CRIU gets. Returns the files without
-/// a name.
-pub(crate) fn check(dir: BorrowedFd<'_>, plan: &Plan, claims: &Claims, keys: &[String; 3]) -> Result<Vec<Nameless>> {
+/// Paths that CRIU follows as root once the mounts are ready.
+#[derive(Default)]
+pub(crate) struct Paths {
+    /// Those of files without a name.
+    nameless: Vec<Nameless>,
+    /// Those of unix sockets, each with the number of its mount namespace.
+    sockets: Vec<(usize, Vec<u8>)>,
+    /// All mounts, if there are sockets.
+    mounts: Vec<ClaimedMount>,
+}
+
+/// Most links that the kernel follows on a path.
+const LINKS_FOLLOWED: usize = 40;
+
+/// Refuses files that are not in the container. `keys` name the descriptors that CRIU gets. Returns the paths that are
+/// to be looked at once the mounts are ready.
+pub(crate) fn check(dir: BorrowedFd<'_>, plan: &Plan, claims: &Claims, keys: &[String; 3]) -> Result<Paths> {
     let files: Vec<File> = all(dir, Kind::Files, NAME)?;
     let mut regular: BTreeMap<u32, &Regular> = BTreeMap::new();
     if files.iter().filter_map(|file| file.regular.as_ref()).any(|it| regular.insert(it.id, it).is_some()) {
         return Err(refuse(NAME, "has a file twice"));
     }
     let powerful = may_mount(plan) && !plan.topology.user_namespace();
-    let mut known = Known { powerful, claims, keys, ghosts: BTreeSet::new() };
-    let mut nameless = Vec::new();
+    let marks = bounding(plan).intersects(CapabilitySet::NET_ADMIN | CapabilitySet::NET_RAW);
+    let mut known = Known { powerful, marks, claims, keys, ghosts: BTreeSet::new() };
+    let mut paths = Paths::default();
     for remap in optional::<Remap>(dir, Kind::Remaps, REMAPS)?.unwrap_or_default() {
-        nameless.extend(known.remap(dir, &remap, &regular)?);
+        paths.nameless.extend(known.remap(dir, &remap, &regular)?);
     }
-    files.iter().try_for_each(|file| known.file(file))?;
+    for file in &files {
+        known.file(file)?;
+        paths.sockets.extend(file.socket.as_ref().filter(|socket| named(&socket.name)).map(|socket| {
+            let id = socket.mount.map(|id| signed(id as u32));
+            let mount = claims.mounts.iter().find(|mount| id == Some(mount.id));
+            (mount.map_or(0, |mount| mount.namespace), path_of(socket))
+        }));
+    }
+    if !paths.sockets.is_empty() {
+        paths.mounts.clone_from(&claims.mounts);
+    }
     for name in directory::names(dir).with_context(|| "cannot list the images")? {
         let name = name.to_string_lossy();
         if name.starts_with("mm-") && name.ends_with(".img") {
             let memory: Vec<Memory> = all(dir, Kind::Memory, &name)?;
-            if memory.iter().flat_map(|memory| &memory.areas).any(|area| area.flags & CHANGING != 0) {
+            let areas = || memory.iter().flat_map(|memory| &memory.areas);
+            if areas().any(|area| area.flags & CHANGING != 0) {
                 return Err(changes(&name));
             }
+            // CRIU attaches it as root, by an id of the host's.
+            let has_own = plan.topology.all().contains(Namespaces::IPC);
+            if !has_own && areas().any(|area| area.status & Area::SHARED_MEMORY != 0) {
+                return Err(refuse(&name, "has shared memory of the host"));
+            }
         }
-        // CRIU loads it into the host's kernel.
-        if name == "apparmor.img" {
-            return Err(refuse(&name, "has profiles of AppArmor"));
+        // CRIU loads both into the host's kernel.
+        if ["apparmor.img", "binfmt-misc.img"].contains(&&*name) {
+            return Err(refuse(&name, "is for the kernel of the host"));
+        }
+        // CRIU sends what is in it to the kernel, for the network namespace.
+        let is_netfilter = name.starts_with("netns-ct-") || name.starts_with("netns-exp-");
+        if is_netfilter && plan.topology.joins(Namespaces::NET) && !head(dir, &name)?.is_empty() {
+            return Err(refuse(&name, "is for a network namespace that the container joins"));
         }
     }
-    Ok(nameless)
+    Ok(paths)
 }
 
-/// Refuses files without a name whose path leads through a link. The mounts are ready below a directory of CRIU in the
-/// host's root, each under its id, and nothing else is restored. `init` is the process that has made them.
-pub(crate) fn stay_below(nameless: &[Nameless], init: BorrowedFd<'_>) -> Result<()> {
-    if nameless.is_empty() {
+/// Refuses files without a name whose path leads through a link, and sockets whose path leads into procfs. The mounts
+/// are ready below a directory of CRIU in the host's root, each under its id, and nothing else is restored. `init` is
+/// the process that has made them.
+pub(crate) fn stay_below(paths: &Paths, init: BorrowedFd<'_>) -> Result<()> {
+    if paths.nameless.is_empty() && paths.sockets.is_empty() {
         return Ok(());
     }
     let (root, mounts) = mounts::look(init)?;
-    for Nameless { mount, path } in nameless {
-        let (name, path) = (format!("/mnt-{mount:010}"), Path::new(OsStr::from_bytes(path)));
-        let Some(found) = mounts.iter().rfind(|it| it.point.ends_with(&name)) else {
+    let find = |id: u32| mounts.iter().rfind(|it| it.point.ends_with(&format!("/mnt-{id:010}")));
+    let open = |id: u32, path: &[u8], flags: OFlag| {
+        let path = Path::new(OsStr::from_bytes(path));
+        let context =
+            || format!("the images are refused: a file without a name at {path:?}, or a socket, is not followed");
+        let Some(found) = find(id) else {
             return Err(refuse(REMAPS, "has a file without a name, which cannot be followed in this mode of CRIU"));
         };
-        let context = || format!("the images are refused: {REMAPS} has a file without a name at {path:?}");
         let at = fd::openat(root.as_fd(), found.point.trim_start_matches('/'), OFlag::O_PATH, 0);
         let at = at.with_context(context)?;
-        fd::openat2_if_exists(at.as_fd(), path, OFlag::O_PATH, NO_LINKS).with_context(context)?;
+        fd::openat2_if_exists(at.as_fd(), path, OFlag::O_PATH | flags, NO_LINKS).with_context(context)
+    };
+    for Nameless { mount, path } in &paths.nameless {
+        open(*mount, path, OFlag::empty())?;
+    }
+    let followed = paths.mounts.iter().any(|mount| find(mount.id).is_some());
+    for (namespace, path) in paths.sockets.iter().filter(|_| followed) {
+        let mounts = paths.mounts.iter().filter(|mount| mount.namespace == *namespace).collect::<Vec<_>>();
+        let link = |mount: &ClaimedMount, path: &[u8]| match open(mount.id, path, OFlag::O_NOFOLLOW)? {
+            Some(file) if fd::stat(file.as_fd()).is_ok_and(|stat| stat.st_mode & libc::S_IFMT == libc::S_IFLNK) => {
+                let link = fd::readlinkat(file.as_fd(), "").with_context(|| "cannot read a link")?;
+                Ok(Some(link.into_vec()))
+            }
+            _ => Ok(None),
+        };
+        if enters_procfs(&mounts, path, &link)? {
+            return Err(odd(NAME, path));
+        }
     }
     Ok(())
+}
+
+/// Reads a link by its mount and its path below that; `None` for another file.
+type ReadLink<'a> = &'a dyn Fn(&ClaimedMount, &[u8]) -> Result<Option<Vec<u8>>>;
+
+/// Whether a path leads into procfs, from where it may go on to a descriptor of CRIU.
+fn enters_procfs(mounts: &[&ClaimedMount], path: &[u8], link: ReadLink<'_>) -> Result<bool> {
+    let reversed = |path: &[u8]| path.rsplit(|byte| *byte == b'/').map(<[u8]>::to_vec).collect::<Vec<_>>();
+    let (mut at, mut left, mut followed) = (Vec::new(), reversed(path), 0);
+    while let Some(name) = left.pop() {
+        let length = at.len();
+        match &name[..] {
+            b"" | b"." => continue,
+            b".." => {
+                up(&mut at);
+                continue;
+            }
+            _ => at.extend([b"/", &name[..]].concat()),
+        }
+        let on = mounts.iter().filter_map(|mount| Some((*mount, below(mount, &at)?)));
+        let Some((mount, rest)) = on.max_by_key(|(mount, _)| mount.point.len()) else { continue };
+        // Of several mounts on one point, it is not known which hides the others.
+        if mount.kind == "proc" || mounts.iter().filter(|other| other.point == mount.point).count() > 1 {
+            return Ok(true);
+        }
+        let target = if rest.is_empty() { None } else { link(mount, &rest)? };
+        if let Some(target) = target {
+            followed += 1;
+            if followed > LINKS_FOLLOWED {
+                return Ok(true);
+            }
+            at.truncate(if target.starts_with(b"/") { 0 } else { length });
+            left.extend(reversed(&target));
+        }
+    }
+    Ok(false)
+}
+
+/// The path below a mount; empty for its mount point, `None` elsewhere.
+fn below(mount: &ClaimedMount, path: &[u8]) -> Option<Vec<u8>> {
+    let rest = path.strip_prefix(mount.point.trim_end_matches('/').as_bytes())?;
+    if rest.is_empty() { Some(Vec::new()) } else { rest.strip_prefix(b"/").map(<[u8]>::to_vec) }
+}
+
+/// Removes the last name of a path.
+fn up(path: &mut Vec<u8>) {
+    path.truncate(path.iter().rposition(|byte| *byte == b'/').unwrap_or(0));
+}
+
+/// Decodes a number that has its sign in the last bit.
+fn signed(number: u32) -> u32 {
+    (number >> 1) ^ (number & 1).wrapping_neg()
+}
+
+/// The path of a socket, absolute in the container.
+fn path_of(socket: &Socket) -> Vec<u8> {
+    match socket.name.starts_with(b"/") {
+        true => socket.name.clone(),
+        false => [socket.directory.as_slice(), socket.name.as_slice()].join(&b'/'),
+    }
 }
 
 fn changes(image: &str) -> Error {
@@ -129,12 +249,15 @@ impl Known<'_> {
                 return Err(odd(NAME, name));
             }
         }
-        if let Some(Socket { name, directory }) = file.socket.as_ref().filter(|socket| named(&socket.name)) {
-            let path = [directory.as_slice(), name.as_slice()].join(&b'/');
-            let path = if name.starts_with(b"/") { name } else { &path };
-            if self.leads_away(path) || !directory.is_empty() && !self.is_inside(directory) {
-                return Err(odd(NAME, path));
+        if let Some(socket) = file.socket.as_ref().filter(|socket| named(&socket.name)) {
+            let path = path_of(socket);
+            if self.leads_away(&path) || !socket.directory.is_empty() && !self.is_inside(&socket.directory) {
+                return Err(odd(NAME, &path));
             }
+        }
+        let options = file.internet.iter().flat_map(|internet| &internet.options);
+        if !self.marks && options.into_iter().any(|options| options.mark != 0) {
+            return Err(refuse(NAME, "has a socket with a mark (SO_MARK), which takes CAP_NET_ADMIN"));
         }
         for watch in file.inotify.iter().flat_map(|inotify| &inotify.watches) {
             self.watched(watch.device, watch.inode, watch.handle.as_ref())?;
@@ -207,18 +330,15 @@ impl Known<'_> {
 
     /// A file without a name at a path in the container. CRIU follows a link at the end of a directory's path.
     fn nameless(&self, file: &Regular, path: &[u8], whole: bool) -> Result<Nameless> {
-        let id = (file.mount >> 1) ^ (file.mount & 1).wrapping_neg();
-        let below = |mount: &ClaimedMount| {
-            let rest = path.strip_prefix(mount.point.trim_end_matches('/').as_bytes());
-            rest.and_then(|rest| rest.strip_prefix(b"/")).map(<[u8]>::to_vec)
-        };
+        let id = signed(file.mount);
+        let below = |mount: &ClaimedMount| below(mount, path).filter(|_| path != mount.point.as_bytes());
         let mounts = &self.claims.mounts;
         let mut of = mounts.iter().filter(|mount| mount.id == id);
         let (Some(mount), None) = (of.next(), of.next()) else {
             return Err(refuse(REMAPS, "is not of a file on one mount"));
         };
         let hidden = |other: &ClaimedMount| {
-            !other.nested && !mount.nested && other.point.len() > mount.point.len() && below(other).is_some()
+            other.namespace == mount.namespace && other.point.len() > mount.point.len() && below(other).is_some()
         };
         // CRIU makes a mount writable for a moment.
         if mount.flags.contains(MountAttributes::RDONLY) || mounts.iter().any(hidden) {
@@ -245,7 +365,7 @@ impl Known<'_> {
         for name in path.split(|byte| *byte == b'/') {
             match name {
                 b"" | b"." => {}
-                b".." => at.truncate(at.iter().rposition(|byte| *byte == b'/').unwrap_or(0)),
+                b".." => up(&mut at),
                 _ if self.is_link(&at, name) => return true,
                 _ => {
                     at.push(b'/');
@@ -314,7 +434,9 @@ mod tests {
         ];
         let claims = Claims { mounts, ..Claims::default() };
         let keys = ["file[3f:a]".into(), String::new(), String::new()];
-        Known { powerful: false, claims: &claims, keys: &keys, ghosts: [(5, 7)].into() }.file(file).is_err()
+        Known { powerful: false, marks: false, claims: &claims, keys: &keys, ghosts: [(5, 7)].into() }
+            .file(file)
+            .is_err()
     }
 
     fn regular(name: &[u8]) -> File {
@@ -378,7 +500,7 @@ mod tests {
     #[test]
     fn a_socket_may_have_any_path_of_the_container() {
         let socket = |name: &[u8], directory: &[u8]| File {
-            socket: Some(Socket { name: name.into(), directory: directory.into() }),
+            socket: Some(Socket { name: name.into(), directory: directory.into(), mount: None }),
             ..File::default()
         };
         let inside: &[(&[u8], &[u8])] =
@@ -396,6 +518,38 @@ mod tests {
         ];
         for (name, directory) in odd {
             assert!(refused(&socket(name, directory)), "{}", String::from_utf8_lossy(name));
+        }
+    }
+
+    #[test]
+    fn a_link_that_leads_into_procfs_is_found_wherever_it_is() {
+        let mount = |point: &str, kind: &str| ClaimedMount {
+            point: point.into(),
+            kind: kind.into(),
+            ..ClaimedMount::default()
+        };
+        let mounts = [mount("/", "ext4"), mount("/proc", "proc"), mount("/run", "tmpfs"), mount("/two", "tmpfs")];
+        let twice = mount("/two", "ext4");
+        let mounts: Vec<&ClaimedMount> = mounts.iter().chain([&twice]).collect();
+        let link = |mount: &ClaimedMount, path: &[u8]| {
+            let links = [
+                ("/", "away", "/proc/self/fd"),
+                ("/", "var/run", "../run"),
+                ("/run", "fd", "inner/../../proc/self"),
+                ("/run", "again", "/away/1"),
+                ("/", "loop", "loop"),
+            ];
+            let found = links.iter().find(|(point, at, _)| mount.point == *point && at.as_bytes() == path);
+            Ok(found.map(|(_, _, target)| target.as_bytes().to_vec()))
+        };
+        let enters = |path: &str| enters_procfs(&mounts, path.as_bytes(), &link).expect("links");
+        for path in ["/", "/run/s", "/var/run/s", "/away/../../run/../etc/s", "/procfs/s", "s", "/var/run/inner/s"] {
+            assert_eq!(enters(path), path.starts_with("/away"), "{path}");
+        }
+        for path in
+            ["/proc/s", "/away/s", "/run/fd/s", "/var/run/again/s", "/run/../var/./run//fd/s", "/loop", "/two/s"]
+        {
+            assert!(enters(path), "{path}");
         }
     }
 

@@ -6,7 +6,7 @@
 
 mod audit;
 mod cgroups;
-mod chain;
+pub(super) mod chain;
 mod child;
 pub(super) mod claims;
 mod conversation;
@@ -77,7 +77,7 @@ pub fn restore<'a>(
         streams,
         passed: passed(),
         joins,
-        nameless: Vec::new(),
+        paths: files::Paths::default(),
         stage: None,
         log: None,
         progress: Progress::Begun,

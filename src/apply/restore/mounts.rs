@@ -64,8 +64,7 @@ pub(crate) fn check(
 ) -> Result<()> {
     let own = fd::open("/proc/self/mountinfo", OFlag::O_RDONLY).with_context(|| CONTEXT)?;
     let own = read(own)?;
-    let mut files =
-        Allowed::new(own.iter().map(|mount| mount.id).collect(), passed, plan.topology.new.contains(Namespaces::PID));
+    let mut files = Allowed::new(&own, passed, plan.topology.new.contains(Namespaces::PID));
     let external = stage.sources.iter().map(|it| (it.is.clone(), it.flags));
     let sources = Sources {
         rootfs: stage.rootfs.clone(),
@@ -96,8 +95,8 @@ pub(crate) fn check(
         }
         if is_new {
             let (root, mounts) = look(process.as_fd())?;
-            files.mounts.extend(mounts.iter().map(|mount| mount.id));
             faults.extend(foreign_mounts(plan, &sources, &mounts));
+            files.mounts.extend(mounts.into_iter().map(|mount| (mount.id, mount)));
             for view in views(plan).iter().filter(|_| pid == init.pid && !may_mount(plan)) {
                 faults.extend(judge(root.as_fd(), view)?);
             }

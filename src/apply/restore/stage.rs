@@ -61,7 +61,7 @@ pub(crate) struct External {
 const ROOT: &str = "root";
 
 /// The type of the filesystem of cgroups.
-const CGROUPS: &str = "cgroup2";
+pub(super) const CGROUPS: &str = "cgroup2";
 
 /// A stage that is being made.
 struct Staging<'a> {

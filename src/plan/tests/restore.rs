@@ -140,7 +140,7 @@ fn whatever_gives_more_is_a_fault_of_its_element() {
         ("/mounts", |it| it.mounts.push(mount("/a/../host", "tmpfs", 7, "/", 0))),
         ("/mounts", |it| it.mounts.push(mount("/part", "proc", 2, "/sys", 0))),
         ("/mounts", |it| it.mounts.push(mount("/layers", "overlay", 8, "/", 0))),
-        ("/mounts", |it| it.mounts.push(ClaimedMount { nested: true, ..mount("/x", "tmpfs", 8, "/", 0) })),
+        ("/mounts", |it| it.mounts.push(ClaimedMount { namespace: 1, ..mount("/x", "tmpfs", 8, "/", 0) })),
         ("/root/path", |it| it.mounts.push(mount("/", "ext4", 1, "/b/rootfs", 0))),
         ("/mounts", |it| it.mounts.push(ClaimedMount { plugin: true, ..mount("/x", "tmpfs", 8, "/", 0) })),
         ("/linux/maskedPaths", |it| drop(it.mounts.remove(4))),
@@ -164,16 +164,16 @@ fn what_a_container_may_mount_itself_gives_it_nothing_of_the_host() {
         contradictions(&plan, &spec, &claims, &|_| true).len()
     };
     assert_eq!(found(mount("/again", "proc", 8, "/", 0)), 0);
-    assert_eq!(found(ClaimedMount { nested: true, ..mount("/again", "sysfs", 8, "/", 0) }), 0);
+    assert_eq!(found(ClaimedMount { namespace: 1, ..mount("/again", "sysfs", 8, "/", 0) }), 0);
     assert_eq!(
-        found(ClaimedMount { nested: true, ..mount("/", "ext4", 1, "/b/rootfs", 0) }),
+        found(ClaimedMount { namespace: 1, ..mount("/", "ext4", 1, "/b/rootfs", 0) }),
         0,
         "the root of another namespace"
     );
     for kind in ["overlay", "binfmt_misc", "ext4", ""] {
         assert_eq!(found(mount("/again", kind, 8, "/", 0)), 1, "{kind}");
     }
-    assert_eq!(found(ClaimedMount { nested: true, ..mount("/host", "ext4", 1, "/b/rootfs/..", 0) }), 1);
+    assert_eq!(found(ClaimedMount { namespace: 1, ..mount("/host", "ext4", 1, "/b/rootfs/..", 0) }), 1);
 }
 
 #[test]
@@ -383,7 +383,7 @@ fn who_may_mount_may_have_copies_with_the_same_restrictions_elsewhere() {
         let mut claims = claims(&plan);
         claims.threads[0].capabilities = CapabilitySet::empty();
         claims.mounts.iter_mut().filter(|mount| mount.point == "/data").for_each(|mount| mount.device = 12);
-        claims.mounts.push(ClaimedMount { nested: true, ..copy });
+        claims.mounts.push(ClaimedMount { namespace: 1, ..copy });
         contradictions(&plan, &spec, &claims, &|_| true).len()
     };
     let copy = |device, root: &str, flags| mount("/copy", "ext4", device, root, flags);
