@@ -444,6 +444,16 @@ pub fn namespace_kind(namespace: BorrowedFd<'_>) -> Result<Namespaces> {
         .map(|kind| Namespaces::from_bits_retain(kind as u64))
 }
 
+/// `NS_GET_USERNS` (ioctl_ns(2)): the user namespace that owns a namespace.
+pub fn owner_of(namespace: BorrowedFd<'_>) -> Result<OwnedFd> {
+    const NS_GET_USERNS: u64 = 0xb701;
+    // SAFETY: NS_GET_USERNS takes no argument.
+    let returned = unsafe { libc::ioctl(namespace.as_raw_fd(), NS_GET_USERNS as _) };
+    let number = check(returned.into(), || format!("ioctl({}, NS_GET_USERNS)", fd_name(namespace)))?;
+    // SAFETY: the kernel has just made this descriptor, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number as RawFd) })
+}
+
 /// `NS_GET_MNTNS_ID` (Linux 6.10): the id of a mount namespace.
 pub fn mount_namespace_id(namespace: BorrowedFd<'_>) -> Result<u64> {
     // _IOR(0xb7, 5, u64)

@@ -519,6 +519,10 @@ fn locks_of_files_need_their_flag(t: &T) -> Verdict {
     let at = counts_on(&bundle, 1)?;
     let images = Images::new(t);
     images.try_dump(&container, &[])?.code_is(1)?.stderr_has("pass --file-locks")?;
+    let left: Vec<_> = fs::read_dir(&images.dir).context("images")?.flatten().map(|entry| entry.file_name()).collect();
+    let (logs, others): (Vec<_>, Vec<_>) =
+        left.into_iter().partition(|name| name == "dump.log" || name == "stats-dump");
+    ensure!(!logs.is_empty() && others.is_empty(), "a failed dump leaves {logs:?} and {others:?}");
     images.dump(&container, &["--file-locks"])?;
     let _restored = images.restore(&bundle, &["--file-locks"])?;
     counts_on(&bundle, at)?;
@@ -566,8 +570,14 @@ fn check_names_what_cannot_be_dumped(t: &T) -> Verdict {
     let container = named(&locking(t, "sleep 1000")?, &["holds a lock of /lock", "--file-locks"])?;
     check(&container, &["--file-locks"])?.ok()?;
     named(&t.bundle()?.privileged().sh("unshare -u sleep 1000 & sleep 1000"), &["a namespace of its own (uts)"])?;
+    let network = json!({"type": "network", "path": "/proc/1/ns/net"});
+    let joined = in_a_user_namespace(counting(t)?).namespace("network", Some(network));
+    let container = named(&joined, &["does not own the namespace /proc/1/ns/net", "/linux/namespaces/"])?;
+    Images::new(t).try_dump(&container, &[])?.code_is(1)?;
     let unlinked = t.bundle()?.sh("head -c 3000000 /dev/zero >/x; exec 9</x; rm /x; sleep 1000");
     named(&unlinked, &["is an unlinked file of 300"])?;
+    let gone = "mkdir /tmp/a /tmp/b; mount --bind /tmp/a /tmp/b; rmdir /tmp/a; sleep 1000";
+    named(&t.bundle()?.privileged().sh(gone), &["the source of the mount /tmp/b was removed"])?;
     plain.try_exec(&["--detach"], &["/bin/sleep", "999"])?.ok()?;
     check(&plain, &[])?.ok()?.stdout_has("exec has made it")?;
     plain.status_is("running")?;

@@ -1,6 +1,7 @@
 //! The directories of a dump: of the images and of the log.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::ffi::{OsStr, OsString};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
@@ -8,8 +9,10 @@ use nix::fcntl::OFlag;
 use nix::sys::stat::FileStat;
 
 use windlass_base::error::{Error, Kind, Origin, Result, WithContext};
-use windlass_sys::fd;
 use windlass_sys::trusted_path::{self, ForeignLinks, Resolved};
+use windlass_sys::{directory, fd};
+
+use crate::restore::chain::PARENT;
 
 /// The two directories, opened once.
 pub struct Directories {
@@ -21,6 +24,31 @@ pub struct Directories {
     pub work: OwnedFd,
     /// The path of the log, for messages.
     pub work_path: PathBuf,
+}
+
+/// The images of a dump that is not complete yet: dropping this removes those that it has made. A restore would take
+/// what a failed dump leaves for images of the next one to the same directory.
+pub(super) struct Incomplete<'a> {
+    images: BorrowedFd<'a>,
+    before: Vec<OsString>,
+}
+
+impl Incomplete<'_> {
+    /// Keeps the images.
+    pub(super) fn keep(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Incomplete<'_> {
+    fn drop(&mut self) {
+        for name in directory::names(self.images).unwrap_or_default() {
+            let is_image = Path::new(&name).extension() == Some(OsStr::new("img")) || name == PARENT;
+            if is_image && !self.before.contains(&name) {
+                let _ = fd::unlinkat(self.images, &name);
+            }
+        }
+    }
 }
 
 /// Images hold the memory of processes, so only their owner may read them.
@@ -46,6 +74,13 @@ impl Directories {
             work: open(work_path, "--work-path")?,
             work_path: work_path.into(),
         })
+    }
+
+    /// Begins a dump.
+    pub(super) fn begin(&self) -> Result<Incomplete<'_>> {
+        let images = self.images.as_fd();
+        let before = directory::names(images).with_context(|| "cannot list the images")?;
+        Ok(Incomplete { images, before })
     }
 
     /// Checks that the images of the parent dump, which `parent` names, are a directory.

@@ -104,8 +104,8 @@ pub fn checkpoint(
         return Err(Error::new(Kind::WrongStatus, "Container cannot be checkpointed in stopped state").into());
     };
     let group = group_of(container)?;
-    // Declared before `criu`, so that CRIU has ended when this is dropped.
-    let mut frozen = Frozen::default();
+    // Declared before `criu`, so that CRIU has ended when these are dropped.
+    let (incomplete, mut frozen) = (request.directories.begin()?, Frozen::default());
     let mut criu = Criu::start(request.program, request.path)?;
     let Some(version) = criu.session.version()? else {
         return Err(criu.error(&Outcome::Died, "VERSION", &request).into());
@@ -143,6 +143,7 @@ pub fn checkpoint(
     if !matches!(outcome, Outcome::Done) {
         return Err(criu.dump_error(&outcome, &request));
     }
+    incomplete.keep();
     drop(criu);
     if request.flags.leave_running || request.flags.pre_dump {
         frozen.thaw()?;

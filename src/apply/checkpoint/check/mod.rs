@@ -6,10 +6,11 @@ mod files;
 mod judge;
 mod settings;
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use windlass_base::error::{Diagnostic, Error, Kind, Result, WithContext};
 use windlass_base::mount::MountAttributes;
 use windlass_base::mountinfo::Mounted;
@@ -20,7 +21,7 @@ use windlass_plan::mount_audit::{Shows, View, flags_of, views};
 use windlass_plan::restore::{ClaimedMount, Claims, mount_contradictions};
 use windlass_plan::{Action, Plan};
 use windlass_store::{Container, process_stat};
-use windlass_sys::{diag, process, sched, socket, status};
+use windlass_sys::{diag, fd, process, sched, socket, status};
 
 use super::elements::{self, Elements};
 use super::{THAW_INNER, group_of, lost};
@@ -77,6 +78,7 @@ fn look(subject: Subject<'_>, reporter: &Reporter, findings: &mut Vec<Checkpoint
         help: "end it first, or start it anew after the restore".into(),
         pointer: String::new(),
     }));
+    of_owners(plan, init.pid, findings);
     reporter.at("a mount of the container", findings);
     let elements = elements::look(init.pid, pidfd.as_fd(), &pids, plan)?;
     of_mounts(plan, &elements, findings);
@@ -153,6 +155,21 @@ fn of_configuration(plan: &Plan, findings: &mut Vec<CheckpointObstacle>) {
     }
 }
 
+/// Finds joined namespaces that the container's user namespace does not own. CRIU enters them from there.
+fn of_owners(plan: &Plan, init: i32, findings: &mut Vec<CheckpointObstacle>) {
+    let open = |kind: Namespaces| fd::open(format!("/proc/{init}/ns/{}", kind.proc_name()), OFlag::O_RDONLY);
+    let inode = |namespace: OwnedFd| fd::stat(namespace.as_fd()).map(|stat| stat.st_ino);
+    let Ok(own) = open(Namespaces::USER).and_then(inode) else { return };
+    for join in plan.topology.joined.iter().filter(|_| plan.topology.new.contains(Namespaces::USER)) {
+        let owner = open(join.kind).and_then(|namespace| process::owner_of(namespace.as_fd())).and_then(inode);
+        if owner.is_ok_and(|owner| owner != own) {
+            let what = format!("the container's user namespace does not own the namespace {}", join.path);
+            let found = finding(what, "CRIU dumps a user namespace only with namespaces that were made in it");
+            findings.push(CheckpointObstacle { pointer: join.pointer.clone(), ..found });
+        }
+    }
+}
+
 /// Finds mounts that the restore would refuse: external mounts without a known source, and others as it judges images.
 fn of_mounts(plan: &Plan, elements: &Elements, findings: &mut Vec<CheckpointObstacle>) {
     if elements.mounted.is_empty() {
@@ -175,6 +192,10 @@ fn of_mounts(plan: &Plan, elements: &Elements, findings: &mut Vec<CheckpointObst
     for mount in elements.mounted.iter().filter(forbids).filter(|mount| !asked(mount)) {
         let found = finding(format!("the mount {} loses nosymfollow", mount.point), "CRIU does not know the flag");
         findings.push(CheckpointObstacle { loss: Loss::Part, ..found });
+    }
+    for mount in elements.mounted.iter().filter(|mount| mount.root.ends_with("//deleted")) {
+        let found = finding(format!("the source of the mount {} was removed", mount.point), "unmount it first");
+        findings.push(CheckpointObstacle { loss: Loss::Restore, pointer: "/mounts".into(), ..found });
     }
     let external = |mount: &Mounted| elements.mounts.iter().find(|it| it.point == mount.point);
     let known = elements.mounted.iter().filter(|mount| external(mount).is_none_or(|it| it.declared));
