@@ -153,8 +153,11 @@ fn binds_are_the_host_s_again(t: &T) -> Verdict {
 }
 
 /// The container has a user namespace, as engines make it.
+/// A program that stays after a restore, which interrupts what it waits for: the sleep of busybox 1.37 ends.
+const RESTORABLE: &str = "exec tail -f /dev/null";
+
 fn a_read_only_root_is_read_only_again(t: &T) -> Verdict {
-    let read_only = |bundle: Bundle| bundle.sh("exec sleep 1000").set("/root/readonly", json!(true));
+    let read_only = |bundle: Bundle| bundle.sh(RESTORABLE).set("/root/readonly", json!(true));
     let user = in_a_user_namespace(read_only(t.bundle()?));
     chown(&user.rootfs());
     for bundle in [read_only(t.bundle()?), user] {
@@ -386,7 +389,7 @@ fn in_the_foreground_its_exit_code_is_ours(t: &T) -> Verdict {
 
 /// A zombie has no namespaces to look at.
 fn a_process_that_nobody_waited_for_comes_back(t: &T) -> Verdict {
-    let bundle = t.bundle()?.sh("sleep 0.05 & exec sleep 1000");
+    let bundle = t.bundle()?.sh(&format!("sleep 0.05 & {RESTORABLE}"));
     let container = start(t, &bundle)?;
     let child_of = |pid: i32| text(format!("/proc/{pid}/task/{pid}/children")).trim().to_owned();
     let has_ended = |pid: i32| text(format!("/proc/{}/stat", child_of(pid))).contains(") Z ");
@@ -444,8 +447,8 @@ fn what_exec_leaves_behind_in_a_restored_container_comes_back(t: &T) -> Verdict 
     let bundle = counting(t)?;
     let (images, at) = dumped(t, &bundle, &[])?;
     let container = images.restore(&bundle, &[])?;
-    let pid = container.exec_sh("sleep 1000 </dev/null >/dev/null 2>&1 & echo $!")?.stdout;
-    let sleeps = format!("grep -q sleep /proc/{}/cmdline", pid.trim());
+    let pid = container.exec_sh("tail -f /dev/null </dev/null >/dev/null 2>&1 & echo $!")?.stdout;
+    let sleeps = format!("grep -q tail /proc/{}/cmdline", pid.trim());
     // Until then it has the stdio of exec.
     eventually("it sleeps", || container.exec_sh(&sleeps).ok().map(drop))?;
     let again = Images::new(t);
