@@ -7,7 +7,8 @@ use crate::kit::Need::{Criu, Slow, Windlass};
 use crate::kit::criu::Images;
 use crate::kit::images::{self, File, Set};
 use crate::kit::machine::text;
-use crate::kit::stop::Context;
+use crate::kit::stop::{Context, Stop};
+use crate::kit::wait::eventually;
 use crate::kit::{T, Verdict};
 use crate::{ensure, ensure_eq};
 use serde_json::json;
@@ -20,6 +21,7 @@ chapter! { "checkpoint_host":
     nothing_of_the_host_changes_by_processes_of_the_images [Windlass, Criu, Slow],
     a_socket_is_not_made_or_removed_on_the_host [Windlass, Criu, Slow],
     memory_of_other_processes_is_not_held [Windlass, Criu, Slow],
+    parameters_of_joined_namespaces_stay [Windlass, Criu, Slow],
 }
 
 /// Fields of a mount, with what they are set to.
@@ -135,6 +137,37 @@ fn memory_of_other_processes_is_not_held(t: &T) -> Verdict {
             Some(words) => refused(&images, &bundle, words)?,
             None => drop(images.restore(&bundle, &[])?),
         }
+    }
+    Ok(())
+}
+
+/// CRIU writes the parameters of the images to the namespaces that the container joins, also to those of the host.
+fn parameters_of_joined_namespaces_stay(t: &T) -> Verdict {
+    let holder = |name: &str| {
+        let script = format!("hostname {name}; exec sleep 1000");
+        std::process::Command::new("unshare").args(["-u", "sh", "-c", &script]).spawn().context("unshare")
+    };
+    let mut holders = [holder("first")?, holder("second")?];
+    let path = |at: usize| format!("/proc/{}/ns/uts", holders[at].id());
+    let name = |at: usize| t.host("nsenter", &[&format!("--uts={}", path(at)), "hostname"]);
+    let is = |at: usize, wanted: &str| name(at).is_ok_and(|name| name == wanted);
+    eventually("the names are set", || (is(0, "first\n") && is(1, "second\n")).then_some(()))?;
+    let joined = |at: usize| {
+        let bundle = dumped(t)?.unset("/hostname");
+        Ok::<_, Stop>(bundle.namespace("uts", Some(json!({"type": "uts", "path": path(at)}))))
+    };
+    let images = dump(t, &joined(0)?)?;
+    for flags in [&[][..], &["--hold"]] {
+        let (ran, container) = images.try_restore(&joined(1)?, flags)?;
+        ran.ok()?;
+        if !flags.is_empty() {
+            container.verb("start", &[], &[])?.ok()?;
+        }
+        ensure_eq!(name(1)?, "second\n", "the name in the joined namespace");
+        container.verb("delete", &["--force"], &[])?.ok()?;
+    }
+    for holder in &mut holders {
+        holder.kill().and_then(|()| holder.wait()).context("unshare")?;
     }
     Ok(())
 }

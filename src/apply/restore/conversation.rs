@@ -25,6 +25,7 @@ use super::audit;
 use super::child::{self, CriuLaunch, LogDirectory};
 use super::files::Paths;
 use super::lazy_pages::LazyPages;
+use super::shared::Parameters;
 use super::stage::{CGROUPS, Stage};
 use super::{cgroups, chain, claims, files, mounts, pages};
 use crate::action::sysctl_path;
@@ -80,6 +81,8 @@ pub(crate) struct Restoring<'r, 'i> {
     pub joins: Vec<Option<OwnedFd>>,
     /// Paths of the images that are looked at once the mounts are ready.
     pub paths: Paths,
+    /// The parameters of joined namespaces, while CRIU may write them.
+    pub parameters: Option<Parameters>,
     /// The stage, once the process that becomes CRIU has sent it.
     pub stage: Option<Stage>,
     /// The log's directory in CRIU's mount namespace, if CRIU manages cgroups.
@@ -204,6 +207,7 @@ impl Restoring<'_, '_> {
     /// Continues a restore that was held.
     pub(crate) fn resume(&mut self, session: &mut Session, launch: &mut Launch<NewContainer<'_>>) -> Result<Progress> {
         self.progress = Progress::InitCreated;
+        self.parameters = Some(Parameters::read(&self.plan.topology, &self.joins)?);
         let outcome = session.resume(Type::Restore, &mut |step, fd| self.step(step, fd, launch))?;
         self.finish(&outcome, launch)
     }
@@ -342,9 +346,11 @@ impl Restoring<'_, '_> {
                     launch.adopted_is_ready()?;
                     return Ok(Next::Hold);
                 }
+                self.parameters = Some(Parameters::read(&self.plan.topology, &self.joins)?);
                 return Ok(self.move_criu(launch));
             }
             "post-setup-namespaces" if self.progress == Progress::InitCreated => {
+                self.parameters.take().map_or(Ok(()), Parameters::write_back)?;
                 files::stay_below(&self.paths, launch.child().pidfd.as_fd())?;
                 return Ok(self.move_criu(launch));
             }

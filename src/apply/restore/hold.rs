@@ -123,6 +123,7 @@ impl Keeper<'_, '_, '_> {
         ];
         kept.extend(creation.cgroup.unified().map(windlass_cgroup::Cgroup::dir_fd));
         kept.extend(self.restoring.pages.iter().flat_map(LazyPages::descriptors));
+        kept.extend(self.restoring.joins.iter().flatten().map(AsFd::as_fd));
         kept.extend(creation.request.caller.console_socket.as_ref().map(AsFd::as_fd));
         descriptors::close_all_but(descriptors::first_not_preserved(0), &kept);
     }

@@ -18,6 +18,7 @@ mod lazy_pages;
 mod mounts;
 mod pages;
 mod seen_images;
+mod shared;
 mod stage;
 
 pub use conversation::RestoreRequest;
@@ -78,6 +79,7 @@ pub fn restore<'a>(
         passed: passed(),
         joins,
         paths: files::Paths::default(),
+        parameters: None,
         stage: None,
         log: None,
         progress: Progress::Begun,
