@@ -85,13 +85,15 @@ pub fn exec<'a>(request: ExecRequest<'a>, proof: &SingleThreaded) -> Result<Laun
         }
         init::run(&plan.steps, &|step: &Step| step.action.to_string(), watch, cx)
     });
-    launch.and_then(|mut launch| launch.converse().map(|()| launch)).map_err(|error| {
-        if ends_meanwhile(container, &error) {
-            error.prefixed("cannot exec in a stopped container").with_kind(Kind::WrongStatus)
-        } else {
-            error
-        }
-    })
+    launch.and_then(|mut launch| launch.converse().map(|()| launch)).map_err(|error| because_stopped(container, error))
+}
+
+/// The error with its cause, if that is the end of the container.
+pub fn because_stopped(container: &Container, error: Error) -> Error {
+    match ends_meanwhile(container, &error) {
+        true => error.prefixed("cannot exec in a stopped container").with_kind(Kind::WrongStatus),
+        false => error,
+    }
 }
 
 /// How long init may take to end after it has left its namespaces.

@@ -46,7 +46,7 @@ pub use checkpoint::{
 };
 pub use create::{CreateRequest, NewContainer, Purpose, create};
 pub use delete::{delete, destroy, finish};
-pub use exec::{ExecRequest, NewProcess, exec};
+pub use exec::{ExecRequest, NewProcess, because_stopped, exec};
 pub use inherit::{Inherit, StdioMode, User};
 pub use kill::kill;
 pub use launch::{Handler, Launch};

@@ -64,7 +64,7 @@ fn exec_inner(options: &cli::Exec, session: &mut Session<'_>, proof: &SingleThre
     };
     let mut launch = apply::exec(request, proof)?;
     let relay = stdio.relay()?;
-    launch.execute()?;
+    launch.execute().map_err(|error| apply::because_stopped(&container, error))?;
     let (child, ()) = launch.commit()?;
     let Some(foreground) = foreground else { return Ok(0) };
     let exit = apply::wait(&foreground, &child, relay, None, &mut session.warnings);
